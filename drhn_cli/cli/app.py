@@ -1,0 +1,90 @@
+"""The commands put together, and errors turned into messages and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from drhn_cli import __version__
+from drhn_cli.cli.eval import eval_
+from drhn_cli.cli.hash import hash_
+from drhn_cli.cli.info import info
+from drhn_cli.cli.query import query
+from drhn_cli.cli.render import report_error
+from drhn_cli.cli.status import ExitStatus
+from drhn_cli.cli.train import train
+from drhn_cli.cli.weights import weights
+from drhn_cli.errors import DrhnError
+
+app = typer.Typer(
+    name="drhn",
+    rich_markup_mode=None,  # plain help, and no rich to import
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done or found, 1 nothing found, 2 an error, 130 interrupted.",
+)
+app.command("hash")(hash_)
+app.command("query")(query)
+app.command("info")(info)
+app.command("train")(train)
+app.command("eval")(eval_)
+app.command("weights")(weights)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drhn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def drhn(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find pictures by content.
+
+    drhn hash ./photos -o codes.bin          hash a folder into one small file
+
+    drhn query img.jpg codes.bin --top 10    find the pictures most like one
+
+    drhn train ./labelled -o weights.npz     train a network on your own classes
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name. Default: the process's own.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = app(args=arguments, prog_name="drhn", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return ExitStatus.ERROR
+    except click.ClickException as error:
+        error.show()
+        return ExitStatus.ERROR
+    except (KeyboardInterrupt, click.Abort):
+        return ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has enough. What is still buffered goes nowhere, so that the interpreter does not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.DONE
+    except DrhnError as error:
+        report_error(error)
+        return ExitStatus.ERROR
+    return int(status or ExitStatus.DONE)

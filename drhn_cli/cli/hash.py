@@ -1,0 +1,111 @@
+"""``drhn hash``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import progress_bar, report, report_error, write_json
+from drhn_cli.cli.status import ExitStatus
+from drhn_cli.errors import DrhnError
+
+
+def hash_(
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders and files.")] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
+    weights: options.Weights = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Length of the codes.  [default: the code file's, or the network's longest]"),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
+    ] = False,
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
+    ] = False,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or, with a /, path. Repeatable."),
+    ] = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Take names that begin with a dot, too.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse pictures with more pixels.  [default: 300000000]")
+    ] = None,
+    device: options.Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 256,
+    workers: options.Workers = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Hash pictures into a code file.
+
+    drhn hash ./photos -o codes.bin
+
+    find . -name '*.jpg' -print0 | drhn hash -0 --files-from - -o codes.bin
+
+    Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
+    and nothing is dropped below a source that cannot be read. A run that is stopped goes on where it was.
+    """
+    from drhn_cli.images.decode import MAX_PIXELS
+    from drhn_cli.jobs.hash import HashOptions, hash_pictures
+
+    hash_options = HashOptions(
+        weights=weights,
+        n_bits=bits,
+        rebuild=rebuild,
+        keep_missing=keep_missing,
+        exclude=exclude or (),
+        hidden=hidden,
+        follow=follow,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    all_sources = [*(sources or ()), *options.read_files_from(files_from, null=null)]
+    if not all_sources:
+        raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
+
+    def tell_failure(error: DrhnError) -> None:
+        report_error(error)
+        if json:
+            write_json(
+                {"path": None if error.path is None else os.fsdecode(error.path), "error": error.reason, "failed": True}
+            )
+
+    with progress_bar("hashing", quiet=quiet) as show:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done, None)
+
+        summary = hash_pictures(
+            all_sources,
+            output,
+            hash_options,
+            on_start=lambda total: show(0, total),
+            on_progress=advance,
+            on_failure=tell_failure,
+        )
+    counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
+    n_failed = len(summary.failures)
+    if json:
+        write_json({**counts, "failed": n_failed, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
+    elif not quiet:
+        told = ", ".join(f"{count} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
+        report(f"{output}: {summary.n_items} pictures ({told or 'none'}) in {summary.seconds:.1f} s")
+    sys.stdout.flush()
+    return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

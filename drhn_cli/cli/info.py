@@ -1,0 +1,45 @@
+"""``drhn info``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, format_number, write_bytes, write_json
+from drhn_cli.jobs.describe import describe_file
+
+
+def info(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file or a weights file.")],
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of it and check every byte against its checksum.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Say what a code file or a weights file is.
+
+    drhn info codes.bin --verify
+    """
+    description = describe_file(file, verify=verify)
+    if json:
+        write_json(description)
+    else:
+        for name, value in description.items():
+            write_bytes(f"{name}: {_on_one_line(value)}\n".encode("utf-8", "backslashreplace"))
+    flush()
+
+
+def _on_one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(_on_one_line(inner) for inner in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return format_number(None) if value is None else str(value)

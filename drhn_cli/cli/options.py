@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drhn_cli.errors import DrhnError
+
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="A bundled model (see `drhn weights`) or a weights file."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Threads that decode pictures.  [default: one for each processor]")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]
+Null = Annotated[
+    bool,
+    typer.Option("--null", "-0", help="Paths end with a NUL byte instead of a newline, in lists read and written."),
+]
+FilesFrom = Annotated[
+    str | None, typer.Option(metavar="FILE|-", help="Read paths from a file or stdin, one a line (NUL-ended with -0).")
+]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where torchvision keeps CIFAR-10.  [default: data]")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it is not there.")]
+
+
+def read_files_from(source: str | None, *, null: bool) -> Iterator[bytes]:
+    """Yield the paths of ``--files-from``: a file, ``-`` for stdin, or nothing.
+
+    Raises:
+        DrhnError: the list cannot be read.
+    """
+    from drhn_cli.images.find import read_path_list
+
+    if source is None:
+        return
+    if source == "-":
+        yield from read_path_list(sys.stdin.buffer, null=null)
+        return
+    try:
+        with open(source, "rb") as stream:
+            yield from read_path_list(stream, null=null)
+    except OSError as error:
+        raise DrhnError("cannot read the list of files", path=source, found=error.strerror or str(error)) from error

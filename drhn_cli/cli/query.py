@@ -1,0 +1,161 @@
+"""``drhn query``."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import (
+    flush,
+    print_table,
+    printable,
+    report,
+    report_error,
+    shown_path,
+    write_bytes,
+    write_json,
+)
+from drhn_cli.cli.status import ExitStatus
+from drhn_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from drhn_cli.jobs.query import Answer, Query
+
+STDIN = "-"
+
+
+def query(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE... CODES", help="Pictures, and last the code file; - is a picture on stdin."),
+    ],
+    *,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Matches for each query.  [default: 10, or all within --max-distance]"),
+    ] = None,
+    max_distance: Annotated[
+        int | None, typer.Option(min=0, metavar="R", help="Only matches at most R bits away.")
+    ] = None,
+    code: Annotated[
+        list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
+    ] = None,
+    under: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")
+    ] = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
+    json: options.Json = False,
+    weights: options.Weights = None,
+    device: options.Device = "cpu",
+) -> int:
+    """Find the pictures most like one.
+
+    drhn query img.jpg codes.bin --top 10
+
+    curl -s https://example.org/cat.jpg | drhn query - codes.bin
+
+    On a terminal the answer is a table; in a pipe it is a line for each match, `distance<TAB>path`, with the query in
+    front when there are several. Nearest first; equal distances in the order of paths. A picture that is in the code
+    file is looked up there. The exit status is 1 when nothing is found.
+    """
+    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.jobs.query import QueryOptions, answer_queries
+
+    *images, codes_path = paths
+    n_sources = len(images) + len(code or ())
+    if not n_sources and files_from is None:
+        raise ConfigError(
+            "nothing to look up", hint=f"name a picture before {codes_path}, or use --code or --files-from"
+        )
+    query_options = QueryOptions(
+        top_k=top if top is not None or max_distance is not None else 10,
+        max_distance=max_distance,
+        under=under or (),
+        weights=weights,
+        device=device,
+    )
+    several = n_sources > 1 or files_from is not None
+    output = _Output(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
+    found = failed = False
+    with CodeFile.open(codes_path) as file:
+        queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
+        for answer in answer_queries(file, queries, query_options):
+            if answer.error is not None:
+                failed = True
+                report_error(answer.error)
+                continue
+            found = found or bool(answer.matches)
+            output.write(answer)
+            flush()
+    if failed:
+        return ExitStatus.ERROR
+    if not found:
+        report("nothing found")
+        return ExitStatus.NOTHING_FOUND
+    return ExitStatus.DONE
+
+
+def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[bytes]) -> Iterator[Query]:
+    from drhn_cli.jobs.query import Query
+
+    for image in images:
+        if image == STDIN:
+            yield Query(name=STDIN.encode(), image=io.BytesIO(sys.stdin.buffer.read()))
+        else:
+            yield Query(name=os.fsencode(image), image=image)
+    for code in codes:
+        yield Query(name=code.encode(), code=code)
+    for path in listed:
+        yield Query(name=path, image=path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """The form of the answers."""
+
+    json: bool
+    only_paths: bool
+    end: bytes
+    several: bool
+
+    def write(self, answer: Answer) -> None:
+        if self.json:
+            for match in answer.matches:
+                write_json(
+                    {
+                        "query": os.fsdecode(answer.query),
+                        "rank": match.rank,
+                        "distance": match.distance,
+                        "path": os.fsdecode(shown_path(match.path)),
+                    }
+                )
+        elif self.only_paths:
+            for match in answer.matches:
+                write_bytes(shown_path(match.path) + self.end)
+        elif sys.stdout.isatty() and self.end == b"\n":
+            self._draw(answer)
+        else:
+            prefix = answer.query + b"\t" if self.several else b""
+            for match in answer.matches:
+                write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
+
+    def _draw(self, answer: Answer) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        title = Text(printable(answer.query), style="bold") if self.several else None
+        table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+        table.add_column("distance", justify="right")
+        table.add_column("path", overflow="fold")
+        for match in answer.matches:
+            table.add_row(str(match.distance), Text(printable(shown_path(match.path))))
+        print_table(table)

@@ -1,0 +1,118 @@
+"""What people and programs see: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from drhn_cli.errors import DrhnError, display_path
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to stdout as it is, so that any path survives."""
+    sys.stdout.buffer.write(data)
+
+
+def write_json(value: Any) -> None:
+    r"""Write one JSON object on a line of stdout.
+
+    Bytes of a path that are not UTF-8 stand as lone surrogates, ``\udc80`` to ``\udcff``: Python's ``surrogateescape``.
+    """
+    write_bytes(json.dumps(value).encode("ascii") + b"\n")
+
+
+def flush() -> None:
+    """Hand everything written so far to whoever reads it."""
+    sys.stdout.flush()
+
+
+def report(message: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(f"drhn: {message}\n")
+
+
+def report_error(error: DrhnError) -> None:
+    """Write an error on one line of stderr."""
+    report(error.message)
+
+
+def shown_path(path: bytes) -> bytes:
+    """Return an absolute path as it is shown: relative where it lies below the working directory."""
+    here = os.path.join(os.getcwdb(), b"")
+    return path.removeprefix(here)
+
+
+def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table: drawn on a terminal, tab-separated with a line of headers otherwise."""
+    if not sys.stdout.isatty():
+        for row in (headers, *rows):
+            write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="left" if header == headers[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Draw a table on the terminal."""
+    from rich.console import Console
+
+    Console(highlight=False).print(table)
+
+
+def format_number(value: float | None) -> str:
+    """Return a fraction with four decimals, or a dash for none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def printable(path: bytes) -> str:
+    """Return a path for people: one line, nothing that a terminal would obey."""
+    return display_path(path)
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, *, quiet: bool) -> Iterator[Callable[[int | None, int | None], None]]:
+    """Show progress on stderr while the block runs, if that is a terminal.
+
+    Args:
+        description: stands before the bar.
+        quiet: show nothing.
+
+    Yields:
+        A function of how many things are done and how many there are; None leaves either as it is.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,179 @@
+"""``drhn train``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.eval import write_evaluations
+from drhn_cli.cli.render import progress_bar, report, report_error
+from drhn_cli.config import PRESETS
+from drhn_cli.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from drhn_cli.network.train import EpochReport
+
+_NETWORK, _TRAINING = "The network", "The training"
+
+
+def _numbers(text: str | None, setting: str) -> tuple[int, ...] | None:
+    """Return the whole numbers of a comma-separated list."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{setting} is not a list of numbers", expected="such as 64,128,256", found=text) from error
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder of class folders, a folder with train/ and test/ of them, or cifar10."
+        ),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
+    preset: Annotated[str, typer.Option(help=f"The network to start from: {', '.join(PRESETS)}.")] = "fast",
+    blocks: Annotated[
+        int | None, typer.Option(help="Residual blocks in each of the six groups; the paper's n.")
+    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Units of the hash layer, the code length; the paper's h.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="A bit is set where the activation is above it; the paper's t.")
+    ] = None,
+    widths: Annotated[str | None, typer.Option(metavar="N,N,N,N,N,N", help="Channels of the six groups.")] = None,
+    downsample_at: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
+    ] = None,
+    downsample: Annotated[str | None, typer.Option(help="How they halve it: stride or max.")] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the input, in pixels.")] = None,
+    stem_stride: Annotated[int | None, typer.Option(help="2 halves the resolution of large inputs at once.")] = None,
+    hash_norm: Annotated[
+        bool | None,
+        typer.Option("--hash-norm/--no-hash-norm", help="Batch normalisation in the hash layer; not in the paper."),
+    ] = None,
+    nested: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Shorter code lengths to train along, each the beginning of the longest."),
+    ] = None,
+    fit: Annotated[str, typer.Option(help="How a picture becomes square: crop, squash or pad.")] = "crop",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first weights, the order and the augmentation.")] = None,
+    conv_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the convolutions.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Peak learning rate of everything else.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of a label spread over all classes.")] = None,
+    quantisation: Annotated[
+        float | None, typer.Option(help="Weight of the term that pulls activations away from the threshold.")
+    ] = None,
+    translate: Annotated[int | None, typer.Option(help="Largest shift of a picture, in pixels.")] = None,
+    cutout: Annotated[int | None, typer.Option(help="Side of the square blanked in a picture; 0 for none.")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(help="Share of the pictures kept out of training and measured after every epoch.")
+    ] = 0.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, if there is one.")] = False,
+    device: options.Device = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16.  [default: bfloat16 where the device multiplies it in hardware]"),
+    ] = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    workers: options.Workers = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a network on your own classes.
+
+    drhn train ./labelled -o weights.npz
+
+    drhn train cifar10 --download --epochs 30 -o weights.npz
+
+    Settings that are not given come from the preset. The state of the run is kept beside the weights after every epoch,
+    so a run that is stopped goes on with --resume and ends with the same weights. A history of the epochs is written
+    beside the weights.
+    """
+    network: dict[str, Any] = {
+        "blocks": blocks,
+        "bits": bits,
+        "threshold": threshold,
+        "widths": _numbers(widths, "--widths"),
+        "downsample_at": _numbers(downsample_at, "--downsample-at"),
+        "downsample": downsample,
+        "input_size": input_size,
+        "stem_stride": stem_stride,
+        "hash_norm": hash_norm,
+        "nested": _numbers(nested, "--nested"),
+    }
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "conv_rate": conv_rate,
+        "rate": rate,
+        "label_smoothing": label_smoothing,
+        "quantisation": quantisation,
+        "translate": translate,
+        "cutout": cutout,
+        "flip": flip,
+        "precision": precision,
+    }
+    from drhn_cli.jobs.train import TrainHooks, TrainOptions, train_weights
+
+    train_options = TrainOptions(
+        data=data,
+        weights_path=output,
+        preset=preset,
+        network=_given(network),
+        training=_given(training),
+        fit=fit,  # type: ignore[arg-type]  # Preprocessing checks it
+        validation=validation,
+        resume=resume,
+        device=device,
+        data_dir=data_dir,
+        download=download,
+        workers=workers,
+        command=["drhn", *sys.argv[1:]],
+    )
+    with progress_bar("training", quiet=quiet) as show:
+
+        def tell_data(n_images: int, n_validation: int, failures: Sequence[ImageError]) -> None:
+            for failure in failures:
+                report_error(failure)
+            if not quiet:
+                report(f"{n_images} pictures to train on, {n_validation} to validate on")
+
+        def tell_epoch(epoch: EpochReport) -> None:
+            if not quiet:
+                report(_epoch_line(epoch))
+
+        hooks = TrainHooks(
+            on_data=tell_data,
+            on_start=lambda done: report(f"going on after epoch {done}") if done and not quiet else None,
+            on_step=show,
+            on_epoch=tell_epoch,
+        )
+        _, evaluations = train_weights(train_options, hooks)
+    write_evaluations(evaluations, str(output), json=json)
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _epoch_line(epoch: EpochReport) -> str:
+    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
+    if epoch.validation_accuracy is not None and epoch.validation_mean_average_precision is not None:
+        line += f", validation accuracy {epoch.validation_accuracy:.4f}"
+        line += f", mAP {epoch.validation_mean_average_precision:.4f}"
+    return f"{line}, {epoch.seconds:.0f} s"

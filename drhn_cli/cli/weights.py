@@ -1,0 +1,41 @@
+"""``drhn weights``."""
+
+from __future__ import annotations
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, format_number, write_json, write_rows
+from drhn_cli.jobs.describe import describe_bundled
+from drhn_cli.network.bundled import DEFAULT
+
+
+def weights(*, json: options.Json = False) -> None:
+    """List the bundled models with their measured mean average precision.
+
+    drhn weights
+    """
+    models = describe_bundled()
+    if json:
+        for model in models:
+            write_json({**model, "default": model["name"] == DEFAULT})
+    else:
+        rows = [
+            [
+                model["name"],
+                " ".join(map(str, model["bits"])),
+                str(len(model["classes"])),
+                format_number(_best_map(model)),
+                "default" if model["name"] == DEFAULT else "",
+            ]
+            for model in models
+        ]
+        write_rows(["model", "bits", "classes", "mAP", ""], rows)
+    flush()
+
+
+def _best_map(model: dict[str, object]) -> float | None:
+    """Return the measured mAP at the longest code length."""
+    measured = model["measured"]
+    lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
+    if not lengths:
+        return None
+    return float(lengths[max(lengths, key=int)]["mean_average_precision"])

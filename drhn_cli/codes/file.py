@@ -1,0 +1,306 @@
+"""Reading a code file. ``layout`` has its bytes, ``write`` makes one, ``lock`` keeps two writers apart."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import operator
+import os
+import stat
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes import layout
+from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.pack import code_size, padding_mask
+from drhn_cli.codes.write import write_code_file
+from drhn_cli.errors import AnyPath, CodeFileError
+
+__all__ = ["CodeFile", "CodeManifest", "Entries", "Entry", "lock_code_file", "write_code_file"]
+
+_CHECKED_AT_OPEN = 64 << 20  # bytes of entries, some 50 ms; larger sections are checked block by block when first read
+_SLICE = 1 << 22  # bytes a step when everything is read through
+_REBUILD = "hash again with --rebuild"
+_MAKE_ONE = "make one with drhn hash FOLDER -o FILE"
+
+
+class CodeFile:
+    """A code file, mapped into memory and open for reading. A context manager; make one with ``CodeFile.open``.
+
+    The map stays valid when another process replaces the file, and shows the old content until closed.
+
+    Attributes:
+        path: as it was given.
+        n_items: number of codes, 0 or more.
+        manifest: what made the codes.
+    """
+
+    def __init__(self, path: AnyPath, contents: mmap.mmap) -> None:
+        self.path = path
+        self._map = contents
+        self._data = np.frombuffer(contents, dtype=np.uint8)
+        self._trailer = self._read_trailer()
+        self.n_items, self._code_size = self._read_header()
+        self.manifest = self._read_manifest()
+        self._block_starts, self._block_crcs = self._read_table()
+        self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
+        if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
+            for block in range(len(self._checked)):
+                self._check_block(block)
+
+    @classmethod
+    def open(cls, path: AnyPath) -> Self:
+        """Map a code file and check all of it but the codes (and entries beyond 64 MiB, checked when they are read).
+
+        Raises:
+            CodeFileError: the file is missing, unreadable, empty, foreign, truncated, damaged, or of a newer version.
+
+        Source: ours.
+        """
+        try:
+            # Without O_NONBLOCK a FIFO would wait for a writer instead of being refused.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise CodeFileError("no such code file", path=path, hint=_MAKE_ONE) from error
+        except OSError as error:
+            raise CodeFileError("cannot open the code file", path=path, found=error.strerror) from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+                raise CodeFileError(
+                    "not a code file", path=path, expected="a regular file", found=found, hint=_MAKE_ONE
+                )
+            if not status.st_size:
+                raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
+            contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CodeFileError("cannot read the code file", path=path, found=error.strerror) from error
+        finally:
+            os.close(descriptor)
+        return cls(path, contents)
+
+    def close(self) -> None:
+        """Let go of the file. Arrays taken from ``codes`` stay valid: the map lives as long as they do."""
+        self._data = np.empty(0, dtype=np.uint8)
+        # BufferError: an array still looks into the map, and frees it when it goes.
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    def __iter__(self) -> Iterator[Entry]:
+        for block in range(len(self._checked)):
+            yield from self._block_entries(block)
+
+    @property
+    def n_bits(self) -> int:
+        """Length of a code, in bits."""
+        return self.manifest.n_bits
+
+    @property
+    def root(self) -> str:
+        """Folder that the paths are relative to."""
+        return self.manifest.root
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """The packed codes, (n_items, code_size) uint8: the file itself, read-only, nothing copied."""
+        codes = self._data[layout.HEADER_SIZE : self._trailer.entries_offset]
+        return codes.reshape(self.n_items, self._code_size)
+
+    def entry(self, row: int) -> Entry:
+        """Return what is known of one row, 0..n_items-1.
+
+        Raises:
+            IndexError: there is no such row.
+            CodeFileError: its block is damaged.
+        """
+        return layout.read_entry(self._map, *self._locate(row))
+
+    def path_bytes(self, row: int) -> bytes:
+        """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it.
+
+        Raises:
+            IndexError: there is no such row.
+            CodeFileError: its block is damaged.
+        """
+        return layout.read_path(self._map, *self._locate(row))
+
+    def find(self, path: bytes) -> int | None:
+        """Return the row of a path relative to the root, or None.
+
+        Raises:
+            CodeFileError: a block on the way is damaged.
+        """
+        row = bisect_left(range(self.n_items), path, key=self.path_bytes)
+        return row if row < self.n_items and self.path_bytes(row) == path else None
+
+    def entries(self) -> Entries:
+        """Return all entries, in columns, as a copy that outlives the file.
+
+        Raises:
+            CodeFileError: a block is damaged.
+        """
+        return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
+
+    def verify(self) -> None:
+        """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.
+
+        Raises:
+            CodeFileError: naming the part that is damaged.
+
+        Source: ours.
+        """
+        crc = 0
+        for start in range(layout.HEADER_SIZE, self._trailer.entries_offset, _SLICE):
+            crc = zlib.crc32(self._data[start : min(start + _SLICE, self._trailer.entries_offset)].data, crc)
+        self._match("codes", crc, self._trailer.codes_crc)
+        padding = padding_mask(self.n_bits)
+        codes = self.codes
+        for start in range(0, self.n_items if padding else 0, _SLICE):
+            if (codes[start : start + _SLICE, -1] & padding).any():
+                raise self._damaged("codes", f"{self.n_bits} bits a code", "padding bits that are set")
+        previous = b""
+        for block in range(len(self._checked)):
+            self._check_block(block)
+            for path in self._block_entries(block).paths():
+                if path <= previous:
+                    raise self._damaged("entries", "paths in ascending order", repr(path))
+                previous = path
+
+    def _read_trailer(self) -> layout.Trailer:
+        size = len(self._map)
+        is_faiss = self._map[:4] == layout.FAISS_MAGIC
+        tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :]) if size >= layout.TRAILER_SIZE else None
+        if tail is None or tail.magic != layout.MAGIC:
+            if not is_faiss:
+                raise CodeFileError(
+                    "not a code file",
+                    path=self.path,
+                    expected=f"{layout.FAISS_MAGIC.decode()} at its start",
+                    found=repr(self._map[:4]),
+                    hint=_MAKE_ONE,
+                )
+            raise CodeFileError(
+                "truncated, or a faiss index without paths",
+                path=self.path,
+                expected=f"{layout.MAGIC.decode()} at its end",
+                found=f"{size} bytes that end in {self._map[-8:]!r}",
+                hint=_REBUILD,
+            )
+        if not layout.TRAILER_SIZE <= tail.length <= size or not tail.matches(self._map[size - tail.length :]):
+            raise self._damaged("trailer", "a trailer that fits its CRC-32", "another")
+        if tail.version != layout.FORMAT_VERSION:
+            raise CodeFileError(
+                "code file of a newer version",
+                path=self.path,
+                expected=f"format {layout.FORMAT_VERSION}",
+                found=f"format {tail.version}",
+                hint="update drhn",
+            )
+        trailer = layout.Trailer.unpack(self._map[-layout.TRAILER_SIZE :])
+        bounds = (
+            layout.HEADER_SIZE,
+            trailer.entries_offset,
+            trailer.table_offset,
+            trailer.manifest_offset,
+            size - layout.TRAILER_SIZE,
+        )
+        if any(first > last for first, last in pairwise(bounds)) or not trailer.block_rows:
+            raise self._damaged("trailer", "parts in order", f"offsets {bounds}")
+        return trailer
+
+    def _read_header(self) -> tuple[int, int]:
+        raw = self._map[: layout.HEADER_SIZE]
+        self._match("header", zlib.crc32(raw), self._trailer.header_crc)
+        try:
+            n_items, size = layout.unpack_header(raw)
+        except ValueError as error:
+            raise self._damaged("header", "a faiss IndexBinaryFlat", str(error)) from error
+        end = layout.HEADER_SIZE + n_items * size
+        if end != self._trailer.entries_offset:
+            raise self._damaged("header", f"codes that end at byte {self._trailer.entries_offset}", f"byte {end}")
+        return n_items, size
+
+    def _read_manifest(self) -> CodeManifest:
+        raw = self._map[self._trailer.manifest_offset : -layout.TRAILER_SIZE]
+        self._match("manifest", zlib.crc32(raw), self._trailer.manifest_crc)
+        try:
+            manifest, n_items = CodeManifest.from_json(raw)
+        except CodeFileError as error:
+            raise self._damaged("manifest", str(error.expected), str(error.found)) from error
+        if (n_items, code_size(manifest.n_bits)) != (self.n_items, self._code_size):
+            found = f"{n_items} codes of {manifest.n_bits} bits"
+            raise self._damaged("manifest", f"{self.n_items} codes of {self._code_size} bytes", found)
+        return manifest
+
+    def _read_table(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Return where the blocks of entries start and the last one ends, in bytes of the file, and their CRC-32s."""
+        trailer = self._trailer
+        raw = self._map[trailer.table_offset : trailer.manifest_offset]
+        self._match("block table", zlib.crc32(raw), trailer.table_crc)
+        n_blocks = -(-self.n_items // trailer.block_rows)
+        if len(raw) != n_blocks * layout.TABLE_DTYPE.itemsize:
+            raise self._damaged("block table", f"{n_blocks} blocks", f"{len(raw)} bytes")
+        table = np.frombuffer(raw, dtype=layout.TABLE_DTYPE)
+        length = trailer.table_offset - trailer.entries_offset
+        ends = np.concatenate([np.zeros(1, np.uint64), table["end"]])
+        if ends[-1] != length or (ends[1:] < ends[:-1]).any():
+            raise self._damaged("block table", f"blocks that fill {length} bytes", f"{ends[-1]} bytes")
+        return ends.astype(np.int64) + trailer.entries_offset, table["crc"]
+
+    def _block_rows(self, block: int) -> int:
+        return min(self._trailer.block_rows, self.n_items - block * self._trailer.block_rows)
+
+    def _block_bytes(self, block: int) -> bytes:
+        return self._map[self._block_starts[block] : self._block_starts[block + 1]]
+
+    def _block_entries(self, block: int) -> Entries:
+        if not self._checked[block]:
+            self._check_block(block)
+        return layout.unpack_block(self._block_bytes(block), self._block_rows(block))
+
+    def _check_block(self, block: int) -> None:
+        raw = self._block_bytes(block)
+        self._match("entries", zlib.crc32(raw), int(self._block_crcs[block]))
+        try:
+            layout.unpack_block(raw, self._block_rows(block))
+        except ValueError as error:
+            raise self._damaged("entries", f"{self._block_rows(block)} entries in block {block}", str(error)) from error
+        self._checked[block] = True
+
+    def _locate(self, row: int) -> tuple[int, int, int]:
+        """Return the start of the row's block, the rows of that block, and the row's place in it."""
+        row = operator.index(row)
+        if not 0 <= row < self.n_items:
+            raise IndexError(row)
+        block, within = divmod(row, self._trailer.block_rows)
+        if not self._checked[block]:
+            self._check_block(block)
+        return int(self._block_starts[block]), self._block_rows(block), within
+
+    def _match(self, part: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise self._damaged(part, f"CRC-32 {expected:08x}", f"{found:08x}")
+
+    def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
+        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)

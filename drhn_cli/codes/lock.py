@@ -1,0 +1,54 @@
+"""One writer at a time for each code file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from drhn_cli.errors import AnyPath, CodeFileError
+
+
+@contextmanager
+def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a code file, which need not exist yet, through a ``with`` block.
+
+    Readers need no lock: they see the old file or the new one. Whoever reads, changes and writes holds it throughout.
+
+    Args:
+        path: the code file; a symbolic link shares the lock of what it points at.
+        timeout_seconds: how long to wait for another writer; 0 does not wait, a negative one waits for ever.
+
+    Raises:
+        CodeFileError: another writer still holds it, or the lock file cannot be made beside the code file.
+
+    Source: filelock.
+    """
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    if not target.parent.is_dir():  # filelock would make it, and a mistyped folder would come into being
+        raise CodeFileError(
+            "cannot lock the code file", path=path, found="no such folder", hint="make the folder first"
+        )
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout_seconds)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise CodeFileError(
+            "another drhn is writing this code file", path=path, hint="wait for it to end, or name another file with -o"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise CodeFileError(
+            "cannot lock the code file",
+            path=path,
+            found=getattr(error, "strerror", None) or str(error),
+            hint="write to a folder where files can be made",
+        ) from error
+    try:
+        yield
+    finally:
+        # The lock file stays. Were it removed, a writer that waits on the removed one and a writer that makes it anew
+        # would each hold a lock.
+        lock.release()

@@ -1,0 +1,265 @@
+"""Exact search by Hamming distance, straight over the packed codes.
+
+A chunk of rows at a time is seen as 64-bit words, XORed with each query and counted, and only the rows that beat a
+query's worst result so far are looked at again. Nothing is built and nothing but the chunk is copied, so codes may be a
+mapped file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes.pack import check_codes, last_byte_mask
+from drhn_cli.errors import ConfigError, DrhnError
+
+_CHUNK_ROWS = 1 << 14  # its words and distances, 150 KB, stay in the L2 cache
+_THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighbours:
+    """What one query found, nearest first, equal distances in order of rows.
+
+    Attributes:
+        indices: (k,) int64, rows of the codes.
+        distances: (k,) int32, bits that differ, 0..n_bits.
+    """
+
+    indices: NDArray[np.int64]
+    distances: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def search(
+    codes: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    *,
+    n_bits: int,
+    top_k: int | None = None,
+    max_distance: int | None = None,
+    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    n_threads: int | None = None,
+) -> list[Neighbours]:
+    """Find the codes nearest to each query.
+
+    Args:
+        codes: (n, code_size(n_bits)) uint8; bits beyond ``n_bits`` are not looked at.
+        queries: (q, code_size(n_bits)) uint8.
+        n_bits: length of a code, 1..4096.
+        top_k: keep this many for each query, 1 or more; all of them if left out.
+        max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
+        rows: where to look: (n,) bool, or rows in any order (one given twice is found once); everywhere if left out.
+        n_threads: 1 or more; by default one for each million rows, and no more than there are cores.
+
+    Returns:
+        q results, each with ``min(top_k, rows within max_distance)`` neighbours.
+
+    Raises:
+        DrhnError: an array of another shape or dtype, or a row that does not exist.
+        ConfigError: a number out of its range.
+
+    Source: ours; the scan is that of faiss IndexBinaryFlat.
+    """
+    check_codes(codes, n_bits)
+    check_codes(queries, n_bits, "queries")
+    for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0), ("n_threads", n_threads, 1)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
+    candidates = None if rows is None else _candidate_rows(rows, len(codes))
+    n_rows = len(codes) if candidates is None else len(candidates)
+    limit = n_bits if max_distance is None else min(max_distance, n_bits)
+    scan = _Scan(
+        codes=codes if codes.flags.c_contiguous or candidates is not None else np.ascontiguousarray(codes),
+        candidates=candidates,
+        queries=_copy_words(queries, n_bits),
+        n_bits=n_bits,
+        top_k=n_rows if top_k is None else top_k,
+        max_distance=limit,
+    )
+    if n_threads is None:
+        n_threads = min(os.cpu_count() or 1, max(1, n_rows // _THREAD_ROWS))
+    if n_threads == 1:
+        return [best.result() for best in scan.run(0, n_rows)]
+    bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(n_threads) as pool:  # numpy lets go of the interpreter lock inside each operation
+        parts = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
+    return [_merge(best) for best in zip(*parts, strict=True)]
+
+
+def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return the distance of every query to every code, for numbers of them whose product fits in memory.
+
+    Args:
+        queries: (q, code_size) uint8, padding bits zero.
+        codes: (n, code_size) uint8, padding bits zero.
+
+    Returns:
+        (q, n) uint16, bits that differ.
+
+    Raises:
+        DrhnError: an array of another shape or dtype.
+
+    Source: ours.
+    """
+    n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
+    check_codes(codes, n_bits)
+    check_codes(queries, n_bits, "queries")
+    words = _copy_words(codes, n_bits)
+    distances = np.empty((len(queries), len(codes)), dtype=np.uint16)
+    for row, query in zip(distances, _copy_words(queries, n_bits).T, strict=True):
+        row[:] = _distances(words, query)
+    return distances
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scan:
+    """One search: what to compare, and what to keep."""
+
+    codes: NDArray[np.uint8]
+    candidates: NDArray[np.int64] | None
+    queries: NDArray[np.uint64]  # (words, q)
+    n_bits: int
+    top_k: int
+    max_distance: int
+
+    def run(self, start: int, stop: int) -> list[_Best]:
+        """Scan candidates ``start`` to ``stop`` for all queries. Ranges share nothing, so each may have its thread."""
+        best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
+        for chunk_start, words in self._chunks(start, stop):
+            for query, kept in zip(self.queries.T, best, strict=True):
+                distances = _distances(words, query)  # (rows of the chunk,)
+                hits = np.flatnonzero(distances < kept.bound)
+                if len(hits):
+                    places = hits + chunk_start
+                    kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
+        return best
+
+    def _chunks(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """Yield the first row and the words, (words, rows), of each chunk."""
+        size = self.codes.shape[1]
+        # A word reaches up to 7 bytes beyond its code: into the next ones, which masking undoes, except at the end of
+        # the array. So the last few rows are always copied, and no caller has to promise bytes beyond its codes.
+        n_viewed = 0 if self.candidates is not None else max(0, len(self.codes) - -(-7 // size))
+        viewed_stop = max(start, min(stop, n_viewed))
+        for first in range(start, viewed_stop, _CHUNK_ROWS):
+            yield first, _view_words(self.codes, self.n_bits, first, min(first + _CHUNK_ROWS, viewed_stop))
+        for first in range(viewed_stop, stop, _CHUNK_ROWS):
+            chunk = slice(first, min(first + _CHUNK_ROWS, stop))
+            part = self.codes[chunk] if self.candidates is None else self.codes.take(self.candidates[chunk], axis=0)
+            yield first, _copy_words(part, self.n_bits)
+
+
+class _Best:
+    """The nearest rows that one query has met so far. Rows must come in ascending order."""
+
+    def __init__(self, top_k: int, max_distance: int) -> None:
+        self.bound = max_distance + 1  # only rows nearer than this are worth adding
+        self._top_k = top_k
+        self._distances: list[NDArray[np.unsignedinteger]] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._n_added = 0  # since the last cut
+
+    def add(self, distances: NDArray[np.unsignedinteger], rows: NDArray[np.int64]) -> None:
+        """Take rows nearer than ``bound``, (m,) and (m,)."""
+        self._distances.append(distances)
+        self._rows.append(rows)
+        self._n_added += len(rows)
+        # Not at every call: cutting sorts top_k rows, and once for each top_k new ones keeps the whole linear.
+        if self._n_added >= self._top_k:
+            distances, rows = self._cut()
+            # A later row at the same distance loses the tie, so it takes a smaller distance to get in from here on.
+            self.bound = min(self.bound, int(distances[-1]))
+
+    def result(self) -> Neighbours:
+        """Return what was kept, sorted."""
+        if not self._rows:
+            return Neighbours(indices=np.empty(0, dtype=np.int64), distances=np.empty(0, dtype=np.int32))
+        distances, rows = self._cut()
+        return Neighbours(indices=rows, distances=distances.astype(np.int32))
+
+    def absorb(self, other: _Best) -> None:
+        """Add what another has kept of later rows."""
+        for distances, rows in zip(other._distances, other._rows, strict=True):
+            self._distances.append(distances)
+            self._rows.append(rows)
+
+    def _cut(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+        distances = np.concatenate(self._distances)
+        # Stable, and rows are ascending: equal distances stay in order of rows.
+        order = np.argsort(distances, kind="stable")[: self._top_k]
+        distances, rows = distances[order], np.concatenate(self._rows)[order]
+        self._distances, self._rows, self._n_added = [distances], [rows], 0
+        return distances, rows
+
+
+def _merge(parts: tuple[_Best, ...]) -> Neighbours:
+    """Join what one query found in successive ranges of rows."""
+    first, *others = parts
+    for other in others:
+        first.absorb(other)
+    return first.result()
+
+
+def _candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
+    """Return the rows to look at, ascending and each once."""
+    if rows.dtype == np.bool_:
+        if rows.shape != (n,):
+            raise DrhnError("mask of rows of another shape", expected=f"({n},)", found=str(rows.shape))
+        return np.flatnonzero(rows).astype(np.int64)
+    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        raise DrhnError("not rows", expected="(m,) bool or integer", found=f"{rows.shape} {rows.dtype}")
+    unique = np.unique(rows).astype(np.int64)
+    if unique.size and not 0 <= unique[0] <= unique[-1] < n:
+        raise DrhnError("no such row", expected=f"0..{n - 1}", found=f"{unique[0]}..{unique[-1]}")
+    return unique
+
+
+def _n_words(size: int) -> int:
+    return -(-size // 8)
+
+
+def _last_word_mask(n_bits: int) -> np.uint64:
+    """Return the bits of a code's last 64-bit word that belong to it."""
+    return np.uint64((1 << ((n_bits - 1) % 64 + 1)) - 1)
+
+
+def _view_words(codes: NDArray[np.uint8], n_bits: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """Return rows of contiguous codes as (words, rows) uint64, reading up to 7 bytes beyond the last of them."""
+    size = codes.shape[1]
+    words = np.empty((_n_words(size), stop - start), dtype=np.uint64)
+    for index, word in enumerate(words):
+        # Not aligned, as a code of 6 bytes cannot be: numpy reads such arrays a small buffer at a time.
+        view: NDArray[np.uint64] = np.ndarray(
+            (stop - start,), dtype="<u8", buffer=codes, offset=start * size + 8 * index, strides=(size,)
+        )
+        word[:] = view
+    words[-1] &= _last_word_mask(n_bits)
+    return words
+
+
+def _copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
+    """Return codes as (words, rows) uint64, for any few of them."""
+    n, size = codes.shape
+    padded = np.zeros((n, 8 * _n_words(size)), dtype=np.uint8)
+    padded[:, :size] = codes
+    padded[:, size - 1] &= last_byte_mask(n_bits)
+    return np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
+
+
+def _distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
+    """Return the distance of one query, (words,), to each row of ``words``, (words, rows)."""
+    if len(words) == 1:
+        counts: NDArray[np.uint8] = np.bitwise_count(words[0] ^ query[0])
+        return counts  # no sum: the case of codes up to 64 bits
+    distances = np.zeros(words.shape[1], dtype=np.uint16)
+    for word, query_word in zip(words, query, strict=True):
+        distances += np.bitwise_count(word ^ query_word)
+    return distances

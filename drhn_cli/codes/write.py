@@ -1,0 +1,195 @@
+"""Writing a code file: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes import layout
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.pack import check_codes, padding_mask
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
+
+_SLICE_ROWS = 1 << 16
+
+Write = Callable[[bytes], object]
+
+
+def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, manifest: CodeManifest) -> None:
+    """Write a code file in one step: a crash at any moment leaves the old file or the new one.
+
+    Equal content gives equal bytes, whatever the order of the rows. An existing file keeps its permissions, and a
+    symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced.
+
+    Args:
+        path: of the code file; its folder exists.
+        codes: (n, code_size(manifest.n_bits)) uint8, padding bits zero, n >= 0.
+        entries: n of them, row i for code i, in any order (they are sorted by path), no path empty or given twice.
+        manifest: what made the codes.
+
+    Raises:
+        CodeFileError: the file cannot be written (no space, no permission, not a regular file), or two entries have the
+            same path.
+        DrhnError: codes, entries and manifest do not fit each other.
+
+    Source: ours; the steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
+    """
+    check_codes(codes, manifest.n_bits)
+    if len(codes) != len(entries):
+        raise DrhnError("codes and entries differ in number", expected=str(len(codes)), found=str(len(entries)))
+    order = _sorting_order(entries, path)
+    if order is not None:
+        entries = entries.take(order)
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    try:
+        _replace(target, lambda write: _write_parts(write, codes, order, entries, manifest))
+    except OSError as error:
+        raise CodeFileError(
+            "cannot write the code file",
+            path=path,
+            found=error.strerror or str(error),
+            hint="the old file, if there was one, is unchanged",
+        ) from error
+
+
+def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
+    """Return the rows in order of their paths, or None where they are in order already."""
+    order = None
+    paths = entries.paths()
+    if not _ascends(entries):
+        names = list(paths)
+        ranked = sorted(range(len(names)), key=names.__getitem__)
+        paths = map(names.__getitem__, ranked)
+        order = np.array(ranked, dtype=np.int64)
+    previous: bytes | None = None
+    for name in paths:
+        if not 0 < len(name) < layout.MAX_PATH_BYTES:
+            raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
+        if name == previous:
+            raise CodeFileError("two entries have the same path", path=path, found=repr(name))
+        previous = name
+    return order
+
+
+def _ascends(entries: Entries) -> bool:
+    previous = b""
+    for name in entries.paths():
+        if name < previous:
+            return False
+        previous = name
+    return True
+
+
+def _write_parts(
+    write: Write,
+    codes: NDArray[np.uint8],
+    order: NDArray[np.int64] | None,
+    entries: Entries,
+    manifest: CodeManifest,
+) -> None:
+    header = layout.pack_header(len(codes), codes.shape[1])
+    write(header)
+    codes_crc = _write_codes(write, codes, order, manifest.n_bits)
+    table = _write_entries(write, entries)
+    write(table.tobytes())
+    text = manifest.to_json(n_items=len(codes), format_version=layout.FORMAT_VERSION)
+    write(text)
+    entries_offset = len(header) + codes.size
+    table_offset = entries_offset + (int(table["end"][-1]) if len(table) else 0)
+    trailer = layout.Trailer(
+        entries_offset=entries_offset,
+        table_offset=table_offset,
+        manifest_offset=table_offset + table.nbytes,
+        block_rows=layout.BLOCK_ROWS,
+        header_crc=zlib.crc32(header),
+        codes_crc=codes_crc,
+        table_crc=zlib.crc32(table.tobytes()),
+        manifest_crc=zlib.crc32(text),
+    )
+    write(trailer.pack())
+
+
+def _write_codes(write: Write, codes: NDArray[np.uint8], order: NDArray[np.int64] | None, n_bits: int) -> int:
+    """Write the rows a slice at a time, so that codes larger than memory pass through; return their CRC-32."""
+    crc = 0
+    padding = padding_mask(n_bits)
+    for start in range(0, len(codes), _SLICE_ROWS):
+        rows = slice(start, start + _SLICE_ROWS)
+        part = codes[rows] if order is None else codes[order[rows]]
+        if (part[:, -1] & padding).any():
+            raise DrhnError(f"codes have more than {n_bits} bits", expected="padding bits of zero")
+        raw = part.tobytes()
+        crc = zlib.crc32(raw, crc)
+        write(raw)
+    return crc
+
+
+def _write_entries(write: Write, entries: Entries) -> NDArray[np.void]:
+    """Write the blocks; return their table."""
+    n_blocks = -(-len(entries) // layout.BLOCK_ROWS)
+    table = np.zeros(n_blocks, dtype=layout.TABLE_DTYPE)
+    end = 0
+    for block in range(n_blocks):
+        start = block * layout.BLOCK_ROWS
+        raw = layout.pack_block(entries.part(start, min(start + layout.BLOCK_ROWS, len(entries))))
+        end += len(raw)
+        table[block] = (end, zlib.crc32(raw))
+        write(raw)
+    return table
+
+
+def _replace(target: Path, write_contents: Callable[[Write], None]) -> None:
+    """Put a new file in the place of ``target`` in one step.
+
+    Raises:
+        OSError: and ``target`` is as before.
+    """
+    mode = _existing_mode(target)
+    # A short name of its own, since the target's may already have all the 255 bytes that a name can have.
+    temporary = target.with_name(f".drhn-{secrets.token_hex(8)}.tmp")
+    try:
+        # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            if mode is not None:
+                temporary.chmod(mode)
+            write_contents(file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        # Gone already if all went well; Ctrl-C comes by here too. An error of its own would hide the one that matters.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _sync_directory(target.parent)
+
+
+def _existing_mode(target: Path) -> int | None:
+    """Return the permissions of a file that will be replaced, or None where there is none."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(None, "a folder, pipe or device is in its place")
+    return stat.S_IMODE(status.st_mode)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can: Windows cannot open a folder."""
+    # Too late to fail: the new file is in place, and a caller told otherwise would believe in the old one.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Every error that drhn raises for its user: which file, what was expected, what was found, the way out.
+
+The core raises these and never prints or exits; the command line turns each into one line on stderr. Anything else that
+is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def display_path(path: AnyPath) -> str:
+    """Return a path as one line of printable text: control characters and undecodable bytes become backslash escapes.
+
+    Source: ours.
+    """
+    text = os.fsdecode(path)
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    return "".join(escaped)
+
+
+class DrhnError(Exception):
+    """An error that the user can mend.
+
+    Args:
+        problem: what went wrong, as a clause without a full stop.
+        path: the file it is about, if any.
+        expected: what would have been right.
+        found: what was there instead.
+        hint: the way out, naming the flag or command that mends it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: AnyPath | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.path = path
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The whole error on one line: ``path: problem (expected X, found Y); hint``."""
+        text = self.problem if self.path is None else f"{display_path(self.path)}: {self.problem}"
+        details = [f"{word} {value}" for word, value in (("expected", self.expected), ("found", self.found)) if value]
+        if details:
+            text += f" ({', '.join(details)})"
+        return f"{text}; {self.hint}" if self.hint else text
+
+    @property
+    def reason(self) -> str:
+        """The message without the path, for lists that name the path in a column of its own."""
+        return self.message if self.path is None else self.message.removeprefix(f"{display_path(self.path)}: ")
+
+
+class ConfigError(DrhnError):
+    """A setting is out of its range or contradicts another."""
+
+
+class ImageError(DrhnError):
+    """A picture cannot be read."""
+
+
+class SourceError(DrhnError):
+    """A folder or list of pictures cannot be read, or holds nothing of use."""
+
+
+class WeightsError(DrhnError):
+    """A weights file is foreign, damaged, of a newer version, or does not fit the network it describes."""
+
+
+class CheckpointError(DrhnError):
+    """A training checkpoint is foreign, damaged, or belongs to another run."""
+
+
+class CodeFileError(DrhnError):
+    """A code file is foreign, damaged, of a newer version, or was made with another model."""

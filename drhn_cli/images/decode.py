@@ -1,0 +1,169 @@
+"""Decode any picture to upright RGB, or say in one line why it cannot be."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from PIL import ExifTags, Image, ImageCms
+
+from drhn_cli.errors import AnyPath, ImageError
+from drhn_cli.images.formats import picture_formats
+from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
+from drhn_cli.images.opened import OpenedPicture, open_picture
+from drhn_cli.images.quiet import ignore_pillow_warnings
+
+# Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
+MAX_PIXELS = 300_000_000
+
+# A bomb is a small file that unpacks to a huge picture. Photographs take a byte for every 1 to 30 pixels, hard-pressed
+# ones for every 100; one colour in a PNG takes a byte for 340 and more. Small pictures may be as plain as they like.
+BOMB_PIXELS = 50_000_000
+BOMB_PIXELS_PER_BYTE = 250
+
+# What Pillow's readers raise on damaged files: beside the documented OSError, SyntaxError, ValueError and the bomb
+# errors, their parsers let through what indexing, unpacking, assertions and missing attributes of half-read headers
+# raise.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(
+    source: AnyPath | BinaryIO, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
+) -> Image.Image:
+    """Decode a picture to 8-bit RGB, as a person would see it.
+
+    The first frame of an animation; turned upright as its EXIF orientation says (damaged EXIF is passed over);
+    transparency on white; deep greys scaled (see ``greys``); CMYK, palettes and the rest by Pillow's conversion.
+    Safe in threads: of Pillow's global state, nothing is changed but that its messages are silenced (see ``quiet``).
+
+    Args:
+        source: a regular file, or a stream, which is read to its end.
+        max_pixels: refuse pictures of more pixels, before they are decoded.
+        min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size so long as both sides keep this many pixels.
+            On photographs this saves most of the time. None: always the full size.
+
+    Returns:
+        A picture of mode ``RGB``.
+
+    Raises:
+        ImageError: it cannot be opened (see ``open_picture``), is no picture, is damaged or cut short, has more than
+            ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
+
+    Source: ours.
+    """
+    ignore_pillow_warnings()
+    with open_picture(source) as opened, _blaming(opened.path):
+        picture = _identify(opened)
+        _refuse_bomb(picture, opened, max_pixels)
+        if min_side is not None:
+            picture.draft(picture.mode, (min_side, min_side))
+        picture.load()
+        turn = _turn(picture)  # before a conversion drops the EXIF data
+        rgb = _to_rgb(picture)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+@contextmanager
+def _blaming(path: AnyPath | None) -> Iterator[None]:
+    """Turn whatever a decoder raises into an ImageError that names the file."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ImageError("too many pixels", path=path, found=str(error), hint="make a smaller copy of it") from error
+    except MemoryError as error:
+        hint = "make a smaller copy of it, or use fewer --workers"
+        raise ImageError("needs more memory than there is", path=path, hint=hint) from error
+    except _DECODER_ERRORS as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError("damaged or cut short", path=path, found=found, hint="copy or download it again") from error
+
+
+def _identify(opened: OpenedPicture) -> Image.Image:
+    """Read a picture's header.
+
+    This is ``Image.open`` without two of its habits: the bomb check by a global limit, which is ours to make, and
+    mapping raw files into memory by their path, where a file that is cut while it is read kills the process.
+    """
+    prefix = opened.stream.read(16)
+    for name in picture_formats():
+        reader, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if isinstance(accepted, str):  # known, but not built into this Pillow
+            raise ImageError(f"{name} is not supported here", path=opened.path, hint="reinstall Pillow from its wheel")
+        if accepted:
+            opened.stream.seek(0)
+            return reader(opened.stream, "")
+    raise ImageError(
+        "not a picture",
+        path=opened.path,
+        expected=", ".join(picture_formats()),
+        found=_describe(prefix),
+        hint="convert it to JPEG or PNG, or leave it out with --exclude",
+    )
+
+
+def _describe(prefix: bytes) -> str:
+    if prefix[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "HEIC"
+    text = prefix.decode("ascii", "replace")
+    return (
+        f"text {text!r}" if text.replace("\n", "").isprintable() and text.isascii() else f"bytes {prefix[:8].hex(' ')}"
+    )
+
+
+def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -> None:
+    width, height = picture.size
+    n_pixels = width * height
+    hint = "make a smaller copy of it"
+    if n_pixels > max_pixels:
+        expected, found = f"at most {max_pixels}", f"{width} x {height}"
+        raise ImageError("too many pixels", path=opened.path, expected=expected, found=found, hint=hint)
+    if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * opened.n_bytes):
+        found = f"{width} x {height} in {opened.n_bytes} bytes"
+        raise ImageError("too many pixels for so small a file", path=opened.path, found=found, hint=hint)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_ERRORS:  # the pixels are sound, so damaged notes beside them are no reason to refuse
+        return None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if is_deep_grey(picture):
+        return to_8_bit_grey(picture).convert("RGB")
+    if picture.has_transparency_data:
+        canvas = Image.new("RGBA", picture.size, "white")
+        canvas.alpha_composite(picture.convert("RGBA"))
+        return canvas.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

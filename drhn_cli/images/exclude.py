@@ -1,0 +1,80 @@
+"""Globs that leave files and folders out, in the manner of .gitignore, ripgrep and fd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
+_TOKEN = re.compile(r"\*\*/|/\*\*$|\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+
+
+def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
+    """Build a predicate that says whether a path is left out.
+
+    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front
+    matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it, ``[a-z]`` and
+    ``[!a-z]`` match one character, and a ``/`` at the end means folders only. Case counts. What lies in a folder that
+    is left out is left out too, as it is never looked at.
+
+    Args:
+        patterns: globs; an empty one matches nothing.
+
+    Returns:
+        A function of (path relative to the source with ``/`` between its parts, whether it is a folder).
+
+    Source: https://git-scm.com/docs/gitignore, without its negation.
+    """
+    anywhere: list[str] = []
+    folders: list[str] = []
+    for pattern in patterns:
+        glob = pattern.removesuffix("/")
+        if glob:
+            (folders if pattern.endswith("/") else anywhere).append(_to_regex(glob))
+    any_match = _compile(anywhere)
+    folder_match = _compile(folders)
+
+    def excluded(relative_path: str, is_folder: bool) -> bool:
+        if any_match is not None and any_match.fullmatch(relative_path):
+            return True
+        return is_folder and folder_match is not None and folder_match.fullmatch(relative_path) is not None
+
+    return excluded
+
+
+def _compile(regexes: list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(f"(?:{regex})" for regex in regexes), re.DOTALL) if regexes else None
+
+
+def _to_regex(glob: str) -> str:
+    anchored = "/" in glob
+    regex = "".join(_translate(token) for token in _TOKEN.findall(glob.removeprefix("/")))
+    return regex if anchored else f"(?:.*/)?{regex}"
+
+
+def _translate(token: str) -> str:
+    if token == "**/":  # noqa: S105 (a glob, not a password)
+        return "(?:.*/)?"
+    if token == "/**":  # noqa: S105
+        return "/.*"
+    if token == "**":  # noqa: S105
+        return ".*"
+    if token.startswith("*"):
+        return "[^/]*"
+    if token == "?":  # noqa: S105
+        return "[^/]"
+    if token.startswith("[") and len(token) > 2:
+        return _character_class(token[1:-1])
+    return re.escape(token)
+
+
+def _character_class(body: str) -> str:
+    negated = body.startswith("!")
+    members = body.removeprefix("!")
+    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
+    candidate = f"(?!/)[{'^' if negated else ''}{escaped}]"
+    try:
+        re.compile(candidate)
+    except re.error:  # a range the wrong way round, such as [z-a]
+        return re.escape(f"[{body}]")
+    return candidate

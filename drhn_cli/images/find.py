@@ -1,0 +1,214 @@
+"""Find the pictures in files and folders, without opening any."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+from drhn_cli.errors import AnyPath, DrhnError, SourceError
+from drhn_cli.images.exclude import compile_excludes
+from drhn_cli.images.formats import picture_suffixes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """A picture file, as it was when it was found.
+
+    Attributes:
+        path: absolute path; a symbolic link keeps its own name.
+        size: bytes.
+        mtime_ns: time of the last change, nanoseconds since 1970.
+        inode: the file's number on its device.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What ``find_images`` found.
+
+    Attributes:
+        files: sorted by path bytes, each path once.
+        failures: what could not be looked at, in the order met.
+        missing: absolute paths of sources and folders that are not there or cannot be listed. What an index holds
+            under one of them is unknown rather than deleted.
+    """
+
+    files: list[FoundFile] = field(default_factory=list)
+    failures: list[DrhnError] = field(default_factory=list)
+    missing: list[bytes] = field(default_factory=list)
+
+
+class _Folder(NamedTuple):
+    path: bytes
+    relative: str  # to the source, with a trailing "/" unless it is the source
+    status: os.stat_result
+    parent: _Folder | None
+
+    def is_inside(self, status: os.stat_result) -> bool:
+        """Whether the folder with this status is this one or an ancestor of it."""
+        folder: _Folder | None = self
+        while folder is not None:
+            if os.path.samestat(folder.status, status):
+                return True
+            folder = folder.parent
+        return False
+
+
+def find_images(
+    sources: Sequence[AnyPath], *, exclude: Sequence[str] = (), hidden: bool = False, follow: bool = False
+) -> Found:
+    """Find the picture files in folders, at any depth, and those named one by one.
+
+    In a folder a picture is a regular file with a suffix of ``formats.SUFFIXES``, in any case. As in ripgrep and fd,
+    dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a
+    folder above it is a failure. Neither rule, nor ``exclude``, nor the suffix, applies to the sources themselves.
+    FIFOs, sockets and devices are never opened.
+
+    Args:
+        sources: files and folders; relative ones are taken from the working directory.
+        exclude: globs of names, or with a ``/`` of paths relative to the source: see ``compile_excludes``.
+        hidden: take files and folders whose name starts with a dot.
+        follow: follow symbolic links inside folders.
+
+    Returns:
+        The files, and what could not be read. One unreadable folder never hides the others.
+    """
+    search = _Search(exclude=exclude, hidden=hidden, follow=follow)
+    for source in sources:
+        search.add(source)
+    return search.result()
+
+
+def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
+    r"""Read paths from a list such as ``find`` prints.
+
+    Empty entries are skipped. In lines, one ``\r`` before the ``\n`` is dropped, as lists made on Windows have it and
+    names on Unix hardly ever end so; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
+
+    Args:
+        stream: the list; read as it is needed, never whole.
+        null: entries end with a NUL byte (``find -print0``) rather than a newline.
+
+    Yields:
+        One path each, as written.
+    """
+    if null:
+        yield from _split_at_nul(stream)
+        return
+    for line in stream:
+        path = line.removesuffix(b"\n").removesuffix(b"\r")
+        if path:
+            yield path
+
+
+def _split_at_nul(stream: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while block := stream.read(1 << 16):
+        *paths, rest = (rest + block).split(b"\0")
+        yield from (path for path in paths if path)
+    if rest:
+        yield rest
+
+
+class _Search:
+    """One run of ``find_images``: the rules, and what has been found so far."""
+
+    def __init__(self, *, exclude: Sequence[str], hidden: bool, follow: bool) -> None:
+        self._excluded = compile_excludes(exclude)
+        self._hidden = hidden
+        self._follow = follow
+        self._suffixes = picture_suffixes()
+        self._files: dict[bytes, FoundFile] = {}
+        self._failures: list[DrhnError] = []
+        self._missing: list[bytes] = []
+
+    def result(self) -> Found:
+        files = sorted(self._files.values(), key=lambda file: file.path)
+        return Found(files=files, failures=self._failures, missing=self._missing)
+
+    def add(self, source: AnyPath) -> None:
+        raw = os.fsencode(source)
+        if not raw or b"\0" in raw:
+            hint = "use -0 if the list of files is NUL-separated" if raw else None
+            self._failures.append(SourceError("not a path", path=raw, expected="a file or folder", hint=hint))
+            return
+        path = os.path.abspath(raw)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            self._fail(path, error, missing=True)
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._walk(_Folder(path, "", status, None))
+        elif stat.S_ISREG(status.st_mode):
+            self._keep(path, status)
+        else:
+            self._failures.append(SourceError("not a regular file", path=path, expected="a file or folder"))
+
+    def _walk(self, root: _Folder) -> None:
+        # A stack of its own: folders nest deeper than Python recurses.
+        stack = [root]
+        while stack:
+            folder = stack.pop()
+            try:
+                with os.scandir(folder.path) as entries:
+                    listed = list(entries)
+            except OSError as error:
+                self._fail(folder.path, error, missing=True)
+                continue
+            for entry in listed:
+                if entry.name.startswith(b".") and not self._hidden:
+                    continue
+                try:
+                    inner = self._visit(folder, entry)
+                except OSError as error:
+                    # A file may vanish between listing and looking; a link whose target is gone may lead to a drive
+                    # that is not plugged in, and anything else that cannot be looked at may well still be there.
+                    gone = isinstance(error, FileNotFoundError) and not entry.is_symlink()
+                    self._fail(entry.path, error, missing=not gone)
+                    continue
+                if inner is not None:
+                    stack.append(inner)
+
+    def _visit(self, folder: _Folder, entry: os.DirEntry[bytes]) -> _Folder | None:
+        """Keep a picture; return a folder that is to be searched."""
+        if entry.is_symlink() and not self._follow:
+            return None
+        relative = folder.relative + os.fsdecode(entry.name)
+        if entry.is_dir():
+            if self._excluded(relative, True):
+                return None
+            status = entry.stat()
+            if entry.is_symlink() and folder.is_inside(status):
+                hint = "remove the link or leave it out with --exclude"
+                self._failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
+                return None
+            return _Folder(entry.path, f"{relative}/", status, folder)
+        if not self._is_picture_name(entry.name) or self._excluded(relative, False):
+            return None
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            self._keep(entry.path, status)
+        return None
+
+    def _is_picture_name(self, name: bytes) -> bool:
+        return os.path.splitext(name)[1].lower() in self._suffixes
+
+    def _keep(self, path: bytes, status: os.stat_result) -> None:
+        self._files[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+
+    def _fail(self, path: bytes, error: OSError, *, missing: bool) -> None:
+        problem = "no such file or folder" if isinstance(error, FileNotFoundError) else "cannot be read"
+        found = None if isinstance(error, FileNotFoundError) else error.strerror
+        hint = "check its permissions" if isinstance(error, PermissionError) else None
+        self._failures.append(SourceError(problem, path=path, found=found, hint=hint))
+        if missing:
+            self._missing.append(path)

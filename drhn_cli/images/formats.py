@@ -1,0 +1,64 @@
+"""Which files count as pictures: the formats that are decoded, and the file name suffixes that are looked for."""
+
+from __future__ import annotations
+
+# Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
+# forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+# JPEG includes MPO, the stereo format that phones write with a .jpg suffix.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
+
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".apng",
+    ".webp",
+    ".gif",
+    ".avif",
+    ".avifs",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".dib",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".pbm",
+    ".pgm",
+    ".pnm",
+    ".ppm",
+)
+
+# Pillow has no HEIF decoder of its own; a program that registers one (pillow-heif) gets these as well.
+_HEIF_FORMAT = "HEIF"
+_HEIF_SUFFIXES = (".heic", ".heif")
+
+
+def picture_formats() -> tuple[str, ...]:
+    """Return Pillow's names of the formats that are decoded: ``FORMATS``, and HEIF where a decoder is registered."""
+    return (*FORMATS, _HEIF_FORMAT) if _HEIF_FORMAT in Image.OPEN else FORMATS
+
+
+def picture_suffixes() -> frozenset[bytes]:
+    """Return the lower-case suffixes, dot included, that mark a file in a folder as a picture.
+
+    They are bytes because file names are: a name need not be valid in any encoding.
+    """
+    suffixes = SUFFIXES + _HEIF_SUFFIXES if _HEIF_FORMAT in Image.OPEN else SUFFIXES
+    return frozenset(suffix.encode("ascii") for suffix in suffixes)

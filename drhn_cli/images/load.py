@@ -1,0 +1,142 @@
+"""Load many pictures with threads, in batches, in order, with flat memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from threading import Event
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.config import Preprocessing
+from drhn_cli.errors import AnyPath, ConfigError, ImageError
+from drhn_cli.images.decode import MAX_PIXELS, decode_image
+from drhn_cli.images.preprocess import fit_image
+
+# A JPEG may be decoded smaller as long as this many of its pixels still go into one of ours, each way: shrinking by
+# steps cannot be told from shrinking at once from 3 on (Pillow's documentation of reducing_gap).
+SHRINK_GAP = 3
+
+# Files in one task: a task costs about as much to schedule as a tiny picture to decode.
+CHUNK_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Consecutive pictures of the input.
+
+    Attributes:
+        indices: (n,) int64, the place in the input of each row of ``pixels``, rising.
+        pixels: (n, size, size, 3) uint8.
+        failures: the places and errors of those that could not be read, rising; they may be all there is.
+    """
+
+    indices: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    failures: list[tuple[int, ImageError]]
+
+
+_Loaded = NDArray[np.uint8] | ImageError
+
+
+def load_image(
+    source: AnyPath | BinaryIO, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Load one picture, exactly as ``load_batches`` does.
+
+    Args:
+        source: a file, or a stream, which is read to its end.
+        preprocessing: ``size`` and ``fit`` are used.
+        max_pixels: refuse pictures of more pixels.
+
+    Returns:
+        (size, size, 3) pixels in 0..255.
+
+    Raises:
+        ImageError: it cannot be read; see ``decode_image``.
+    """
+    image = decode_image(source, max_pixels=max_pixels, min_side=SHRINK_GAP * preprocessing.size)
+    return fit_image(image, preprocessing)
+
+
+def load_batches(
+    paths: Iterable[AnyPath],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Batch]:
+    """Load pictures in the order of ``paths``.
+
+    Decoding runs ahead by about two batches, so memory stays flat however many paths there are. Closing the iterator
+    (an error or Ctrl-C in the loop over it does) drops the pending work and waits for at most one picture a thread.
+
+    Args:
+        paths: files; read lazily, in the caller's thread.
+        preprocessing: ``size`` and ``fit`` are used.
+        batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
+        workers: threads. At least 1.
+        max_pixels: refuse pictures of more pixels.
+
+    Returns:
+        Batches; none for no paths. A picture that cannot be read is a failure in its batch and stops nothing.
+
+    Raises:
+        ConfigError: ``batch_size`` or ``workers`` is below 1.
+    """
+    for name, value in (("batch size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
+    return _generate_batches(iter(paths), preprocessing, batch_size, workers, max_pixels)
+
+
+def _generate_batches(
+    paths: Iterator[AnyPath], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
+) -> Iterator[Batch]:
+    stop = Event()
+
+    def load_chunk(chunk: Sequence[AnyPath]) -> list[_Loaded]:
+        return [_load_or_error(path, preprocessing, max_pixels) for path in chunk if not stop.is_set()]
+
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="drhn-load")
+    try:
+        batches: deque[list[Future[list[_Loaded]]]] = deque()
+        # Enough tasks for every worker while one batch is being used, for small batches too.
+        n_ahead = max(2, 1 + -(-2 * workers * CHUNK_SIZE // batch_size))
+        start = 0
+        while True:
+            while len(batches) < n_ahead and (batch := list(islice(paths, batch_size))):
+                chunks = [batch[i : i + CHUNK_SIZE] for i in range(0, len(batch), CHUNK_SIZE)]
+                batches.append([executor.submit(load_chunk, chunk) for chunk in chunks])
+            if not batches:
+                return
+            loaded = [one for future in batches.popleft() for one in future.result()]
+            yield _collect(loaded, start, preprocessing.size)
+            start += len(loaded)
+    finally:
+        stop.set()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _load_or_error(path: AnyPath, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
+    try:
+        return load_image(path, preprocessing, max_pixels=max_pixels)
+    except ImageError as error:
+        # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+
+
+def _collect(loaded: list[_Loaded], start: int, size: int) -> Batch:
+    failures = [(start + i, one) for i, one in enumerate(loaded) if isinstance(one, ImageError)]
+    rows = [(start + i, one) for i, one in enumerate(loaded) if not isinstance(one, ImageError)]
+    pixels = np.empty((len(rows), size, size, 3), np.uint8)
+    for row, (_, picture) in enumerate(rows):
+        pixels[row] = picture
+    return Batch(indices=np.array([i for i, _ in rows], np.int64), pixels=pixels, failures=failures)

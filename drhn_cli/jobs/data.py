@@ -1,0 +1,95 @@
+"""Labelled pictures for training and evaluation: the user's folders, or CIFAR-10."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from drhn_cli.config import Preprocessing
+from drhn_cli.errors import SourceError
+from drhn_cli.images.labelled import LabelledPixels, find_classes, find_split, load_labelled
+
+CIFAR10 = "cifar10"
+
+
+def load_split(
+    data: str,
+    preprocessing: Preprocessing,
+    *,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
+) -> tuple[LabelledPixels, LabelledPixels | None]:
+    """Load training pictures, and test pictures where there are any.
+
+    Args:
+        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
+        preprocessing: how a picture becomes square.
+        workers: threads that decode. None: one for each processor.
+        data_dir: where torchvision keeps CIFAR-10. None: ``data`` in the working directory.
+        download: fetch CIFAR-10 if it is not there.
+
+    Raises:
+        SourceError: a folder cannot be read, holds no classes, or CIFAR-10 is not there.
+    """
+    if data == CIFAR10 and not Path(data).exists():
+        return _load_cifar10(preprocessing, data_dir or Path("data"), download)
+    train, test = find_split(data)
+    threads = workers or os.cpu_count() or 1
+    return load_labelled(train, preprocessing, workers=threads), load_labelled(
+        test, preprocessing, workers=threads
+    ) if test else None
+
+
+def load_queries_and_gallery(
+    queries: str, gallery: str, preprocessing: Preprocessing, *, workers: int | None = None
+) -> tuple[LabelledPixels, LabelledPixels]:
+    """Load two folders of class folders with the same classes; queries may lack some of the gallery's.
+
+    Raises:
+        SourceError: a folder cannot be read, or the queries have a class that the gallery lacks.
+    """
+    threads = workers or os.cpu_count() or 1
+    gallery_paths = find_classes(gallery)
+    query_paths = find_classes(queries, class_names=gallery_paths.class_names, min_classes=1)
+    return load_labelled(query_paths, preprocessing, workers=threads), load_labelled(
+        gallery_paths, preprocessing, workers=threads
+    )
+
+
+def _load_cifar10(
+    preprocessing: Preprocessing, data_dir: Path, download: bool
+) -> tuple[LabelledPixels, LabelledPixels]:
+    # Here and not above: torchvision takes longer to import than most commands to run.
+    from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
+
+    if preprocessing.size != 32:
+        raise SourceError(
+            "CIFAR-10 has pictures of 32x32 pixels", expected="--input-size 32", found=str(preprocessing.size)
+        )
+    parts = []
+    for train in (True, False):
+        try:
+            part = Cifar10(str(data_dir), train=train, download=download)
+        except RuntimeError as error:
+            raise SourceError(
+                "CIFAR-10 is not here",
+                path=data_dir,
+                found=str(error),
+                hint="add --download, or name its folder with --data-dir",
+            ) from error
+        except OSError as error:
+            raise SourceError(
+                "CIFAR-10 cannot be fetched",
+                path=data_dir,
+                found=str(error),
+                hint="name the folder that has it with --data-dir",
+            ) from error
+        names = sorted(part.classes)
+        labels = np.array([names.index(part.classes[target]) for target in part.targets], dtype=np.int64)
+        parts.append(
+            LabelledPixels(pixels=np.ascontiguousarray(part.data), labels=labels, class_names=tuple(names), failures=())
+        )
+    return parts[0], parts[1]

@@ -1,0 +1,99 @@
+"""Measure how well weights retrieve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes.metrics import RetrievalMetrics, evaluate_retrieval
+from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.network.weights import Weights
+
+_PROGRESS_STEP = 1000  # images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What weights are worth at one code length.
+
+    Attributes:
+        n_bits: length of the codes.
+        accuracy: share of the queries that the network classifies right; None where the classes are not those it was
+            trained on.
+        retrieval: mean average precision and its kin.
+        n_codes: different codes in the gallery.
+    """
+
+    n_bits: int
+    accuracy: float | None
+    retrieval: RetrievalMetrics
+    n_codes: int
+
+
+def evaluate_weights(
+    weights: Weights,
+    queries: LabelledPixels,
+    gallery: LabelledPixels,
+    *,
+    code_lengths: Sequence[int] = (),
+    device: str = "auto",
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Iterator[Evaluation]:
+    """Yield an evaluation for each code length.
+
+    Args:
+        weights: the trained network.
+        queries: pictures that are looked up; their labels index the same class names as the gallery's.
+        gallery: pictures that are found.
+        code_lengths: in bits. Empty: the network's full length.
+        device: auto, cuda, mps or cpu.
+        on_progress: called with the pictures hashed so far and their number.
+
+    Raises:
+        ConfigError: the network was not trained for a code length.
+        DrhnError: queries and gallery have different classes.
+    """
+    from drhn_cli.network.device import choose_device
+    from drhn_cli.network.encode import TorchEncoder, codes_of
+
+    lengths = tuple(code_lengths) or (weights.network.bits,)
+    for n_bits in lengths:
+        if n_bits not in weights.network.code_lengths:
+            trained = ", ".join(map(str, weights.network.code_lengths))
+            raise ConfigError(
+                f"{weights.name} makes no codes of {n_bits} bits", expected=trained, hint="see `drhn info WEIGHTS`"
+            )
+    if queries.class_names != gallery.class_names:
+        raise DrhnError(
+            "queries and gallery have different classes",
+            expected=str(gallery.class_names),
+            found=str(queries.class_names),
+        )
+    encoder = TorchEncoder(weights, choose_device(device))
+    total = len(queries.labels) + len(gallery.labels)
+
+    def activations_of(images: LabelledPixels, done: int) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(images.labels), _PROGRESS_STEP):
+            parts.append(encoder.activations(images.pixels[start : start + _PROGRESS_STEP]))
+            on_progress(done + min(start + _PROGRESS_STEP, len(images.labels)), total)
+        return np.concatenate(parts)
+
+    query_activations = activations_of(queries, 0)
+    gallery_activations = activations_of(gallery, len(queries.labels))
+    for n_bits in lengths:
+        query_codes = codes_of(query_activations, weights.network, n_bits)
+        gallery_codes = codes_of(gallery_activations, weights.network, n_bits)
+        accuracy = None
+        if queries.class_names == weights.class_names:
+            accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
+        yield Evaluation(
+            n_bits=n_bits,
+            accuracy=accuracy,
+            retrieval=evaluate_retrieval(query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=n_bits),
+            n_codes=len(np.unique(gallery_codes, axis=0)),
+        )

@@ -1,0 +1,342 @@
+"""Hash pictures into a code file, doing only what has not been done before."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, write_code_file
+from drhn_cli.codes.pack import code_size
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
+from drhn_cli.images.decode import MAX_PIXELS
+from drhn_cli.images.find import Found, FoundFile, find_images
+from drhn_cli.images.load import load_batches
+from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.weights import Weights, load_weights
+
+SAVE_EVERY_SECONDS = 60.0
+"""A run that is killed loses at most so much of its work."""
+
+LOCK_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashOptions:
+    """How pictures are found and hashed.
+
+    Attributes:
+        weights: a bundled model's name or a weights file. None: the default.
+        n_bits: length of the codes. None: that of the code file, or the network's.
+        rebuild: hash everything anew and forget what the code file held.
+        keep_missing: keep the codes of files that are gone.
+        exclude: globs of files and folders to leave out.
+        hidden: take files and folders whose names begin with a dot.
+        follow: follow symbolic links.
+        device: auto, cuda, mps or cpu.
+        batch_size: pictures at a time.
+        workers: threads that decode. None: one for each processor.
+        max_pixels: larger pictures are refused.
+    """
+
+    weights: str | None = None
+    n_bits: int | None = None
+    rebuild: bool = False
+    keep_missing: bool = False
+    exclude: Sequence[str] = ()
+    hidden: bool = False
+    follow: bool = False
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashSummary:
+    """What a run did.
+
+    Attributes:
+        added: pictures hashed for the first time.
+        changed: pictures hashed again because their size or time had changed.
+        unchanged: pictures whose code was taken over.
+        moved: pictures that were found under another name and whose code was taken over.
+        removed: entries dropped because their file is gone.
+        kept: entries that this run did not look for: outside its sources, or under one that cannot be read.
+        n_items: codes in the file now.
+        failures: what could not be hashed, with its reason.
+        seconds: wall-clock time.
+    """
+
+    added: int
+    changed: int
+    unchanged: int
+    moved: int
+    removed: int
+    kept: int
+    n_items: int
+    failures: list[DrhnError] = field(repr=False)
+    seconds: float
+
+
+class _Noted(NamedTuple):
+    """What a code file has noted of a picture, and the row of its code."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    row: int
+
+
+class _Collection:
+    """Codes and what is noted of their files, growing; paths are absolute."""
+
+    def __init__(self, n_bits: int) -> None:
+        self._n_bits = n_bits
+        self._paths: list[bytes] = []
+        self._columns: list[tuple[int, int, int]] = []
+        self._codes: list[NDArray[np.uint8]] = [np.empty((0, code_size(n_bits)), np.uint8)]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def add(self, paths: list[bytes], columns: list[tuple[int, int, int]], codes: NDArray[np.uint8]) -> None:
+        """Add n pictures: paths; sizes, times and inodes; (n, code_size) uint8."""
+        self._paths += paths
+        self._columns += columns
+        self._codes.append(codes)
+
+    def write(self, path: AnyPath, root: bytes, weights: Weights) -> None:
+        prefix = len(os.path.join(root, b""))
+        sizes, mtimes_ns, inodes = zip(*self._columns, strict=True) if self._columns else ((), (), ())
+        manifest = CodeManifest(
+            root=os.fsdecode(root),
+            n_bits=self._n_bits,
+            model=weights.name,
+            fingerprint=weights.fingerprint,
+            preprocessing=weights.preprocessing.to_dict(),
+        )
+        entries = Entries.from_columns([p[prefix:] for p in self._paths], sizes, mtimes_ns, inodes)
+        write_code_file(path, np.concatenate(self._codes), entries, manifest)
+
+
+def hash_pictures(
+    sources: Sequence[AnyPath],
+    codes_path: AnyPath,
+    options: HashOptions,
+    *,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
+    on_failure: Callable[[DrhnError], None] = lambda _: None,
+) -> HashSummary:
+    """Bring a code file up to date with its pictures.
+
+    A file with the size and time that the code file has noted keeps its code; a file that was only renamed is
+    recognised by size, time and inode. Files that are gone lose theirs, but never under a source or folder that cannot
+    be read. Entries outside the sources are left alone. The code file is written now and then, and when the run is
+    interrupted.
+
+    Args:
+        sources: files and folders.
+        codes_path: the code file; it need not exist yet.
+        options: how pictures are found and hashed.
+        on_start: called once with the number of pictures that have to be decoded.
+        on_progress: called with the number of pictures decoded since the last call.
+        on_failure: called with the error of each file that could not be hashed, as it happens.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SourceError: no source can be read.
+        CodeFileError: the code file is damaged, was made with another model or code length, is locked, or cannot be
+            written.
+        WeightsError: the weights cannot be read.
+    """
+    clock = time.monotonic()
+    weights = load_weights(find_weights(options.weights))
+    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
+        update = _Update(codes_path, weights, options)
+        found = find_images(sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow)
+        roots = {os.path.abspath(os.fsencode(source)) for source in sources}
+        if found.missing and roots <= set(found.missing):
+            raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
+        for failure in found.failures:
+            on_failure(failure)
+        pending = update.take_over(found, roots)
+        on_start(len(pending))
+        failures = update.encode(pending, on_progress, on_failure) if pending else []
+        update.finish()
+        return update.summary([*found.failures, *failures], time.monotonic() - clock)
+
+
+class _Update:
+    """One run over one code file."""
+
+    def __init__(self, codes_path: AnyPath, weights: Weights, options: HashOptions) -> None:
+        """Read what the code file holds, and refuse it if it is of another model or length."""
+        self._codes_path = codes_path
+        self._weights = weights
+        self._options = options
+        self._noted: dict[bytes, _Noted] = {}
+        self._root = b""
+        self._is_new = options.rebuild or not os.path.lexists(codes_path)
+        if self._is_new:
+            self._n_bits = _choose_bits(options.n_bits, weights)
+            self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
+        else:
+            with CodeFile.open(codes_path) as file:
+                _require_same_model(file, weights, options.n_bits)
+                self._n_bits = file.n_bits
+                self._noted_codes = np.array(file.codes)
+                self._root = os.fsencode(file.root)
+                for row, entry in enumerate(file):
+                    path = os.path.join(self._root, entry.path)
+                    self._noted[path] = _Noted(entry.size, entry.mtime_ns, entry.inode, row)
+        self._collection = _Collection(self._n_bits)
+        self._counts = dict.fromkeys(("added", "changed", "unchanged", "moved", "removed", "kept"), 0)
+
+    def take_over(self, found: Found, roots: set[bytes]) -> list[FoundFile]:
+        """Take over the codes that are still right; return the files that have to be decoded."""
+        gone = self._noted.keys() - {file.path for file in found.files}
+        by_identity = {self._noted[path][:3]: path for path in gone if self._noted[path].inode}
+        kept: dict[bytes, _Noted] = {}
+        pending = []
+        for file in found.files:
+            noted = self._noted.get(file.path)
+            if noted and (noted.size, noted.mtime_ns) == (file.size, file.mtime_ns):
+                # The inode is the file's of today: a copy that was put in its place is the same picture.
+                kept[file.path] = noted._replace(inode=file.inode)
+                self._counts["unchanged"] += 1
+                continue
+            old_path = None if noted else by_identity.pop((file.size, file.mtime_ns, file.inode), None)
+            if old_path is not None and not os.path.lexists(old_path):
+                gone.remove(old_path)
+                kept[file.path] = self._noted[old_path]
+                self._counts["moved"] += 1
+                continue
+            pending.append(file)
+        missing = set(found.missing)
+        for path in gone:
+            if self._options.keep_missing or not _is_below(path, roots) or _is_below(path, missing):
+                kept[path] = self._noted[path]
+                self._counts["kept"] += 1
+            else:
+                self._counts["removed"] += 1
+        rows = np.array([noted.row for noted in kept.values()], dtype=np.int64)
+        self._collection.add(list(kept), [noted[:3] for noted in kept.values()], self._noted_codes[rows])
+        self._root = self._choose_root(roots, found.files)
+        return pending
+
+    def encode(
+        self, pending: list[FoundFile], on_progress: Callable[[int], None], on_failure: Callable[[DrhnError], None]
+    ) -> list[DrhnError]:
+        """Decode and hash files, saving now and then; return the errors of those that failed."""
+        # Here and not above: a run that finds nothing to do is over before torch would have been imported.
+        from drhn_cli.network.device import choose_device
+        from drhn_cli.network.encode import TorchEncoder
+
+        options = self._options
+        encoder = TorchEncoder(self._weights, choose_device(options.device), batch_size=options.batch_size)
+        batches = load_batches(
+            [file.path for file in pending],
+            self._weights.preprocessing,
+            batch_size=options.batch_size,
+            workers=options.workers or os.cpu_count() or 1,
+            max_pixels=options.max_pixels,
+        )
+        failures: list[DrhnError] = []
+        next_save = time.monotonic() + SAVE_EVERY_SECONDS
+        try:
+            for batch in batches:
+                files = [pending[index] for index in batch.indices.tolist()]
+                columns = [(file.size, file.mtime_ns, file.inode) for file in files]
+                codes = encoder.codes(batch.pixels, self._n_bits)
+                self._collection.add([file.path for file in files], columns, codes)
+                n_changed = sum(file.path in self._noted for file in files)
+                self._counts["changed"] += n_changed
+                self._counts["added"] += len(files) - n_changed
+                for _, error in batch.failures:
+                    failures.append(error)
+                    on_failure(error)
+                on_progress(len(files) + len(batch.failures))
+                if time.monotonic() > next_save:
+                    started = time.monotonic()
+                    self._save()
+                    # Saving a very large file takes a while; it may take a tenth of the time.
+                    next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        return failures
+
+    def finish(self) -> None:
+        """Write the code file, unless it holds all of this already."""
+        if self._is_new or any(self._counts[name] for name in ("added", "changed", "moved", "removed")):
+            self._save()
+
+    def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
+        """Return what was done."""
+        return HashSummary(**self._counts, n_items=len(self._collection), failures=failures, seconds=seconds)
+
+    def _choose_root(self, roots: set[bytes], files: list[FoundFile]) -> bytes:
+        """Return the folder that paths are relative to: it holds all sources, and what the file held before."""
+        file_paths = {file.path for file in files}
+        folders = [os.path.dirname(root) if root in file_paths else root for root in roots]
+        if self._noted:
+            folders.append(self._root)
+        try:
+            return os.path.commonpath(folders)
+        except ValueError as error:
+            raise SourceError("the sources have no folder in common", hint="make a code file for each drive") from error
+
+    def _save(self) -> None:
+        self._collection.write(self._codes_path, self._root, self._weights)
+
+
+def _require_same_model(file: CodeFile, weights: Weights, n_bits: int | None) -> None:
+    if file.manifest.fingerprint != weights.fingerprint:
+        raise CodeFileError(
+            "the codes were made with another model",
+            path=file.path,
+            expected=f"{weights.name} ({weights.fingerprint[:12]})",
+            found=f"{file.manifest.model} ({file.manifest.fingerprint[:12]})",
+            hint="name that model with --weights, or hash again with --rebuild",
+        )
+    if n_bits is not None and file.n_bits != n_bits:
+        raise CodeFileError(
+            "the codes have another length",
+            path=file.path,
+            expected=f"{n_bits} bits",
+            found=f"{file.n_bits} bits",
+            hint="leave --bits out, or hash again with --rebuild",
+        )
+
+
+def _choose_bits(n_bits: int | None, weights: Weights) -> int:
+    """Return the code length to make: the one asked for, if the network was trained for it."""
+    lengths = weights.network.code_lengths
+    if n_bits is None:
+        return lengths[-1]
+    if n_bits not in lengths:
+        raise ConfigError(
+            f"{display_path(weights.name)} makes no codes of {n_bits} bits",
+            expected=" or ".join(map(str, lengths)),
+            hint="choose one of these with --bits, or train a network for that length",
+        )
+    return n_bits
+
+
+def _is_below(path: bytes, folders: set[bytes]) -> bool:
+    """Tell whether a path is one of these folders or inside one."""
+    while path not in folders:
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+    return True

@@ -1,0 +1,215 @@
+"""Answer queries from a code file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.pack import parse_hex
+from drhn_cli.codes.search import search
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
+from drhn_cli.images.load import load_image
+from drhn_cli.network.bundled import find_weights, find_weights_of
+from drhn_cli.network.weights import Weights, load_weights
+
+if TYPE_CHECKING:
+    from drhn_cli.network.encode import TorchEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What is looked for: one of a picture or a code.
+
+    Attributes:
+        name: what the answer calls it.
+        image: a path, or a stream with a picture.
+        code: hexadecimal digits of a code.
+    """
+
+    name: bytes
+    image: AnyPath | BinaryIO | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryOptions:
+    """What is asked of the code file.
+
+    Attributes:
+        top_k: at most so many matches for each query. None: all within ``max_distance``.
+        max_distance: matches at most so many bits away. None: any distance.
+        under: only pictures in these folders.
+        weights: a bundled model's name or a weights file. None: the bundled model that made the code file.
+        device: auto, cuda, mps or cpu.
+    """
+
+    top_k: int | None = 10
+    max_distance: int | None = None
+    under: Sequence[AnyPath] = ()
+    weights: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A picture that was found.
+
+    Attributes:
+        rank: from 1.
+        distance: bits that differ.
+        path: absolute.
+    """
+
+    rank: int
+    distance: int
+    path: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The answer to one query.
+
+    Attributes:
+        query: the query's name.
+        matches: nearest first; equal distances in the order of paths.
+        error: why there is no answer, or None.
+    """
+
+    query: bytes
+    matches: list[Match]
+    error: DrhnError | None = None
+
+
+def answer_queries(
+    file: CodeFile, queries: Iterator[Query] | Sequence[Query], options: QueryOptions
+) -> Iterator[Answer]:
+    """Answer each query as it comes.
+
+    A picture that the code file holds, unchanged, is not decoded; the network is loaded when first needed.
+
+    Args:
+        file: an open code file.
+        queries: may be endless.
+        options: what is asked.
+
+    Yields:
+        An answer for each query, in order. A picture that cannot be read gives an answer with an error.
+
+    Raises:
+        DrhnError: a code of another length, a folder outside of the code file.
+        CodeFileError: the code file was made with another model than the weights.
+        WeightsError: the weights cannot be read.
+    """
+    rows = _rows_under(file, options.under) if options.under else None
+    coder = _Coder(file, options)
+    root = os.fsencode(file.root)
+    for query in queries:
+        try:
+            code = coder.code_of(query)
+        except DrhnError as error:
+            if query.image is None or isinstance(error, CodeFileError):
+                raise
+            yield Answer(query=query.name, matches=[], error=error)
+            continue
+        found = search(
+            file.codes, code, n_bits=file.n_bits, top_k=options.top_k, max_distance=options.max_distance, rows=rows
+        )[0]
+        pairs = zip(found.indices.tolist(), found.distances.tolist(), strict=True)
+        matches = [
+            Match(rank=rank, distance=distance, path=os.path.join(root, file.path_bytes(row)))
+            for rank, (row, distance) in enumerate(pairs, start=1)
+        ]
+        yield Answer(query=query.name, matches=matches)
+
+
+class _Coder:
+    """Gives the code of each query, loading as little as it takes."""
+
+    def __init__(self, file: CodeFile, options: QueryOptions) -> None:
+        self._file = file
+        self._options = options
+        self._encoder: TorchEncoder | None = None
+        # Weights that do not belong to this file are an error even where no picture has to be decoded.
+        self._weights = _find_model(file, options.weights) if options.weights else None
+
+    def code_of(self, query: Query) -> NDArray[np.uint8]:
+        """Return (1, code_size) uint8."""
+        if query.code is not None:
+            return parse_hex(query.code, self._file.n_bits)[np.newaxis]
+        assert query.image is not None  # noqa: S101 - a query is a picture or a code
+        if isinstance(query.image, (str, bytes, os.PathLike)):
+            row = _stored_row(self._file, query.image)
+            if row is not None:
+                return self._file.codes[row : row + 1]
+        if self._weights is None:
+            self._weights = _find_model(self._file, None)
+        pixels = load_image(query.image, self._weights.preprocessing)
+        if self._encoder is None:
+            self._encoder = _load_encoder(self._weights, self._options.device)
+        return self._encoder.codes(pixels[np.newaxis], self._file.n_bits)
+
+
+def _load_encoder(weights: Weights, device: str) -> TorchEncoder:
+    # Here and not above: a code or a stored picture is answered before torch would have been imported.
+    from drhn_cli.network.device import choose_device
+    from drhn_cli.network.encode import TorchEncoder
+
+    return TorchEncoder(weights, choose_device(device))
+
+
+def _find_model(file: CodeFile, name: str | None) -> Weights:
+    """Return the weights that made a code file."""
+    manifest = file.manifest
+    weights = find_weights_of(manifest.fingerprint) if name is None else load_weights(find_weights(name))
+    if weights is None or weights.fingerprint != manifest.fingerprint:
+        raise CodeFileError(
+            "the codes were made with another model",
+            path=file.path,
+            expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
+            found=f"{weights.name} ({weights.fingerprint[:12]})" if weights else "no bundled model of that fingerprint",
+            hint="name the weights file it was made with: --weights FILE",
+        )
+    return weights
+
+
+def _stored_row(file: CodeFile, path: AnyPath) -> int | None:
+    """Return the row of a picture that the code file holds as it is now, or None."""
+    absolute = os.path.abspath(os.fsencode(path))
+    root = os.path.join(os.fsencode(file.root), b"")
+    if not absolute.startswith(root):
+        return None
+    row = file.find(absolute[len(root) :])
+    if row is None:
+        return None
+    try:
+        status = os.stat(absolute)
+    except OSError:
+        # Gone, but its code is here: that is what the code file is for.
+        return row
+    entry = file.entry(row)
+    return row if (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
+
+
+def _rows_under(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.bool_]:
+    """Return which rows lie in one of the folders: (n_items,) bool."""
+    root = os.path.join(os.fsencode(file.root), b"")
+    paths = list(file.entries().paths())
+    chosen = np.zeros(len(paths), dtype=np.bool_)
+    for folder in folders:
+        prefix = os.path.join(os.path.abspath(os.fsencode(folder)), b"")
+        if root.startswith(prefix):
+            chosen[:] = True
+            continue
+        if not prefix.startswith(root):
+            raise DrhnError(
+                "the folder is outside of the code file", path=folder, expected=f"a folder below {file.root}"
+            )
+        inside = prefix[len(root) :]
+        chosen |= np.fromiter((path.startswith(inside) for path in paths), dtype=np.bool_, count=len(paths))
+    return chosen

@@ -1,0 +1,217 @@
+"""Train weights from labelled pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drhn_cli.atomic import atomic_write
+from drhn_cli.config import PRESETS, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
+from drhn_cli.errors import CheckpointError, ConfigError, ImageError, WeightsError
+from drhn_cli.images.labelled import LabelledPixels, split_validation
+from drhn_cli.jobs.data import load_split
+from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
+from drhn_cli.network.train import EpochReport, measure_colours, train_network
+from drhn_cli.network.weights import Weights, save_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What is trained, on what.
+
+    Attributes:
+        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
+        weights_path: the file to make, an ``.npz``.
+        preset: a name in ``PRESETS``.
+        network: settings of ``NetworkConfig`` that differ from the preset's.
+        training: settings of ``TrainConfig`` that differ from its defaults.
+        fit: how a picture that is not square fits.
+        validation: share of each class that is kept out of training and measured after every epoch.
+        resume: go on with an unfinished run of the same settings, if there is one.
+        device: auto, cuda, mps or cpu.
+        precision: None: bfloat16 where the device multiplies it in hardware, else float32.
+        data_dir: where torchvision keeps CIFAR-10.
+        download: fetch CIFAR-10 if it is not there.
+        workers: threads that decode. None: one for each processor.
+        command: the command line, for the record.
+    """
+
+    data: str
+    weights_path: Path
+    preset: str = "fast"
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    fit: Fit = "crop"
+    validation: float = 0.0
+    resume: bool = False
+    device: str = "auto"
+    precision: Precision | None = None
+    data_dir: Path | None = None
+    download: bool = False
+    workers: int | None = None
+    command: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainHooks:
+    """What a run tells while it goes on.
+
+    Attributes:
+        on_data: called once with the numbers of training and validation images, and the errors of pictures that were
+            left out.
+        on_start: called once with the number of epochs that an earlier run has done.
+        on_step: called after each step with the steps done in this epoch and the steps of an epoch.
+        on_epoch: called after each epoch.
+    """
+
+    on_data: Callable[[int, int, Sequence[ImageError]], None] = lambda *_: None
+    on_start: Callable[[int], None] = lambda _: None
+    on_step: Callable[[int, int], None] = lambda *_: None
+    on_epoch: Callable[[EpochReport], None] = lambda _: None
+
+
+def checkpoint_path_of(weights_path: Path) -> Path:
+    """Return where the state of an unfinished run is kept."""
+    return weights_path.with_name(f"{weights_path.name}.checkpoint")
+
+
+def history_path_of(weights_path: Path) -> Path:
+    """Return where a run's history is written: a JSON object a line, one for each epoch."""
+    return weights_path.with_suffix(".history.jsonl")
+
+
+def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, list[Evaluation]]:
+    """Train a network, measure it and write its weights.
+
+    It is measured on the test pictures if there are any, else on the validation part.
+
+    Returns:
+        The weights as written, and what was measured, one evaluation for each code length; empty where there was
+        nothing to measure on.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+        SourceError: the pictures cannot be read.
+        CheckpointError: there is an unfinished run and ``resume`` was not asked for, or it cannot be resumed.
+        WeightsError: the weights cannot be written.
+    """
+    from drhn_cli.network.device import choose_device, choose_precision
+
+    if options.preset not in PRESETS:
+        raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=options.preset)
+    _check_paths(options)
+    # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
+    network_settings = {**PRESETS[options.preset], **options.network}
+    size = NetworkConfig(n_classes=2, **network_settings).input_size
+    device = choose_device(options.device)
+    config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
+    preprocessing = Preprocessing(size=size, fit=options.fit)
+
+    train, test = load_split(
+        options.data, preprocessing, workers=options.workers, data_dir=options.data_dir, download=options.download
+    )
+    network_config = NetworkConfig(n_classes=len(train.class_names), **network_settings)
+    preprocessing = measure_colours(train.pixels, preprocessing)
+    images, validation = _split(train, options.validation, config.seed)
+    hooks.on_data(
+        len(images.labels),
+        len(validation.labels) if validation else 0,
+        [*train.failures, *(test.failures if test else ())],
+    )
+
+    trained = train_network(
+        images,
+        network_config=network_config,
+        config=config,
+        preprocessing=preprocessing,
+        device=device,
+        validation=validation,
+        checkpoint_path=checkpoint_path_of(options.weights_path),
+        on_start=hooks.on_start,
+        on_step=hooks.on_step,
+        on_epoch=hooks.on_epoch,
+    )
+    weights = Weights(
+        name=options.weights_path.stem,
+        network=network_config,
+        preprocessing=preprocessing,
+        class_names=train.class_names,
+        arrays=trained.arrays,
+        training={
+            **config.to_dict(),
+            "data": options.data,
+            "n_images": len(images.labels),
+            "validation": options.validation,
+            "command": list(options.command),
+            "hardware": f"{_processor()}, {os.cpu_count()} cores, {device}",
+            "hours": round(trained.seconds / 3600, 3),
+            "cpu_hours": round(trained.cpu_seconds / 3600, 3),
+        },
+    )
+    measured_on = test or validation
+    evaluations = list(evaluate_weights(weights, measured_on, images, device=options.device)) if measured_on else []
+    weights = replace(weights, measured=_measured(evaluations, "test" if test else "validation"))
+    _write_history(history_path_of(options.weights_path), trained.history)
+    save_weights(options.weights_path, weights)
+    checkpoint_path_of(options.weights_path).unlink(missing_ok=True)
+    return weights, evaluations
+
+
+def _check_paths(options: TrainOptions) -> None:
+    path = options.weights_path
+    if path.suffix != ".npz":
+        raise WeightsError("weights are an .npz file", path=path, hint=f"write to {path.with_suffix('.npz')}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise WeightsError(
+            "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
+        )
+    checkpoint = checkpoint_path_of(path)
+    if checkpoint.exists() and not options.resume:
+        raise CheckpointError(
+            "a run with this name is unfinished",
+            path=checkpoint,
+            hint="go on with it by --resume, or remove the file to start anew",
+        )
+
+
+def _split(train: LabelledPixels, fraction: float, seed: int) -> tuple[LabelledPixels, LabelledPixels | None]:
+    if not fraction:
+        return train, None
+    kept, held_out = split_validation(train.labels, fraction, seed)
+    parts = [
+        replace(train, pixels=np.ascontiguousarray(train.pixels[rows]), labels=train.labels[rows])
+        for rows in (kept, held_out)
+    ]
+    return parts[0], parts[1]
+
+
+def _measured(evaluations: Sequence[Evaluation], on: str) -> dict[str, Any]:
+    """Return figures for the manifest: code length -> figures, and which part of the data they are of."""
+    if not evaluations:
+        return {}
+    return {
+        "on": on,
+        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **asdict(one.retrieval)} for one in evaluations},
+    }
+
+
+def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
+    with atomic_write(path) as stream:
+        for report in history:
+            stream.write(f"{json.dumps(asdict(report))}\n".encode())
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

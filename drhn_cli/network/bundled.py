@@ -1,0 +1,51 @@
+"""The weights that come with drhn. Needs numpy alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drhn_cli.errors import WeightsError
+from drhn_cli.network.weights import Weights, load_weights
+
+DEFAULT = "cifar10"
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the bundled weights: inside an installed package, beside the package in a checkout."""
+    installed = _PACKAGE / "bundled"
+    return installed if installed.is_dir() else _PACKAGE.parent / "weights"
+
+
+def bundled_paths() -> list[Path]:
+    """Return the bundled weights files, sorted by name."""
+    return sorted(bundled_folder().glob("*.npz"))
+
+
+def find_weights(name: str | None) -> Path:
+    """Return the file of a bundled model's name or of a path. None is the default model.
+
+    Raises:
+        WeightsError: there is no such model and no such file.
+    """
+    if name is None:
+        name = DEFAULT
+    bundled = {path.stem: path for path in bundled_paths()}
+    if name in bundled:
+        return bundled[name]
+    if Path(name).exists():
+        return Path(name)
+    known = ", ".join(bundled) or "none"
+    raise WeightsError(
+        "no such weights", path=name, expected=f"a file, or a bundled model ({known})", hint="see `drhn weights`"
+    )
+
+
+def find_weights_of(fingerprint: str) -> Weights | None:
+    """Return the bundled model with a fingerprint, or None."""
+    for path in bundled_paths():
+        weights = load_weights(path)
+        if weights.fingerprint == fingerprint:
+            return weights
+    return None

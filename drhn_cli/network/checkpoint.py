@@ -1,0 +1,89 @@
+"""The state of an unfinished training run, written after every epoch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drhn_cli.atomic import atomic_write
+from drhn_cli.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """All that a run needs to go on as if it had never stopped.
+
+    Attributes:
+        run: settings and data of the run; a run is resumed only by one that has the same.
+        epoch: epochs that are done.
+        network: state of the network.
+        optimisers: state of each optimiser.
+        history: one report for each epoch that is done.
+        seconds: wall-clock time spent in training so far.
+        cpu_seconds: processor time spent in training so far.
+    """
+
+    run: dict[str, Any]
+    epoch: int
+    network: dict[str, Any]
+    optimisers: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    seconds: float
+    cpu_seconds: float
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; a crash leaves the old one or the new one.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        with atomic_write(path) as stream:
+            torch.save({"format": FORMAT_VERSION, **vars(checkpoint)}, stream)
+    except OSError as error:
+        raise CheckpointError("cannot write the checkpoint", path=path, found=error.strerror or str(error)) from error
+
+
+def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
+    """Read a checkpoint of a run, or return None where there is none.
+
+    Args:
+        path: the checkpoint.
+        run: settings and data of the run that wants to go on.
+
+    Raises:
+        CheckpointError: the file is damaged, foreign, of a newer version, or of another run.
+    """
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        version = values.pop("format")
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                "a newer drhn wrote this checkpoint", path=path, found=f"format {version}", hint="update drhn"
+            )
+        checkpoint = Checkpoint(**values)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError("cannot read the checkpoint", path=path, found=error.strerror or str(error)) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        hint = f"remove {os.fspath(path)} to start anew"
+        raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
+    for key in [*run, *checkpoint.run]:
+        if run.get(key) != checkpoint.run.get(key):
+            raise CheckpointError(
+                f"the checkpoint belongs to a run with another {key}",
+                path=path,
+                expected=str(run.get(key)),
+                found=str(checkpoint.run.get(key)),
+                hint="repeat that run's options, or remove the checkpoint to start anew",
+            )
+    return checkpoint

@@ -1,0 +1,37 @@
+"""Where the network runs, and in which precision it is trained there."""
+
+from __future__ import annotations
+
+import torch
+
+from drhn_cli.config import Precision
+from drhn_cli.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in present.items() if there)
+    kind = name.split(":")[0]
+    if kind not in present:
+        raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu")
+    if not present[kind]:
+        raise ConfigError(f"no {kind} device here", hint="use --device auto or --device cpu")
+    return torch.device(name)
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """Return ``bfloat16`` where the device multiplies it in hardware, else ``float32``."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    else:
+        fast = False
+    return "bfloat16" if fast else "float32"

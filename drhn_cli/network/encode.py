@@ -1,0 +1,118 @@
+"""From pixels to activations with torch."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drhn_cli.codes.pack import pack_bits
+from drhn_cli.config import NetworkConfig, Precision, Preprocessing
+from drhn_cli.network.augment import normalise
+from drhn_cli.network.model import DRHN
+from drhn_cli.network.weights import Weights
+
+
+def build_network(weights: Weights, device: torch.device) -> DRHN:
+    """Return the trained network, in evaluation mode."""
+    network = DRHN(weights.network)
+    # The counters of batch normalisation are of no use after training and are not stored.
+    network.load_state_dict(
+        {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.arrays.items()}, strict=False
+    )
+    return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.inference_mode()
+def encode_pixels(
+    network: DRHN,
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 500,
+    precision: Precision = "float32",
+) -> NDArray[np.float32]:
+    """Return the hash layer's activations.
+
+    Args:
+        network: in evaluation mode.
+        pixels: (n, s, s, 3).
+        preprocessing: the mean and standard deviation the network was trained with.
+        batch_size: images at a time.
+        precision: float32, or bfloat16 where approximate activations will do.
+
+    Returns:
+        (n, bits) float32 in 0..1.
+    """
+    device = next(network.parameters()).device
+    parts = [torch.empty(0, network.config.bits)]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        for start in range(0, len(pixels), batch_size):
+            chunk = torch.from_numpy(pixels[start : start + batch_size]).to(device)
+            parts.append(network(normalise(chunk.permute(0, 3, 1, 2), preprocessing)).cpu())
+    return cast("NDArray[np.float32]", torch.cat(parts).numpy())
+
+
+@torch.inference_mode()
+def predict_classes(network: DRHN, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
+    """Return the most likely class of each image.
+
+    Args:
+        network: gives the scores.
+        activations: (n, bits) in 0..1.
+        n_bits: use only the first ones, one of the lengths the network was trained for.
+
+    Returns:
+        (n,) indices of classes.
+    """
+    device = next(network.parameters()).device
+    scores = network.scores(torch.from_numpy(activations).to(device), n_bits)
+    return cast("NDArray[np.int64]", scores.argmax(dim=1).cpu().numpy())
+
+
+class TorchEncoder:
+    """A trained network on a device.
+
+    Args:
+        weights: the trained network.
+        device: where it runs.
+        batch_size: images at a time.
+
+    Attributes:
+        weights: the trained network as arrays.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device, *, batch_size: int = 500) -> None:
+        # Half the mantissa would move bits from one machine to the next.
+        torch.backends.cudnn.allow_tf32 = False
+        self.weights = weights
+        self._network = build_network(weights, device)
+        self._batch_size = batch_size
+
+    def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self._batch_size)
+
+    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
+        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
+        return codes_of(self.activations(pixels), self.weights.network, n_bits)
+
+    def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
+        """Return the most likely class of each image from the first ``n_bits`` of its activations, (n, bits)."""
+        return predict_classes(self._network, activations, n_bits)
+
+
+def codes_of(activations: NDArray[np.float32], network: NetworkConfig, n_bits: int) -> NDArray[np.uint8]:
+    """Return packed codes: bit i is ``activation_i > t``.
+
+    Args:
+        activations: (n, bits) in 0..1.
+        network: gives the threshold t.
+        n_bits: length of the codes, at most ``bits``; a shorter code is the beginning of a longer one.
+
+    Returns:
+        (n, ceil(n_bits / 8)) uint8.
+    """
+    return pack_bits(activations[:, :n_bits] > network.threshold)

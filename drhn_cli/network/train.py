@@ -1,0 +1,260 @@
+"""Training, from pixels in memory to a network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from drhn_cli.codes.metrics import evaluate_retrieval
+from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
+from drhn_cli.errors import DrhnError
+from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.network.augment import augment, normalise
+from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from drhn_cli.network.encode import codes_of, encode_pixels, predict_classes
+from drhn_cli.network.losses import training_loss
+from drhn_cli.network.model import DRHN
+from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
+from drhn_cli.network.weights import halve_filters
+
+GALLERY_LIMIT = 5000
+"""Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean training loss.
+        training_accuracy: share of the augmented training images that were classified right on the way.
+        validation_accuracy: the same for the validation images, not augmented; None without any.
+        validation_mean_average_precision: of the validation images among training images, at the full code length; None
+            without any.
+        seconds: wall-clock time of the run so far.
+    """
+
+    epoch: int
+    loss: float
+    training_accuracy: float
+    validation_accuracy: float | None
+    validation_mean_average_precision: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedNetwork:
+    """The outcome of a run.
+
+    Attributes:
+        arrays: the network's state, as ``array_shapes`` names it, ready for the weights file.
+        history: a report for each epoch.
+        seconds: wall-clock time.
+        cpu_seconds: processor time of this process, all threads.
+    """
+
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+    history: list[EpochReport]
+    seconds: float
+    cpu_seconds: float
+
+
+def measure_colours(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing with the mean and standard deviation of these pixels, (n, s, s, 3), to four decimals."""
+    values = pixels.reshape(-1, 3)
+    counts = np.stack([np.bincount(values[:, channel], minlength=256) for channel in range(3)])  # (3, 256)
+    shares = counts / len(values)
+    levels = np.arange(256) / 255
+    means = shares @ levels
+    stds = np.sqrt(shares @ levels**2 - means**2)
+    red, green, blue = means.round(4).tolist()
+    # A channel that never changes has nothing to scale.
+    red_std, green_std, blue_std = stds.clip(min=0.01).round(4).tolist()
+    return replace(preprocessing, mean=(red, green, blue), std=(red_std, green_std, blue_std))
+
+
+def train_network(
+    images: LabelledPixels,
+    *,
+    network_config: NetworkConfig,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    validation: LabelledPixels | None = None,
+    checkpoint_path: Path | None = None,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_step: Callable[[int, int], None] = lambda *_: None,
+    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+) -> TrainedNetwork:
+    """Train a network from scratch, or go on with the run whose checkpoint is there.
+
+    Every epoch draws its order and its augmentation from the seed and its own number, so a run that was stopped and
+    resumed ends with the same weights as one that was not.
+
+    Args:
+        images: the training images.
+        network_config: shape of the network.
+        config: how it is trained.
+        preprocessing: gives the mean and standard deviation of the channels.
+        device: where it is trained.
+        validation: images that are measured after every epoch and never trained on.
+        checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
+        on_start: called once with the number of epochs that an earlier run has done.
+        on_step: called after each step with the steps done in this epoch and the steps of an epoch.
+        on_epoch: called after each epoch.
+
+    Raises:
+        DrhnError: fewer than two images, or the loss is no longer a number.
+        CheckpointError: the checkpoint is damaged or of another run, or cannot be written.
+    """
+    if len(images.labels) < 2:
+        raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
+    run = {
+        "network": network_config.to_dict(),
+        "training": config.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+        "images": _digest(images),
+    }
+    torch.manual_seed(config.seed)
+    network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimisers = make_optimisers(network, config)
+    history: list[EpochReport] = []
+    earlier_seconds = earlier_cpu_seconds = 0.0
+    saved = load_checkpoint(checkpoint_path, run) if checkpoint_path else None
+    if saved:
+        network.load_state_dict(saved.network)
+        for optimiser, state in zip(optimisers, saved.optimisers, strict=True):
+            optimiser.load_state_dict(state)
+        history = [EpochReport(**report) for report in saved.history]
+        earlier_seconds, earlier_cpu_seconds = saved.seconds, saved.cpu_seconds
+    on_start(len(history))
+
+    clock, cpu_clock = time.monotonic(), time.process_time()
+    for epoch in range(len(history), config.epochs):
+        loss, accuracy = _train_epoch(network, optimisers, images, epoch, config, preprocessing, on_step)
+        measured = _measure(network, images, validation, preprocessing, config) if validation else (None, None)
+        seconds = earlier_seconds + time.monotonic() - clock
+        history.append(
+            EpochReport(
+                epoch=epoch + 1,
+                loss=loss,
+                training_accuracy=accuracy,
+                validation_accuracy=measured[0],
+                validation_mean_average_precision=measured[1],
+                seconds=seconds,
+            )
+        )
+        if checkpoint_path:
+            checkpoint = Checkpoint(
+                run=run,
+                epoch=epoch + 1,
+                network=network.state_dict(),
+                optimisers=[optimiser.state_dict() for optimiser in optimisers],
+                history=[asdict(report) for report in history],
+                seconds=seconds,
+                cpu_seconds=earlier_cpu_seconds + time.process_time() - cpu_clock,
+            )
+            save_checkpoint(checkpoint_path, checkpoint)
+        on_epoch(history[-1])
+    state = {
+        name: value.cpu().numpy()
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return TrainedNetwork(
+        arrays=halve_filters(state),
+        history=history,
+        seconds=earlier_seconds + time.monotonic() - clock,
+        cpu_seconds=earlier_cpu_seconds + time.process_time() - cpu_clock,
+    )
+
+
+def _digest(images: LabelledPixels) -> str:
+    return sha256(images.pixels.tobytes() + images.labels.tobytes()).hexdigest()
+
+
+def _train_epoch(
+    network: DRHN,
+    optimisers: list[Optimizer],
+    images: LabelledPixels,
+    epoch: int,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    on_step: Callable[[int, int], None],
+) -> tuple[float, float]:
+    """Go once over the training images; return the mean loss and the accuracy on the way."""
+    device = next(network.parameters()).device
+    pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
+    batch_size = min(config.batch_size, len(images.labels))
+    n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
+    generator = torch.Generator().manual_seed((config.seed << 20) + epoch)
+    order = torch.randperm(len(images.labels), generator=generator)
+    network.train()
+    total_loss = torch.zeros((), device=device)
+    n_right = torch.zeros((), device=device)
+    for step in range(n_steps):
+        indices = order[step * batch_size : (step + 1) * batch_size]
+        batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
+        batch = augment(batch, indices, epoch, config, generator)
+        truth = labels[indices].to(device)
+        set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
+        loss, scores = _step(network, optimisers, batch, truth, config)
+        total_loss += loss
+        n_right += (scores.argmax(dim=1) == truth).sum()
+        on_step(step + 1, n_steps)
+    mean_loss = total_loss.item() / n_steps
+    if not math.isfinite(mean_loss):
+        raise DrhnError(
+            f"the loss is no longer a number in epoch {epoch + 1}",
+            hint="lower --rate and --conv-rate, or use --precision float32",
+        )
+    return mean_loss, n_right.item() / (n_steps * batch_size)
+
+
+def _step(
+    network: DRHN, optimisers: list[Optimizer], batch: Tensor, labels: Tensor, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """Take one step; return the loss and the (n, n_classes) scores, detached."""
+    with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        activations = network(batch)
+    loss, scores = training_loss(network, activations, labels, config)
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for optimiser in optimisers:
+        optimiser.step()
+    return loss.detach(), scores.detach()
+
+
+def _measure(
+    network: DRHN, images: LabelledPixels, validation: LabelledPixels, preprocessing: Preprocessing, config: TrainConfig
+) -> tuple[float, float]:
+    """Return accuracy and mean average precision of the validation images, looked up among some training images."""
+    network.eval()
+    gallery = np.random.default_rng(config.seed).permutation(len(images.labels))[:GALLERY_LIMIT]
+    query_activations, gallery_activations = (
+        encode_pixels(network, pixels, preprocessing, precision=config.precision)
+        for pixels in (validation.pixels, images.pixels[gallery])
+    )
+    n_bits = network.config.bits
+    metrics = evaluate_retrieval(
+        codes_of(query_activations, network.config, n_bits),
+        validation.labels,
+        codes_of(gallery_activations, network.config, n_bits),
+        images.labels[gallery],
+        n_bits=n_bits,
+    )
+    n_right = np.count_nonzero(predict_classes(network, query_activations, n_bits) == validation.labels)
+    return n_right / len(validation.labels), metrics.mean_average_precision

@@ -1,0 +1,146 @@
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from drhn_cli.codes import layout
+from drhn_cli.codes import search as search_module
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.metrics import tie_aware_average_precision
+from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
+from drhn_cli.codes.search import hamming_distances, search
+from drhn_cli.errors import CodeFileError
+
+few = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def bit_arrays(draw, max_rows=40, max_bits=150):
+    shape = (draw(st.integers(0, max_rows)), draw(st.integers(1, max_bits)))
+    # Few set bits make ties, many distinct ones make none: both happen.
+    density = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+    return np.random.default_rng(draw(st.integers(0, 2**32))).random(shape) < density
+
+
+@pytest.mark.parametrize("n_bits", range(1, 137))
+def test_pack_and_unpack_at_every_width(n_bits):
+    bits = np.random.default_rng(n_bits).random((9, n_bits)) < 0.5
+    codes = pack_bits(bits)
+    assert (unpack_bits(codes, n_bits) == bits).all()
+    assert (pack_bits(unpack_bits(codes, n_bits)) == codes).all()
+    assert (parse_hex(format_hex(codes[0]), n_bits) == codes[0]).all()
+
+
+@few
+@given(bit_arrays(), st.data())
+def test_a_truncated_code_is_the_code_of_its_first_bits(bits, data):
+    n_bits = data.draw(st.integers(1, bits.shape[1]))
+    assert (truncate_codes(pack_bits(bits), n_bits) == pack_bits(bits[:, :n_bits])).all()
+
+
+@few
+@given(bit_arrays(), st.data())
+def test_search_equals_a_naive_sort(bits, data):
+    n, n_bits = bits.shape
+    codes = pack_bits(bits)
+    queries = pack_bits(np.random.default_rng(n).random((3, n_bits)) < 0.3)
+    top_k = data.draw(st.none() | st.integers(1, n + 2))
+    max_distance = data.draw(st.none() | st.integers(0, n_bits + 1))
+    rows = data.draw(
+        st.none()
+        | hnp.arrays(np.bool_, n)
+        | (hnp.arrays(np.int64, st.integers(0, 2 * n), elements=st.integers(0, n - 1)) if n else st.none())
+    )
+    chunk_rows = data.draw(st.sampled_from([1, 4, 1 << 14]))
+    n_threads = data.draw(st.sampled_from([None, 1, 3]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "_CHUNK_ROWS", chunk_rows)
+        results = search(
+            codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
+        )
+    candidates = np.arange(n) if rows is None else np.unique(np.arange(n)[rows])
+    for query, result in zip(unpack_bits(queries, n_bits), results, strict=True):
+        distances = (query != bits).sum(axis=1)
+        near = [i for i in candidates if max_distance is None or distances[i] <= max_distance]
+        expected = sorted(near, key=lambda i, distances=distances: (distances[i], i))[:top_k]
+        assert result.indices.tolist() == expected
+        assert result.distances.tolist() == distances[expected].tolist()
+
+
+@few
+@given(bit_arrays())
+def test_dense_distances_equal_counted_bits(bits):
+    codes = pack_bits(bits)
+    assert hamming_distances(codes, codes).tolist() == (bits[:, None] != bits[None]).sum(axis=2).tolist()
+
+
+names = st.lists(st.binary(min_size=1, max_size=12), unique=True, max_size=12)
+
+
+def write_file(path: Path, paths: list[bytes], n_bits: int) -> None:
+    codes = pack_bits(np.random.default_rng(n_bits).random((len(paths), n_bits)) < 0.5)
+    entries = Entries.from_columns(paths, range(len(paths)), range(len(paths)))
+    manifest = CodeManifest(root="/", n_bits=n_bits, model="fast", fingerprint="0" * 64)
+    write_code_file(path, codes, entries, manifest)
+
+
+@few
+@given(names, st.integers(1, 130))
+def test_a_code_file_gives_back_what_went_in(tmp_path_factory, paths, n_bits):
+    path = tmp_path_factory.mktemp("codes") / "codes.bin"
+    write_file(path, paths, n_bits)
+    codes = pack_bits(np.random.default_rng(n_bits).random((len(paths), n_bits)) < 0.5)
+    with CodeFile.open(path) as file:
+        file.verify()
+        for place, name in enumerate(paths):
+            row = file.find(name)
+            assert file.entry(row).size == place
+            assert (file.codes[row] == codes[place]).all()
+        assert [entry.path for entry in file] == sorted(paths)
+
+
+@few
+@given(names, st.integers(1, 130), st.data())
+def test_any_damaged_code_file_is_refused(tmp_path_factory, paths, n_bits, data):
+    path = tmp_path_factory.mktemp("codes") / "codes.bin"
+    write_file(path, paths, n_bits)
+    raw = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    in_codes = 0 <= place - layout.HEADER_SIZE < len(paths) * -(-n_bits // 8)
+    if in_codes:
+        with CodeFile.open(path) as file, pytest.raises(CodeFileError, match="damaged codes"):
+            file.verify()
+    else:
+        with pytest.raises(CodeFileError):
+            CodeFile.open(path)
+
+
+@few
+@given(st.binary(max_size=300), st.sampled_from([b"", b"IBxF"]), st.sampled_from([b"", b"DRHNCODE"]))
+def test_noise_is_refused(tmp_path_factory, noise, head, tail):
+    path = tmp_path_factory.mktemp("codes") / os.fsdecode(b"noise")
+    path.write_bytes(head + noise + tail)
+    with pytest.raises(CodeFileError):
+        CodeFile.open(path)
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
+def test_tie_aware_average_precision_is_the_mean_over_all_orders(items):
+    scores = []
+    for order in itertools.permutations(items):
+        ranking = sorted(order, key=lambda item: item[0])  # stable: ties stay in the order of the permutation
+        hits = [relevant for _, relevant in ranking]
+        precisions = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+        scores.append(sum(precisions) / len(precisions) if precisions else np.nan)
+    counts = [sum(distance == d for distance, _ in items) for d in range(3)]
+    relevant = [sum(distance == d and hit for distance, hit in items) for d in range(3)]
+    np.testing.assert_allclose(tie_aware_average_precision(relevant, counts), np.mean(scores), atol=1e-12)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from drhn_cli.config import Preprocessing
+from drhn_cli.errors import ImageError
+from drhn_cli.images.decode import decode_image
+from drhn_cli.images.exclude import compile_excludes
+from drhn_cli.images.find import find_images, read_path_list
+from drhn_cli.images.labelled import split_validation
+from drhn_cli.images.preprocess import fit_image
+from tests.drawing import draw_picture
+
+
+def encode_all() -> list[bytes]:
+    """Return the same small picture in every format, and in the variants that go other ways through the decoders."""
+    image = draw_picture("circle", 1, 16)
+    deep = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [image.rotate(90)]}
+    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (image, "JPEG", {"exif": exif}),
+        (image, "JPEG", {"progressive": True}),
+        (image.convert("CMYK"), "JPEG", {}),
+        (image, "MPO", frames),
+        (image, "PNG", {"exif": exif}),
+        (image.convert("P"), "PNG", {"transparency": 0}),
+        (image.convert("RGBA"), "PNG", frames),
+        (deep, "PNG", {}),
+        (image, "GIF", frames),
+        (image, "WEBP", {"exif": exif}),
+        (image, "WEBP", {"lossless": True}),
+        (image, "WEBP", frames),
+        (image, "AVIF", {"exif": exif}),
+        (image, "JPEG2000", {}),
+        (image, "TIFF", {"exif": exif}),
+        (image.convert("F"), "TIFF", {}),
+        (image.convert("1"), "TIFF", {"compression": "group4"}),
+        *((image, "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
+        (image, "BMP", {}),
+        (image.convert("P"), "BMP", {}),
+        (image, "PPM", {}),
+        (image.convert("1"), "PPM", {}),
+    ]
+    encoded = []
+    for picture, name, options in variants:
+        stream = io.BytesIO()
+        picture.save(stream, name, **options)
+        encoded.append(stream.getvalue())
+    return encoded
+
+
+PICTURES = encode_all()
+
+
+def check(data: bytes) -> None:
+    try:
+        image = decode_image(io.BytesIO(data), max_pixels=1_000_000)
+    except ImageError as error:
+        reason = error.message
+    else:
+        assert image.mode == "RGB"
+        assert fit_image(image, Preprocessing(size=8)).shape == (8, 8, 3)
+        return
+    assert reason
+    assert "\n" not in reason
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    data = bytearray(draw(st.sampled_from(PICTURES)))
+    # Headers decide most, and are short: half the changes go there.
+    places = st.one_of(st.integers(0, 80), st.integers(0, len(data) - 1))
+    values = st.one_of(st.sampled_from((0, 1, 127, 128, 255)), st.integers(0, 255))
+    for place, value in draw(st.lists(st.tuples(places, values), max_size=12)):
+        data[min(place, len(data) - 1)] = value
+    return bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated())
+def test_a_damaged_picture_is_a_picture_or_an_image_error(data: bytes) -> None:
+    check(data)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([data[:20] for data in PICTURES] + [b""]))
+def test_noise_is_an_image_error(noise: bytes, start: bytes) -> None:
+    check(start + noise)
+
+
+names = st.binary(min_size=1, max_size=40).filter(lambda name: not {b"/", b"\0"} & {bytes([c]) for c in name})
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sets(names.filter(lambda name: not name.startswith(b".")), max_size=8))
+def test_any_name_is_found_as_it_is(stems: set[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.fsencode(os.path.realpath(folder))
+        expected = sorted(os.path.join(root, stem + b".jpg") for stem in stems)
+        for path in expected:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        assert [file.path for file in find_images([folder]).files] == expected
+
+
+@given(st.lists(names, max_size=10))
+def test_a_nul_separated_list_comes_back_exactly(paths: list[bytes]) -> None:
+    assert list(read_path_list(io.BytesIO(b"".join(path + b"\0" for path in paths)), null=True)) == paths
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_any_glob_compiles(pattern: str, path: str) -> None:
+    compile_excludes([pattern])(path, True)
+
+
+@given(st.text("abc.é", min_size=1, max_size=10))
+def test_a_glob_without_special_characters_matches_itself(name: str) -> None:
+    assert compile_excludes([name])(f"folder/{name}", False)
+    assert not compile_excludes([name])(f"folder/{name}x", False)
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.floats(0, 1, exclude_max=True), st.integers(0, 2**32))
+def test_a_validation_split_holds_each_picture_once(labels: list[int], fraction: float, seed: int) -> None:
+    array = np.array(labels, np.int64)
+    train, validation = split_validation(array, fraction, seed)
+    assert sorted([*train, *validation]) == list(range(len(labels)))
+    assert set(array[train]) == set(labels)

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from drhn_cli.errors import SourceError
+from drhn_cli.images.exclude import compile_excludes
+from drhn_cli.images.find import Found, find_images, read_path_list
+from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes
+
+
+def write(root: Path, *names: str | bytes) -> None:
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x" * 7)
+
+
+def relative(found: Found, root: Path) -> list[str]:
+    return [os.fsdecode(os.path.relpath(file.path, os.fsencode(root))) for file in found.files]
+
+
+def names(root: Path, **options: object) -> list[str]:
+    found = find_images([root], **options)  # type: ignore[arg-type]
+    assert found.failures == []
+    assert found.missing == []
+    return relative(found, root)
+
+
+def test_finds_pictures_at_any_depth_sorted_by_path_bytes(tmp_path: Path) -> None:
+    write(tmp_path, "b.jpg", "a/c.PNG", "a/b/c/d.JpEg", "a-1.webp", "B.gif", "notes.txt", "jpg", "x.jpg.part")
+    assert names(tmp_path) == ["B.gif", "a-1.webp", "a/b/c/d.JpEg", "a/c.PNG", "b.jpg"]
+
+
+def test_tells_size_time_and_inode(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg")
+    os.utime(tmp_path / "a.jpg", ns=(1, 1_600_000_000_123_456_789))
+    (file,) = find_images([tmp_path]).files
+    status = (tmp_path / "a.jpg").stat()
+    assert (file.path, file.size) == (os.fsencode(tmp_path / "a.jpg"), 7)
+    assert (file.mtime_ns, file.inode) == (status.st_mtime_ns, status.st_ino)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_is_one_that_pillow_knows(suffix: str) -> None:
+    Image.init()
+    assert suffix == ".jpe" or Image.registered_extensions().get(suffix, "PNM" if suffix == ".pnm" else "") != ""
+
+
+def test_heif_counts_only_with_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert b".heic" not in picture_suffixes()
+    assert picture_formats() == FORMATS
+    monkeypatch.setitem(Image.OPEN, "HEIF", (lambda *_: None, None))
+    assert {b".heic", b".heif"} < picture_suffixes()
+    assert picture_formats() == (*FORMATS, "HEIF")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_any_name_survives(tmp_path: Path) -> None:
+    hostile = [b"caf\xe9.jpg", b"new\nline.png", b"tab\t\r.gif", b"-rf.jpg", b" .jpg", b"\xff\xfe/\x80.bmp"]
+    write(tmp_path, *hostile)
+    assert [file.path for file in find_images([os.fsencode(tmp_path)]).files] == sorted(
+        os.path.join(os.fsencode(tmp_path), name) for name in hostile
+    )
+
+
+def test_sources_are_normalised_and_each_file_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a/b/1.jpg", "a/2.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = find_images(["a", "./a//b/../b", b"a/b/1.jpg", tmp_path / "a" / "2.jpg"])
+    assert relative(found, tmp_path) == ["a/2.jpg", "a/b/1.jpg"]
+
+
+def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "picture", ".hidden.dat", ".dir/a.jpg")
+    found = find_images([tmp_path / "picture", tmp_path / ".hidden.dat", tmp_path / ".dir"], exclude=["*"])
+    assert relative(found, tmp_path) == [".hidden.dat", "picture"]
+    assert relative(find_images([tmp_path / ".dir"]), tmp_path) == [".dir/a.jpg"]
+
+
+def test_hidden_files_and_folders_need_the_flag(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", ".b.jpg", ".c/d.jpg", "e/.f/g.jpg")
+    assert names(tmp_path) == ["a.jpg"]
+    assert names(tmp_path, hidden=True) == [".b.jpg", ".c/d.jpg", "a.jpg", "e/.f/g.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "is_folder", "excluded"),
+    [
+        ("*.png", "a.png", False, True),
+        ("*.png", "a/b.png", False, True),
+        ("*.png", "a.PNG", False, False),
+        ("thumbs", "a/thumbs", True, True),
+        ("thumbs", "a/thumbs2", True, False),
+        ("thumbs/", "a/thumbs", True, True),
+        ("thumbs/", "a/thumbs", False, False),
+        ("a/b", "a/b", True, True),
+        ("a/b", "c/a/b", True, False),
+        ("/a", "a", True, True),
+        ("/a", "b/a", True, False),
+        ("a/*.jpg", "a/1.jpg", False, True),
+        ("a/*.jpg", "a/b/1.jpg", False, False),
+        ("a/**/1.jpg", "a/1.jpg", False, True),
+        ("a/**/1.jpg", "a/b/c/1.jpg", False, True),
+        ("**/b", "a/b", True, True),
+        ("**/b", "b", True, True),
+        ("a/**", "a/b/c", False, True),
+        ("a/**", "a", True, False),
+        ("a**z", "a1z", False, True),
+        ("?.jpg", "a.jpg", False, True),
+        ("?.jpg", "ab.jpg", False, False),
+        ("a?b", "a/b", False, False),
+        ("[a-c].jpg", "b.jpg", False, True),
+        ("[!a-c].jpg", "b.jpg", False, False),
+        ("[!a-c].jpg", "d.jpg", False, True),
+        ("[]].jpg", "].jpg", False, True),
+        ("[^.jpg", "[^.jpg", False, True),
+        ("[z-a].jpg", "[z-a].jpg", False, True),
+        ("[[&&b].jpg", "&.jpg", False, True),
+        ("a.jpg", "aXjpg", False, False),
+        ("(a|b).jpg", "(a|b).jpg", False, True),
+        ("new*line.jpg", "new\nline.jpg", False, True),
+        ("", "a", False, False),
+        ("/", "a", True, False),
+    ],
+)
+def test_exclude_globs(pattern: str, path: str, is_folder: bool, excluded: bool) -> None:
+    assert compile_excludes([pattern])(path, is_folder) is excluded
+
+
+def test_what_lies_in_an_excluded_folder_is_excluded(tmp_path: Path) -> None:
+    write(tmp_path, "a/thumbs/deep/1.jpg", "a/2.jpg", "b/3.jpg", "b/c/4.jpg", "5.gif")
+    assert names(tmp_path, exclude=["thumbs", "b/c", "*.gif"]) == ["a/2.jpg", "b/3.jpg"]
+
+
+def test_links_are_followed_on_demand_only(tmp_path: Path) -> None:
+    write(tmp_path, "outside/1.jpg", "outside/2.txt", "in/3.jpg")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "outside")
+    (tmp_path / "in" / "file.jpg").symlink_to(tmp_path / "outside" / "1.jpg")
+    assert names(tmp_path / "in") == ["3.jpg"]
+    assert names(tmp_path / "in", follow=True) == ["3.jpg", "file.jpg", "folder/1.jpg"]
+
+
+def test_a_source_that_is_a_link_is_followed_and_keeps_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "real/1.jpg")
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "file").symlink_to("real/1.jpg")
+    found = find_images([tmp_path / "folder", tmp_path / "file"])
+    assert relative(found, tmp_path) == ["file", "folder/1.jpg"]
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    write(tmp_path, "a/b/1.jpg")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "self").symlink_to(".")
+    found = find_images([tmp_path], follow=True)
+    assert relative(found, tmp_path) == ["a/b/1.jpg"]
+    assert sorted(Path(os.fsdecode(failure.path or "")).name for failure in found.failures) == ["self", "up"]
+    assert found.missing == []
+
+
+def test_two_links_to_one_folder_are_no_loop(tmp_path: Path) -> None:
+    write(tmp_path, "real/1.jpg")
+    (tmp_path / "one").symlink_to("real")
+    (tmp_path / "two").symlink_to("real")
+    assert names(tmp_path, follow=True) == ["one/1.jpg", "real/1.jpg", "two/1.jpg"]
+
+
+def test_a_broken_link_may_lead_to_an_unplugged_drive(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to("/no/such/drive")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    assert names(tmp_path) == []
+    found = find_images([tmp_path], follow=True)
+    assert sorted(found.missing) == [os.fsencode(tmp_path / "gone.jpg"), os.fsencode(tmp_path / "round.jpg")]
+    assert len(found.failures) == 2
+
+
+def test_a_missing_source_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "1.jpg")
+    found = find_images([tmp_path / "unplugged", tmp_path])
+    assert relative(found, tmp_path) == ["1.jpg"]
+    assert found.missing == [os.fsencode(tmp_path / "unplugged")]
+    assert [failure.message for failure in found.failures] == [f"{tmp_path}/unplugged: no such file or folder"]
+    assert isinstance(found.failures[0], SourceError)
+
+
+@pytest.mark.parametrize("source", ["", "a\0b"])
+def test_what_is_no_path_is_a_failure(source: str) -> None:
+    found = find_images([source])
+    assert (found.files, found.missing, len(found.failures)) == ([], [], 1)
+    assert ("-0" in found.failures[0].message) is (source != "")
+
+
+def test_an_unreadable_folder_is_told_and_protects_what_lies_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a/1.jpg", "locked/2.jpg")
+    scandir = os.scandir
+
+    def refuse(path: bytes) -> object:
+        if path.endswith(b"locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_images([tmp_path])
+    assert relative(found, tmp_path) == ["a/1.jpg"]
+    assert found.missing == [os.fsencode(tmp_path / "locked")]
+    assert "Permission denied" in found.failures[0].message
+    assert "permissions" in found.failures[0].message
+
+
+def test_a_file_that_vanishes_is_a_failure_but_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "1.jpg", "2.jpg")
+    scandir = os.scandir
+
+    class Vanishing:
+        def __init__(self, path: bytes) -> None:
+            with scandir(path) as entries:
+                self.entries = list(entries)
+            (tmp_path / "1.jpg").unlink()
+
+        def __enter__(self) -> list[os.DirEntry[bytes]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Vanishing)
+    found = find_images([tmp_path])
+    assert relative(found, tmp_path) == ["2.jpg"]
+    assert [failure.path for failure in found.failures] == [os.fsencode(tmp_path / "1.jpg")]
+    assert found.missing == []
+
+
+def test_fifos_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "1.jpg")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.jpg")
+        assert names(tmp_path) == ["1.jpg"]
+        found = find_images([tmp_path / "fifo.jpg", "socket.jpg", "/dev/null"])
+    assert found.files == []
+    assert [failure.problem for failure in found.failures] == ["not a regular file"] * 3
+
+
+def test_folders_may_nest_deeper_than_python_recurses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    depth = 1500
+    monkeypatch.chdir(tmp_path)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("1.jpg").touch()
+    found = find_images([tmp_path])
+    Path("1.jpg").unlink()
+    for _ in range(depth):  # pytest's own clean-up recurses
+        os.chdir("..")
+        os.rmdir("d")
+    assert [file.path.count(b"d/") for file in found.files] == [depth]
+    assert found.failures == []
+
+
+def test_no_sources_no_files() -> None:
+    assert find_images([]) == Found()
+
+
+@pytest.mark.parametrize(
+    ("data", "null", "paths"),
+    [
+        (b"a\nb\n", False, [b"a", b"b"]),
+        (b"a\n\n\nb", False, [b"a", b"b"]),
+        (b"a\r\nb\r\r\n\r\n", False, [b"a", b"b\r"]),
+        (b" a b \n\xff\n", False, [b" a b ", b"\xff"]),
+        (b"a\0b\0", True, [b"a", b"b"]),
+        (b"a\n\0\0b\r", True, [b"a\n", b"b\r"]),
+        (b"", False, []),
+        (b"", True, []),
+        (b"x" * 100_000 + b"\0" + b"y" * 70_000 + b"\0z", True, [b"x" * 100_000, b"y" * 70_000, b"z"]),
+    ],
+)
+def test_read_path_list(data: bytes, null: bool, paths: list[bytes]) -> None:
+    assert list(read_path_list(io.BytesIO(data), null=null)) == paths

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drhn_cli.config import Fit, Preprocessing
+from drhn_cli.images.preprocess import PAD_GREY, fit_image, normalise
+from tests.drawing import draw_gradient, draw_picture
+
+FITS: tuple[Fit, ...] = ("crop", "squash", "pad")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_picture_of_the_right_size_is_left_as_it_is(fit: Fit) -> None:
+    image = draw_picture("checker", 1, 32)
+    fitted = fit_image(image, Preprocessing(fit=fit))
+    assert fitted.dtype == np.uint8
+    np.testing.assert_array_equal(fitted, np.asarray(image))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (60_000, 1), (1, 60_000), (3, 200), (33, 32), (500, 400)])
+@pytest.mark.parametrize("fit", FITS)
+def test_any_shape_fits(size: tuple[int, int], fit: Fit) -> None:
+    fitted = fit_image(Image.new("RGB", size, (200, 100, 50)), Preprocessing(size=16, fit=fit))
+    assert fitted.shape == (16, 16, 3)
+    assert (fitted == (200, 100, 50)).all(axis=-1).any()
+    if fit != "pad":
+        assert (fitted == (200, 100, 50)).all()
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (48, 32), (32, 33), (33, 32)])
+def test_crop_takes_the_square_at_the_centre_whole_pixels_only(shape: tuple[int, int]) -> None:
+    height, width = shape
+    image = draw_gradient(width, height)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = np.asarray(image)[top : top + 32, left : left + 32]
+    np.testing.assert_array_equal(fit_image(image, Preprocessing(fit="crop")), expected)
+
+
+def test_squash_keeps_all_four_edges() -> None:
+    fitted = fit_image(draw_gradient(256, 64), Preprocessing(fit="squash"))
+    assert fitted[0, 0, 0] < 16
+    assert fitted[0, -1, 0] > 240
+    assert fitted[0, 0, 1] < 16
+    assert fitted[-1, 0, 1] > 240
+
+
+def test_pad_centres_the_picture_on_grey() -> None:
+    image = draw_gradient(32, 16)
+    fitted = fit_image(image, Preprocessing(fit="pad"))
+    np.testing.assert_array_equal(fitted[8:24], np.asarray(image))
+    assert (fitted[:8] == PAD_GREY).all()
+    assert (fitted[24:] == PAD_GREY).all()
+
+
+def test_shrinking_averages_rather_than_picks() -> None:
+    checker = np.indices((256, 256)).sum(axis=0) % 2 * 255
+    image = Image.fromarray(np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8))
+    fitted = fit_image(image, Preprocessing())
+    assert np.abs(fitted.astype(int) - 127).max() <= 8
+
+
+def test_normalise_is_channels_first_and_contiguous() -> None:
+    preprocessing = Preprocessing(size=8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    before = pixels.copy()
+    normal = normalise(pixels, preprocessing)
+    expected = (pixels / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    assert normal.dtype == np.float32
+    assert normal.flags.c_contiguous
+    np.testing.assert_allclose(normal, expected.transpose(0, 3, 1, 2), atol=1e-6)
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_normalise_nothing() -> None:
+    assert normalise(np.empty((0, 8, 8, 3), np.uint8), Preprocessing(size=8)).shape == (0, 3, 8, 8)
