@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -33,8 +34,7 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _existing_mode(target)
-    # A short name of its own, since the target's may already have all the 255 bytes that a name can have.
-    temporary = target.with_name(f".drhn-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(_temporary_name(target, secrets.token_hex(8)))
     try:
         # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -44,12 +44,28 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         # Gone already if all went well; Ctrl-C comes by here too. An error of its own would hide the one that matters.
         with contextlib.suppress(OSError):
             temporary.unlink()
     _sync_directory(target.parent)
+
+
+def remove_leftovers(path: AnyPath) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed. Only for who knows that no other is writing.
+
+    Source: ours.
+    """
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    for leftover in target.parent.glob(_temporary_name(target, "*")):
+        with contextlib.suppress(OSError):  # it is in nobody's way
+            leftover.unlink()
+
+
+def _temporary_name(target: Path, token: str) -> str:
+    """Return a hidden name that tells the target, in few bytes: the target's may have all the 255 that a name can."""
+    return f".drhn-{zlib.crc32(os.fsencode(target.name)):08x}-{token}.tmp"
 
 
 def _existing_mode(target: Path) -> int | None:

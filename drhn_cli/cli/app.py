@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from drhn_cli import __version__
@@ -35,6 +34,10 @@ app.command("info")(info)
 app.command("train")(train)
 app.command("eval")(eval_)
 app.command("weights")(weights)
+
+
+# Older typers use the click package, newer ones a copy inside: this is the right class of either.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,13 +75,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _UsageError as error:
         error.show()
         return ExitStatus.ERROR
-    except click.ClickException as error:
-        error.show()
-        return ExitStatus.ERROR
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
         # The reader has enough. What is still buffered goes nowhere, so that the interpreter does not complain at exit.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from drhn_cli.atomic import remove_leftovers
 from drhn_cli.errors import AnyPath, CodeFileError
 
 
@@ -17,6 +18,7 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
     """Hold the lock of a code file, which need not exist yet, through a ``with`` block.
 
     Readers need no lock: they see the old file or the new one. Whoever reads, changes and writes holds it throughout.
+    What a killed writer has left behind is removed.
 
     Args:
         path: the code file; a symbolic link shares the lock of what it points at.
@@ -47,6 +49,7 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
             hint="write to a folder where files can be made",
         ) from error
     try:
+        remove_leftovers(target)
         yield
     finally:
         # The lock file stays. Were it removed, a writer that waits on the removed one and a writer that makes it anew

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import stat
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.atomic import atomic_write
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
@@ -28,7 +24,8 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
     """Write a code file in one step: a crash at any moment leaves the old file or the new one.
 
     Equal content gives equal bytes, whatever the order of the rows. An existing file keeps its permissions, and a
-    symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced.
+    symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced. Hold
+    ``lock_code_file`` meanwhile, or the work of another writer may be lost.
 
     Args:
         path: of the code file; its folder exists.
@@ -41,7 +38,7 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
             same path.
         DrhnError: codes, entries and manifest do not fit each other.
 
-    Source: ours; the steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
+    Source: ours.
     """
     check_codes(codes, manifest.n_bits)
     if len(codes) != len(entries):
@@ -49,9 +46,9 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
     order = _sorting_order(entries, path)
     if order is not None:
         entries = entries.take(order)
-    target = Path(os.path.realpath(os.fsdecode(path)))
     try:
-        _replace(target, lambda write: _write_parts(write, codes, order, entries, manifest))
+        with atomic_write(path) as stream:
+            _write_parts(stream.write, codes, order, entries, manifest)
     except OSError as error:
         raise CodeFileError(
             "cannot write the code file",
@@ -145,51 +142,3 @@ def _write_entries(write: Write, entries: Entries) -> NDArray[np.void]:
         table[block] = (end, zlib.crc32(raw))
         write(raw)
     return table
-
-
-def _replace(target: Path, write_contents: Callable[[Write], None]) -> None:
-    """Put a new file in the place of ``target`` in one step.
-
-    Raises:
-        OSError: and ``target`` is as before.
-    """
-    mode = _existing_mode(target)
-    # A short name of its own, since the target's may already have all the 255 bytes that a name can have.
-    temporary = target.with_name(f".drhn-{secrets.token_hex(8)}.tmp")
-    try:
-        # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            if mode is not None:
-                temporary.chmod(mode)
-            write_contents(file.write)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        # Gone already if all went well; Ctrl-C comes by here too. An error of its own would hide the one that matters.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    _sync_directory(target.parent)
-
-
-def _existing_mode(target: Path) -> int | None:
-    """Return the permissions of a file that will be replaced, or None where there is none."""
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(None, "a folder, pipe or device is in its place")
-    return stat.S_IMODE(status.st_mode)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can: Windows cannot open a folder."""
-    # Too late to fail: the new file is in place, and a caller told otherwise would believe in the old one.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

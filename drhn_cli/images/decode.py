@@ -24,9 +24,8 @@ MAX_PIXELS = 300_000_000
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 
-# What Pillow's readers raise on damaged files: beside the documented OSError, SyntaxError, ValueError and the bomb
-# errors, their parsers let through what indexing, unpacking, assertions and missing attributes of half-read headers
-# raise.
+# What Pillow's readers raise on damaged files. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
+# documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
 _DECODER_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -132,12 +131,11 @@ def _identify(opened: OpenedPicture) -> Image.Image:
 
 
 def _describe(prefix: bytes) -> str:
-    if prefix[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+    if prefix[4:12] in (b"ftypheic", b"ftypheix"):
         return "HEIC"
     text = prefix.decode("ascii", "replace")
-    return (
-        f"text {text!r}" if text.replace("\n", "").isprintable() and text.isascii() else f"bytes {prefix[:8].hex(' ')}"
-    )
+    is_text = text.isascii() and text.replace("\n", "").isprintable()
+    return f"text {text!r}" if is_text else f"bytes {prefix[:8].hex(' ')}"
 
 
 def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -> None:

@@ -110,12 +110,15 @@ def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
 
 
 def _split_at_nul(stream: BinaryIO) -> Iterator[bytes]:
-    rest = b""
+    begun: list[bytes] = []  # joined once a path is whole: adding to bytes would be quadratic where no NUL comes
     while block := stream.read(1 << 16):
-        *paths, rest = (rest + block).split(b"\0")
-        yield from (path for path in paths if path)
-    if rest:
-        yield rest
+        first, *others = block.split(b"\0")
+        begun.append(first)
+        if others:
+            yield from (path for path in (b"".join(begun), *others[:-1]) if path)
+            begun = [others[-1]]
+    if last := b"".join(begun):
+        yield last
 
 
 class _Search:
@@ -138,7 +141,7 @@ class _Search:
         raw = os.fsencode(source)
         if not raw or b"\0" in raw:
             hint = "use -0 if the list of files is NUL-separated" if raw else None
-            self._failures.append(SourceError("not a path", path=raw, expected="a file or folder", hint=hint))
+            self._failures.append(SourceError("not a path", path=raw or None, expected="a file or folder", hint=hint))
             return
         path = os.path.abspath(raw)
         try:

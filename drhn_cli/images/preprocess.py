@@ -1,4 +1,4 @@
-"""Fit pictures to the network's square input, and normalise them."""
+"""Fit pictures to the network's square input."""
 
 from __future__ import annotations
 
@@ -37,25 +37,6 @@ def fit_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.ui
         # With a box, nothing outside the square is resampled, however long the picture.
         fitted = image.resize((size, size), RESAMPLING, box=box)
     return np.array(fitted, dtype=np.uint8)
-
-
-def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Turn pixels into the network's input: (x / 255 - mean) / std, channels first.
-
-    Args:
-        pixels: (n, size, size, 3) in 0..255.
-        preprocessing: ``mean`` and ``std`` are used.
-
-    Returns:
-        (n, 3, size, size), contiguous.
-
-    Source: ours.
-    """
-    scaled = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")  # (n, 3, size, size)
-    scaled /= 255
-    scaled -= np.array(preprocessing.mean, dtype=np.float32)[:, None, None]
-    scaled /= np.array(preprocessing.std, dtype=np.float32)[:, None, None]
-    return scaled
 
 
 def _centre_square(image: Image.Image) -> tuple[float, float, float, float]:

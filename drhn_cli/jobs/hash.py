@@ -17,6 +17,7 @@ from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, Sour
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.find import Found, FoundFile, find_images
 from drhn_cli.images.load import load_batches
+from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.weights import Weights, load_weights
 
@@ -31,7 +32,7 @@ class HashOptions:
     """How pictures are found and hashed.
 
     Attributes:
-        weights: a bundled model's name or a weights file. None: the default.
+        weights: a bundled model's name or a weights file. None: the code file's, or the default.
         n_bits: length of the codes. None: that of the code file, or the network's.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
@@ -159,9 +160,8 @@ def hash_pictures(
         WeightsError: the weights cannot be read.
     """
     clock = time.monotonic()
-    weights = load_weights(find_weights(options.weights))
     with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
-        update = _Update(codes_path, weights, options)
+        update = _Update(codes_path, options)
         found = find_images(sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow)
         roots = {os.path.abspath(os.fsencode(source)) for source in sources}
         if found.missing and roots <= set(found.missing):
@@ -178,20 +178,23 @@ def hash_pictures(
 class _Update:
     """One run over one code file."""
 
-    def __init__(self, codes_path: AnyPath, weights: Weights, options: HashOptions) -> None:
+    def __init__(self, codes_path: AnyPath, options: HashOptions) -> None:
         """Read what the code file holds, and refuse it if it is of another model or length."""
         self._codes_path = codes_path
-        self._weights = weights
         self._options = options
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
         self._is_new = options.rebuild or not os.path.lexists(codes_path)
         if self._is_new:
-            self._n_bits = _choose_bits(options.n_bits, weights)
+            self._weights = load_weights(find_weights(options.weights))
+            self._n_bits = _choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
         else:
             with CodeFile.open(codes_path) as file:
-                _require_same_model(file, weights, options.n_bits)
+                self._weights = load_weights_of(file, options.weights)
+                _require_length(file, options.n_bits)
+                # Codes that are taken over get a new checksum: they have to be whole.
+                file.verify()
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
                 self._root = os.fsencode(file.root)
@@ -299,15 +302,7 @@ class _Update:
         self._collection.write(self._codes_path, self._root, self._weights)
 
 
-def _require_same_model(file: CodeFile, weights: Weights, n_bits: int | None) -> None:
-    if file.manifest.fingerprint != weights.fingerprint:
-        raise CodeFileError(
-            "the codes were made with another model",
-            path=file.path,
-            expected=f"{weights.name} ({weights.fingerprint[:12]})",
-            found=f"{file.manifest.model} ({file.manifest.fingerprint[:12]})",
-            hint="name that model with --weights, or hash again with --rebuild",
-        )
+def _require_length(file: CodeFile, n_bits: int | None) -> None:
     if n_bits is not None and file.n_bits != n_bits:
         raise CodeFileError(
             "the codes have another length",

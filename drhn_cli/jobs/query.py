@@ -15,8 +15,8 @@ from drhn_cli.codes.pack import parse_hex
 from drhn_cli.codes.search import search
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
 from drhn_cli.images.load import load_image
-from drhn_cli.network.bundled import find_weights, find_weights_of
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.jobs.model import load_weights_of
+from drhn_cli.network.weights import Weights
 
 if TYPE_CHECKING:
     from drhn_cli.network.encode import TorchEncoder
@@ -136,7 +136,7 @@ class _Coder:
         self._options = options
         self._encoder: TorchEncoder | None = None
         # Weights that do not belong to this file are an error even where no picture has to be decoded.
-        self._weights = _find_model(file, options.weights) if options.weights else None
+        self._weights = load_weights_of(file, options.weights) if options.weights else None
 
     def code_of(self, query: Query) -> NDArray[np.uint8]:
         """Return (1, code_size) uint8."""
@@ -148,7 +148,7 @@ class _Coder:
             if row is not None:
                 return self._file.codes[row : row + 1]
         if self._weights is None:
-            self._weights = _find_model(self._file, None)
+            self._weights = load_weights_of(self._file, None)
         pixels = load_image(query.image, self._weights.preprocessing)
         if self._encoder is None:
             self._encoder = _load_encoder(self._weights, self._options.device)
@@ -161,21 +161,6 @@ def _load_encoder(weights: Weights, device: str) -> TorchEncoder:
     from drhn_cli.network.encode import TorchEncoder
 
     return TorchEncoder(weights, choose_device(device))
-
-
-def _find_model(file: CodeFile, name: str | None) -> Weights:
-    """Return the weights that made a code file."""
-    manifest = file.manifest
-    weights = find_weights_of(manifest.fingerprint) if name is None else load_weights(find_weights(name))
-    if weights is None or weights.fingerprint != manifest.fingerprint:
-        raise CodeFileError(
-            "the codes were made with another model",
-            path=file.path,
-            expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
-            found=f"{weights.name} ({weights.fingerprint[:12]})" if weights else "no bundled model of that fingerprint",
-            hint="name the weights file it was made with: --weights FILE",
-        )
-    return weights
 
 
 def _stored_row(file: CodeFile, path: AnyPath) -> int | None:

@@ -467,6 +467,43 @@ def test_a_folder_that_cannot_be_synced_does_not_matter(tmp_path, monkeypatch):
         codes.verify()
 
 
+WRITER = """
+import sys
+import numpy as np
+from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
+print("started", flush=True)
+manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="f" * 64)
+for n in range(1, 10**6):
+    rows = 20_000 * (1 + n % 3)
+    entries = Entries.from_columns([b"%06d" % i for i in range(rows)], range(rows), range(rows))
+    write_code_file(sys.argv[1], np.zeros((rows, 1), np.uint8), entries, manifest)
+    print(n, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "codes.bin"
+    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
+        for _ in range(3):
+            writer.stdout.readline()
+        threading.Event().wait(0.03)  # into the next write
+        writer.kill()
+    with CodeFile.open(path) as codes:
+        codes.verify()
+        assert codes.n_items in {20_000, 40_000, 60_000}
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    path = tmp_path / "codes.bin"
+    left = tmp_path / f".drhn-{zlib.crc32(b'codes.bin'):08x}-0123.tmp"
+    foreign = tmp_path / ".drhn-00000000-0123.tmp"  # of another code file
+    left.touch()
+    foreign.touch()
+    with lock_code_file(path):
+        assert not left.exists()
+    assert foreign.exists()
+
+
 @POSIX
 def test_permissions(tmp_path):
     path = tmp_path / "codes.bin"

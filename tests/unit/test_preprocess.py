@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from drhn_cli.config import Fit, Preprocessing
-from drhn_cli.images.preprocess import PAD_GREY, fit_image, normalise
+from drhn_cli.images.preprocess import PAD_GREY, fit_image
 from tests.drawing import draw_gradient, draw_picture
 
 FITS: tuple[Fit, ...] = ("crop", "squash", "pad")
@@ -59,19 +59,3 @@ def test_shrinking_averages_rather_than_picks() -> None:
     image = Image.fromarray(np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8))
     fitted = fit_image(image, Preprocessing())
     assert np.abs(fitted.astype(int) - 127).max() <= 8
-
-
-def test_normalise_is_channels_first_and_contiguous() -> None:
-    preprocessing = Preprocessing(size=8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    before = pixels.copy()
-    normal = normalise(pixels, preprocessing)
-    expected = (pixels / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    assert normal.dtype == np.float32
-    assert normal.flags.c_contiguous
-    np.testing.assert_allclose(normal, expected.transpose(0, 3, 1, 2), atol=1e-6)
-    np.testing.assert_array_equal(pixels, before)
-
-
-def test_normalise_nothing() -> None:
-    assert normalise(np.empty((0, 8, 8, 3), np.uint8), Preprocessing(size=8)).shape == (0, 3, 8, 8)

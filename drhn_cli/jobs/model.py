@@ -1,0 +1,32 @@
+"""Find the weights that belong to a code file."""
+
+from __future__ import annotations
+
+from drhn_cli.codes.file import CodeFile
+from drhn_cli.errors import CodeFileError
+from drhn_cli.network.bundled import find_weights, find_weights_of
+from drhn_cli.network.weights import Weights, load_weights
+
+
+def load_weights_of(file: CodeFile, name: str | None) -> Weights:
+    """Return the weights that made a code file.
+
+    Args:
+        file: an open code file.
+        name: a bundled model's name or a weights file. None: the bundled model that made the file.
+
+    Raises:
+        CodeFileError: the codes were made with other weights, or with ones that are not bundled.
+        WeightsError: the weights cannot be read.
+    """
+    manifest = file.manifest
+    weights = find_weights_of(manifest.fingerprint) if name is None else load_weights(find_weights(name))
+    if weights is None or weights.fingerprint != manifest.fingerprint:
+        raise CodeFileError(
+            "the codes were made with another model",
+            path=file.path,
+            expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
+            found=f"{weights.name} ({weights.fingerprint[:12]})" if weights else "no bundled model of that fingerprint",
+            hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
+        )
+    return weights
