@@ -1,5 +1,6 @@
 """The program: ``drhn`` or ``python -m drhn_cli``."""
 
+import os
 import sys
 
 from drhn_cli.cli.app import run
@@ -7,7 +8,15 @@ from drhn_cli.cli.app import run
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    _reopen_closed_streams()
     sys.exit(run())
+
+
+def _reopen_closed_streams() -> None:
+    """Put the null device where a standard stream was closed, so that no file that is opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
 
 
 if __name__ == "__main__":

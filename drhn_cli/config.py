@@ -31,6 +31,8 @@ class _Stored:
         Raises:
             ConfigError: a name is missing or unknown, or a value is out of its range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} is not complete", expected="named settings", found=repr(values))
         names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - names)
         if unknown:
@@ -135,7 +137,8 @@ class NetworkConfig(_Stored):
             self.input_size,
         )
         _require(
-            all(1 <= b < self.bits for b in self.nested) and list(self.nested) == sorted(set(self.nested)),
+            all(isinstance(b, int) and 1 <= b < self.bits for b in self.nested)
+            and list(self.nested) == sorted(set(self.nested)),
             "nested",
             f"rising lengths below {self.bits} bits",
             self.nested,
@@ -209,6 +212,9 @@ class TrainConfig(_Stored):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("momentum", "warm_up", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
-        for name in ("weight_decay", "quantisation", "translate", "cutout"):
+        for name in ("weight_decay", "quantisation"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in ("translate", "cutout"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 0, name, "whole pixels, 0 or more", value)
         _require(self.precision in get_args(Precision), "precision", " or ".join(get_args(Precision)), self.precision)

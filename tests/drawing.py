@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -95,3 +96,6 @@ _DRAW: dict[str, Callable[[np.random.Generator, int], NDArray[np.uint8]]] = {
     "square": _square,
     "checker": _checker,
 }
+
+if __name__ == "__main__":
+    write_class_folders(sys.argv[1], n=50, size=96)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,7 +12,7 @@ from drhn_cli.cli.eval import eval_
 from drhn_cli.cli.hash import hash_
 from drhn_cli.cli.info import info
 from drhn_cli.cli.query import query
-from drhn_cli.cli.render import report_error
+from drhn_cli.cli.render import discard_stdout, flush, report_error
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.cli.train import train
 from drhn_cli.cli.weights import weights
@@ -74,15 +72,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
-        sys.stdout.flush()
+        flush()
     except _UsageError as error:
         error.show()
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has enough. What is still buffered goes nowhere, so that the interpreter does not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader has enough, which is no failure. Inside a command typer makes an exit with status 1 of it.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        discard_stdout()
         return ExitStatus.DONE
     except DrhnError as error:
         report_error(error)

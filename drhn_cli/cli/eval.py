@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def eval_(
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="A folder with train/ and test/, or cifar10.")
+        str | None, typer.Argument(metavar="DATA", help="A folder with train/ and test/, or cifar10.")
     ] = None,
     *,
     queries: Annotated[
@@ -28,7 +29,8 @@ def eval_(
     ] = None,
     weights: options.Weights = None,
     bits: Annotated[
-        list[int] | None, typer.Option(help="A code length to measure. Repeatable.  [default: the longest]")
+        list[int] | None,
+        typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
@@ -53,8 +55,7 @@ def eval_(
     from drhn_cli.network.bundled import find_weights
     from drhn_cli.network.weights import load_weights
 
-    path = find_weights(weights)
-    model = load_weights(path)
+    model = load_weights(find_weights(weights))
     if queries and gallery:
         query_images, gallery_images = load_queries_and_gallery(queries, gallery, model.preprocessing, workers=workers)
     else:
@@ -72,7 +73,7 @@ def eval_(
                 model, query_images, gallery_images, code_lengths=bits or (), device=device, on_progress=show
             )
         )
-    write_evaluations(evaluations, str(path), json=json)
+    write_evaluations(evaluations, weights or model.name, json=json)
 
 
 def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool) -> None:
@@ -83,7 +84,10 @@ def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: 
             write_json(row)
     elif rows:
         shown = [[format_number(v) if isinstance(v, float | None) else str(v) for v in row.values()] for row in rows]
-        write_rows(list(rows[0]), shown)
+        table = [list(rows[0]), *shown]
+        if sys.stdout.isatty():  # ten columns are too wide for most terminals: a column for each length
+            table = [list(column) for column in zip(*table, strict=True)]
+        write_rows(table[0], table[1:])
     flush()
 
 

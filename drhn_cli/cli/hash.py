@@ -16,13 +16,15 @@ from drhn_cli.errors import DrhnError
 
 
 def hash_(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders and files.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="Folders and files.")] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
     weights: options.Weights = None,
     bits: Annotated[
         int | None,
-        typer.Option(min=1, help="Length of the codes.  [default: the code file's, or the network's longest]"),
+        typer.Option(
+            min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
+        ),
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
@@ -39,10 +41,10 @@ def hash_(
     hidden: Annotated[bool, typer.Option("--hidden", help="Take names that begin with a dot, too.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse pictures with more pixels.  [default: 300000000]")
+        int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
     ] = None,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
     workers: options.Workers = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
     json: options.Json = False,

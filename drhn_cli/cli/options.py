@@ -17,7 +17,8 @@ Weights = Annotated[
     typer.Option(metavar="NAME|FILE", help="A bundled model (see `drhn weights`) or a weights file."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads that decode pictures.  [default: one for each processor]")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Threads that decode pictures.  [default: one for each processor]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]

@@ -34,12 +34,12 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE... CODES", help="Pictures, and last the code file; - is a picture on stdin."),
+        typer.Argument(metavar="PATH", help="Pictures, and last the code file; - is a picture on stdin."),
     ],
     *,
     top: Annotated[
         int | None,
-        typer.Option(min=1, help="Matches for each query.  [default: 10, or all within --max-distance]"),
+        typer.Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
     ] = None,
     max_distance: Annotated[
         int | None, typer.Option(min=0, metavar="R", help="Only matches at most R bits away.")
@@ -91,7 +91,10 @@ def query(
         for answer in answer_queries(file, queries, query_options):
             if answer.error is not None:
                 failed = True
-                report_error(answer.error)
+                if answer.error.path is None:
+                    report(f"{printable(answer.query)}: {answer.error.message}")
+                else:
+                    report_error(answer.error)
                 continue
             found = found or bool(answer.matches)
             output.write(answer)
@@ -149,6 +152,8 @@ class _Output:
                 write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
 
     def _draw(self, answer: Answer) -> None:
+        if not answer.matches:
+            return
         from rich.table import Table
         from rich.text import Text
 

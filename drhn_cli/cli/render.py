@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write to stdout as it is, so that any path survives."""
-    sys.stdout.buffer.write(data)
+    """Write to stdout as it is, so that any path survives.
+
+    Raises:
+        DrhnError: stdout takes no more, as on a full disk.
+    """
+    with _stdout_errors():
+        sys.stdout.buffer.write(data)
 
 
 def write_json(value: Any) -> None:
@@ -29,8 +34,29 @@ def write_json(value: Any) -> None:
 
 
 def flush() -> None:
-    """Hand everything written so far to whoever reads it."""
-    sys.stdout.flush()
+    """Hand everything written so far to whoever reads it.
+
+    Raises:
+        DrhnError: stdout takes no more, as on a full disk.
+    """
+    with _stdout_errors():
+        sys.stdout.flush()
+
+
+def discard_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise DrhnError("cannot write to stdout", found=error.strerror or str(error)) from error
 
 
 def report(message: str) -> None:
@@ -56,12 +82,14 @@ def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
         table.add_column(header, justify="left" if header == headers[0] else "right")
     for row in rows:
-        table.add_row(*row)
+        # Text, and printable: a name is neither markup nor an escape sequence.
+        table.add_row(*(Text(display_path(cell)) for cell in row))
     print_table(table)
 
 

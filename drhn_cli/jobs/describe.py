@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Any
 
 from drhn_cli.codes.file import CodeFile
@@ -23,8 +25,11 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
         DrhnError: the file cannot be read, is neither, or is damaged.
     """
     try:
-        with open(path, "rb") as stream:
-            start = stream.read(4)
+        # Anything but a regular file is left to CodeFile to refuse: to open a pipe is to wait for its writer.
+        start = b""
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as stream:
+                start = stream.read(len(_ZIP_MAGIC))
     except OSError as error:
         raise DrhnError("cannot read the file", path=path, found=error.strerror or str(error)) from error
     if start.startswith(_ZIP_MAGIC):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.metrics import RetrievalMetrics, evaluate_retrieval
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.weights import Weights
 
 _PROGRESS_STEP = 1000  # images
@@ -58,7 +59,7 @@ def evaluate_weights(
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.device import choose_device
-    from drhn_cli.network.encode import TorchEncoder, codes_of
+    from drhn_cli.network.encode import TorchEncoder
 
     lengths = tuple(code_lengths) or (weights.network.bits,)
     for n_bits in lengths:

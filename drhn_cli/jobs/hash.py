@@ -19,6 +19,7 @@ from drhn_cli.images.find import Found, FoundFile, find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.encoders import load_encoder
 from drhn_cli.network.weights import Weights, load_weights
 
 SAVE_EVERY_SECONDS = 60.0
@@ -94,27 +95,32 @@ class _Noted(NamedTuple):
     row: int
 
 
+class _Part(NamedTuple):
+    """Some pictures: absolute paths; sizes, times and inodes; (n, code_size) uint8."""
+
+    paths: list[bytes]
+    columns: list[tuple[int, int, int]]
+    codes: NDArray[np.uint8]
+
+
 class _Collection:
-    """Codes and what is noted of their files, growing; paths are absolute."""
+    """Codes and what is noted of their files, growing."""
 
     def __init__(self, n_bits: int) -> None:
         self._n_bits = n_bits
-        self._paths: list[bytes] = []
-        self._columns: list[tuple[int, int, int]] = []
-        self._codes: list[NDArray[np.uint8]] = [np.empty((0, code_size(n_bits)), np.uint8)]
+        self._parts = [_Part([], [], np.empty((0, code_size(n_bits)), np.uint8))]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return sum(len(part.paths) for part in self._parts)
 
-    def add(self, paths: list[bytes], columns: list[tuple[int, int, int]], codes: NDArray[np.uint8]) -> None:
-        """Add n pictures: paths; sizes, times and inodes; (n, code_size) uint8."""
-        self._paths += paths
-        self._columns += columns
-        self._codes.append(codes)
+    def add(self, part: _Part) -> None:
+        # One step, so that Ctrl-C finds a part here whole or not at all.
+        self._parts.append(part)
 
     def write(self, path: AnyPath, root: bytes, weights: Weights) -> None:
         prefix = len(os.path.join(root, b""))
-        sizes, mtimes_ns, inodes = zip(*self._columns, strict=True) if self._columns else ((), (), ())
+        columns = [column for part in self._parts for column in part.columns]
+        sizes, mtimes_ns, inodes = zip(*columns, strict=True) if columns else ((), (), ())
         manifest = CodeManifest(
             root=os.fsdecode(root),
             n_bits=self._n_bits,
@@ -122,8 +128,9 @@ class _Collection:
             fingerprint=weights.fingerprint,
             preprocessing=weights.preprocessing.to_dict(),
         )
-        entries = Entries.from_columns([p[prefix:] for p in self._paths], sizes, mtimes_ns, inodes)
-        write_code_file(path, np.concatenate(self._codes), entries, manifest)
+        paths = [path[prefix:] for part in self._parts for path in part.paths]
+        entries = Entries.from_columns(paths, sizes, mtimes_ns, inodes)
+        write_code_file(path, np.concatenate([part.codes for part in self._parts]), entries, manifest)
 
 
 def hash_pictures(
@@ -163,8 +170,10 @@ def hash_pictures(
     with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
         update = _Update(codes_path, options)
         found = find_images(sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow)
-        roots = {os.path.abspath(os.fsencode(source)) for source in sources}
-        if found.missing and roots <= set(found.missing):
+        # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
+        raw_sources = (os.fsencode(source) for source in sources)
+        roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
+        if found.failures and roots <= set(found.missing):
             raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
         for failure in found.failures:
             on_failure(failure)
@@ -184,7 +193,7 @@ class _Update:
         self._options = options
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
-        self._is_new = options.rebuild or not os.path.lexists(codes_path)
+        self._is_new = options.rebuild or not os.path.exists(codes_path)
         if self._is_new:
             self._weights = load_weights(find_weights(options.weights))
             self._n_bits = _choose_bits(options.n_bits, self._weights)
@@ -232,7 +241,7 @@ class _Update:
             else:
                 self._counts["removed"] += 1
         rows = np.array([noted.row for noted in kept.values()], dtype=np.int64)
-        self._collection.add(list(kept), [noted[:3] for noted in kept.values()], self._noted_codes[rows])
+        self._collection.add(_Part(list(kept), [noted[:3] for noted in kept.values()], self._noted_codes[rows]))
         self._root = self._choose_root(roots, found.files)
         return pending
 
@@ -240,12 +249,10 @@ class _Update:
         self, pending: list[FoundFile], on_progress: Callable[[int], None], on_failure: Callable[[DrhnError], None]
     ) -> list[DrhnError]:
         """Decode and hash files, saving now and then; return the errors of those that failed."""
-        # Here and not above: a run that finds nothing to do is over before torch would have been imported.
-        from drhn_cli.network.device import choose_device
-        from drhn_cli.network.encode import TorchEncoder
-
         options = self._options
-        encoder = TorchEncoder(self._weights, choose_device(options.device), batch_size=options.batch_size)
+        encoder = load_encoder(
+            self._weights, device=options.device, n_images=len(pending), batch_size=options.batch_size
+        )
         batches = load_batches(
             [file.path for file in pending],
             self._weights.preprocessing,
@@ -260,7 +267,7 @@ class _Update:
                 files = [pending[index] for index in batch.indices.tolist()]
                 columns = [(file.size, file.mtime_ns, file.inode) for file in files]
                 codes = encoder.codes(batch.pixels, self._n_bits)
-                self._collection.add([file.path for file in files], columns, codes)
+                self._collection.add(_Part([file.path for file in files], columns, codes))
                 n_changed = sum(file.path in self._noted for file in files)
                 self._counts["changed"] += n_changed
                 self._counts["added"] += len(files) - n_changed
@@ -280,7 +287,9 @@ class _Update:
 
     def finish(self) -> None:
         """Write the code file, unless it holds all of this already."""
-        if self._is_new or any(self._counts[name] for name in ("added", "changed", "moved", "removed")):
+        # A changed picture that can no longer be read is in no count, but its entry has to go.
+        n_lost = len(self._noted) - len(self._collection)
+        if self._is_new or n_lost or any(self._counts[name] for name in ("added", "changed", "moved", "removed")):
             self._save()
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.codes.search import search
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
+from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.images.load import load_image
 from drhn_cli.jobs.model import load_weights_of
-from drhn_cli.network.weights import Weights
-
-if TYPE_CHECKING:
-    from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.network.encoders import Encoder, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +109,7 @@ def answer_queries(
     for query in queries:
         try:
             code = coder.code_of(query)
-        except DrhnError as error:
-            if query.image is None or isinstance(error, CodeFileError):
-                raise
+        except ImageError as error:
             yield Answer(query=query.name, matches=[], error=error)
             continue
         found = search(
@@ -134,7 +129,7 @@ class _Coder:
     def __init__(self, file: CodeFile, options: QueryOptions) -> None:
         self._file = file
         self._options = options
-        self._encoder: TorchEncoder | None = None
+        self._encoder: Encoder | None = None
         # Weights that do not belong to this file are an error even where no picture has to be decoded.
         self._weights = load_weights_of(file, options.weights) if options.weights else None
 
@@ -151,16 +146,8 @@ class _Coder:
             self._weights = load_weights_of(self._file, None)
         pixels = load_image(query.image, self._weights.preprocessing)
         if self._encoder is None:
-            self._encoder = _load_encoder(self._weights, self._options.device)
+            self._encoder = load_encoder(self._weights, device=self._options.device, n_images=1)
         return self._encoder.codes(pixels[np.newaxis], self._file.n_bits)
-
-
-def _load_encoder(weights: Weights, device: str) -> TorchEncoder:
-    # Here and not above: a code or a stored picture is answered before torch would have been imported.
-    from drhn_cli.network.device import choose_device
-    from drhn_cli.network.encode import TorchEncoder
-
-    return TorchEncoder(weights, choose_device(device))
 
 
 def _stored_row(file: CodeFile, path: AnyPath) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from drhn_cli.atomic import atomic_write
 from drhn_cli.config import PRESETS, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
-from drhn_cli.errors import CheckpointError, ConfigError, ImageError, WeightsError
+from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
 from drhn_cli.images.labelled import LabelledPixels, split_validation
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
@@ -167,7 +167,10 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
 def _check_paths(options: TrainOptions) -> None:
     path = options.weights_path
     if path.suffix != ".npz":
-        raise WeightsError("weights are an .npz file", path=path, hint=f"write to {path.with_suffix('.npz')}")
+        hint = f"write to {path.with_suffix('.npz')}" if path.name else "name a file"
+        raise WeightsError("weights are an .npz file", path=path, hint=hint)
+    if path.is_dir():
+        raise WeightsError("a folder is in the place of the weights", path=path, hint="choose another name")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise WeightsError(
             "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
@@ -185,6 +188,8 @@ def _split(train: LabelledPixels, fraction: float, seed: int) -> tuple[LabelledP
     if not fraction:
         return train, None
     kept, held_out = split_validation(train.labels, fraction, seed)
+    if not len(held_out):
+        raise SourceError("nothing can be kept for validation", expected="a class of two pictures or more")
     parts = [
         replace(train, pixels=np.ascontiguousarray(train.pixels[rows]), labels=train.labels[rows])
         for rows in (kept, held_out)
@@ -203,9 +208,12 @@ def _measured(evaluations: Sequence[Evaluation], on: str) -> dict[str, Any]:
 
 
 def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
-    with atomic_write(path) as stream:
-        for report in history:
-            stream.write(f"{json.dumps(asdict(report))}\n".encode())
+    try:
+        with atomic_write(path) as stream:
+            for report in history:
+                stream.write(f"{json.dumps(asdict(report))}\n".encode())
+    except OSError as error:
+        raise WeightsError("cannot write the history", path=path, found=error.strerror or str(error)) from error
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from drhn_cli.errors import WeightsError
@@ -34,7 +35,7 @@ def find_weights(name: str | None) -> Path:
     bundled = {path.stem: path for path in bundled_paths()}
     if name in bundled:
         return bundled[name]
-    if Path(name).exists():
+    if os.path.exists(name):  # and not Path.exists, which raises for a name that is too long
         return Path(name)
     known = ", ".join(bundled) or "none"
     raise WeightsError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import CheckpointError
 
 FORMAT_VERSION = 1
+_DAMAGE = (
+    *(ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
+"""What zipfile and torch raise on bytes that nobody wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,7 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
         CheckpointError: the file is damaged, foreign, of a newer version, or of another run.
     """
     try:
+        _check_bytes(path)
         values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("format")
         if version > FORMAT_VERSION:
@@ -70,20 +78,29 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
                 "a newer drhn wrote this checkpoint", path=path, found=f"format {version}", hint="update drhn"
             )
         checkpoint = Checkpoint(**values)
+        other = dict(checkpoint.run)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError("cannot read the checkpoint", path=path, found=error.strerror or str(error)) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except _DAMAGE as error:
         hint = f"remove {os.fspath(path)} to start anew"
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
-    for key in [*run, *checkpoint.run]:
-        if run.get(key) != checkpoint.run.get(key):
+    for key in [*run, *other]:
+        if run.get(key) != other.get(key):
             raise CheckpointError(
                 f"the checkpoint belongs to a run with another {key}",
                 path=path,
                 expected=str(run.get(key)),
-                found=str(checkpoint.run.get(key)),
+                found=str(other.get(key)),
                 hint="repeat that run's options, or remove the checkpoint to start anew",
             )
     return checkpoint
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare the checksums, which torch writes but does not read: it would go on from damaged numbers."""
+    with zipfile.ZipFile(path) as archive:
+        # Torch reads zeros where a member is marked as a folder.
+        if archive.testzip() or any(info.external_attr for info in archive.infolist()):
+            raise zipfile.BadZipFile

@@ -22,7 +22,13 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu")
     if not present[kind]:
         raise ConfigError(f"no {kind} device here", hint="use --device auto or --device cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}", expected="such as cuda:0") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no {name} here", expected=f"cuda:0..{torch.cuda.device_count() - 1}")
+    return device
 
 
 def choose_precision(device: torch.device) -> Precision:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.codes.pack import pack_bits
-from drhn_cli.config import NetworkConfig, Precision, Preprocessing
+from drhn_cli.config import Precision, Preprocessing
 from drhn_cli.network.augment import normalise
+from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import Weights
 
@@ -102,17 +102,3 @@ class TorchEncoder:
     def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
         """Return the most likely class of each image from the first ``n_bits`` of its activations, (n, bits)."""
         return predict_classes(self._network, activations, n_bits)
-
-
-def codes_of(activations: NDArray[np.float32], network: NetworkConfig, n_bits: int) -> NDArray[np.uint8]:
-    """Return packed codes: bit i is ``activation_i > t``.
-
-    Args:
-        activations: (n, bits) in 0..1.
-        network: gives the threshold t.
-        n_bits: length of the codes, at most ``bits``; a shorter code is the beginning of a longer one.
-
-    Returns:
-        (n, ceil(n_bits / 8)) uint8.
-    """
-    return pack_bits(activations[:, :n_bits] > network.threshold)

@@ -12,10 +12,13 @@ from drhn_cli.config import TrainConfig
 
 
 def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Return the nearest semi-orthogonal matrix of each, roughly: singular values end between 0.7 and 1.2.
+    """Return the nearest semi-orthogonal matrix, roughly.
+
+    Three steps bring singular values from 0.02 times the Frobenius norm upwards to 0.68..1.21; five bring those from
+    0.0016 times upwards there. Smaller ones grow about 3.4-fold in each step.
 
     Args:
-        matrices: (rows, columns).
+        matrices: one matrix, (rows, columns).
         steps: Newton-Schulz iterations.
 
     Source: Keller Jordan et al. 2024 (Muon), https://kellerjordan.github.io/posts/muon/; the coefficients are from

@@ -18,11 +18,12 @@ from torch.optim import Optimizer
 
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
-from drhn_cli.errors import DrhnError
+from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.images.labelled import LabelledPixels
 from drhn_cli.network.augment import augment, normalise
+from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from drhn_cli.network.encode import codes_of, encode_pixels, predict_classes
+from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.losses import training_loss
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
@@ -116,11 +117,15 @@ def train_network(
         on_epoch: called after each epoch.
 
     Raises:
+        ConfigError: images would be shifted by more than their size.
         DrhnError: fewer than two images, or the loss is no longer a number.
         CheckpointError: the checkpoint is damaged or of another run, or cannot be written.
     """
     if len(images.labels) < 2:
         raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
+    side = network_config.input_size
+    if config.translate >= side:  # mirrored pixels cannot fill more than the image has
+        raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),
@@ -256,5 +261,6 @@ def _measure(
         images.labels[gallery],
         n_bits=n_bits,
     )
-    n_right = np.count_nonzero(predict_classes(network, query_activations, n_bits) == validation.labels)
-    return n_right / len(validation.labels), metrics.mean_average_precision
+    right = predict_classes(network, query_activations, n_bits) == validation.labels
+    # Python's own numbers: a checkpoint that is read without pickle has no others.
+    return float(right.mean()), float(metrics.mean_average_precision)

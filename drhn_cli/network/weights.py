@@ -7,8 +7,11 @@ the model, and whatever is measured is measured with them.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -28,6 +31,11 @@ from drhn_cli.errors import AnyPath, ConfigError, WeightsError
 FORMAT_VERSION = 1
 _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
+_DAMAGE = (
+    *(ValueError, TypeError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, MemoryError),
+    *(OverflowError, zlib.error, struct.error, tokenize.TokenError),
+)
+"""What zipfile, numpy and json raise on bytes that nobody wrote."""
 
 
 def array_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
@@ -143,6 +151,11 @@ def load_weights(path: AnyPath) -> Weights:
     hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
     try:
         with zipfile.ZipFile(path) as archive:
+            # Numpy writes no other kinds, and each of them would bring an error of its own.
+            if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise WeightsError(
+                    "not a drhn weights file, or a damaged one", path=path, expected="an .npz", hint=hint
+                )
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
             if sizes.get("manifest", _MANIFEST_LIMIT + 1) > _MANIFEST_LIMIT:
                 raise WeightsError("not a drhn weights file", path=path, expected="an .npz with a manifest", hint=hint)
@@ -167,11 +180,16 @@ def load_weights(path: AnyPath) -> Weights:
         raise WeightsError(
             "not a drhn weights file, or a damaged one", path=path, expected="an .npz", found=found, hint=hint
         ) from error
-    except (ValueError, KeyError, TypeError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise WeightsError(
             "the weights file is damaged or foreign", path=path, found=str(error) or type(error).__name__
         ) from error
     _check_shapes(path, network, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
+        if array.dtype not in (np.float16, np.float32):
+            expected = "float16 or float32"
+            raise WeightsError(f"array {name!r} has another type", path=path, expected=expected, found=str(array.dtype))
+    _check_manifest(path, manifest, network)
     weights = Weights(
         name=str(manifest["name"]),
         network=network,
@@ -188,8 +206,9 @@ def load_weights(path: AnyPath) -> Weights:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(f"{name}.npy") as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    # The whole member at once: its checksum is compared before its header is believed.
+    stream = io.BytesIO(archive.read(f"{name}.npy"))
+    array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array
 
 
@@ -222,6 +241,17 @@ def _parse_manifest(path: Path, text: str) -> dict[str, Any]:
     if missing:
         raise WeightsError("not a drhn weights file", path=path, found=f"a manifest without {missing[0]!r}")
     return manifest
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any], network: NetworkConfig) -> None:
+    names = manifest["class_names"]
+    if not isinstance(names, list) or len(names) != network.n_classes or not all(isinstance(n, str) for n in names):
+        expected = f"{network.n_classes} class names"
+        raise WeightsError("the manifest is not valid", path=path, expected=expected, found=repr(names))
+    for key in ("training", "measured"):
+        if not isinstance(manifest[key], dict):
+            found = type(manifest[key]).__name__
+            raise WeightsError(f"the manifest's {key!r} is not valid", path=path, expected="an object", found=found)
 
 
 def _check_shapes(path: Path, network: NetworkConfig, found: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,0 +1,156 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from drhn_cli import __main__, __version__
+from drhn_cli.cli import app as app_module
+from drhn_cli.cli import info as info_module
+
+COMMANDS = sorted(typer.main.get_command(app_module.app).commands)
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+
+
+def test_version(drhn):
+    assert drhn("--version") == drhn("-V") == (0, f"drhn {__version__}\n".encode(), "")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_command_and_the_exit_statuses(drhn, flag):
+    result = drhn(flag)
+    assert (result.status, result.err) == (0, "")
+    assert all(f"\n  {command} " in result.out.decode() for command in COMMANDS)
+    assert b"Exit status: 0 done or found, 1 nothing found" in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(drhn, command, flag):
+    result = drhn(command, flag)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.decode().startswith(f"Usage: drhn {command} [OPTIONS]")
+
+
+def test_no_command_shows_the_help_as_an_error(drhn):
+    result = drhn()
+    assert result.status == 2
+    assert "Commands:" in result.err + result.out.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "No such command 'nosuch'"),
+        (["hash"], "Missing option '--output' / '-o'"),
+        (["hash", "x", "-o", "y", "--nosuch"], "No such option: --nosuch"),
+        (["hash", "x", "-o", "y", "--bits", "many"], "Invalid value for '--bits'"),
+        (["hash", "x", "-o", "y", "--bits", "0"], "Invalid value for '--bits'"),
+        (["hash", "x", "-o", "y", "--batch-size", "99999999999999999999"], "Invalid value for '--batch-size'"),
+        (["query"], "Missing argument"),
+        (["query", "x", "y", "--top", "0"], "Invalid value for '--top'"),
+        (["query", "x", "y", "--max-distance", "-1"], "Invalid value for '--max-distance'"),
+        (["info"], "Missing argument 'FILE'"),
+        (["info", "a", "b"], "unexpected extra argument"),
+        (["train"], "Missing argument 'DATA'"),
+    ],
+)
+def test_a_usage_error_is_one_clear_message_and_status_2(drhn, arguments, message):
+    result = drhn(*arguments)
+    assert (result.status, result.out) == (2, b"")
+    assert message in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+
+
+def test_a_wrong_file_is_one_line_on_stderr_and_status_2(drhn, tmp_path):
+    result = drhn("query", "x.jpg", tmp_path / "nowhere.bin")
+    assert (result.status, result.out) == (2, b"")
+    assert result.err == f"drhn: {tmp_path}/nowhere.bin: no such code file; make one with drhn hash FOLDER -o FILE\n"
+
+
+def raise_from_info(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(info_module, "describe_file", fail)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, EOFError])
+def test_an_interruption_is_status_130_without_a_traceback(drhn, monkeypatch, error):
+    raise_from_info(monkeypatch, error)
+    result = drhn("info", "x")
+    assert (result.status, result.out, result.err.strip()) == (130, b"", "")
+
+
+def test_an_interruption_outside_of_a_command_is_status_130(monkeypatch):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app_module, "app", interrupt)
+    assert app_module.run([]) == 130
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(5, "Input/output error"), SystemExit(7)])
+def test_a_bug_keeps_its_traceback(drhn, monkeypatch, error):
+    raise_from_info(monkeypatch, error)
+    with pytest.raises(type(error)):
+        drhn("info", "x")
+
+
+def test_the_process_exits_with_the_status(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["drhn", "info", "nowhere"])
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@POSIX
+@pytest.mark.parametrize("flush", ["", "1"])
+def test_a_closed_pipe_is_silent_and_no_error(start, update, flush):
+    update()
+    Path("list").write_text("photos/circle/0000.png\n" * 20_000)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": flush}
+    with start("query", "--files-from", "list", "codes.bin", env=environment) as process:
+        assert process.stdout.readline().startswith(b"photos/circle/0000.png\t0\t")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+@pytest.mark.parametrize("arguments", [("info", "codes.bin"), ("query", "--code", "00" * 8, "codes.bin")])
+def test_a_full_disk_is_one_clear_line(start, update, arguments):
+    update()
+    with open("/dev/full", "wb") as full:
+        process = start(*arguments, stdout=full)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (2, b"drhn: cannot write to stdout (found No space left on device)\n")
+
+
+@POSIX
+def test_a_real_process_exits_with_the_status_and_reports_on_stderr(start):
+    process = start("info", "/nowhere", stdin=subprocess.DEVNULL)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, b"")
+    assert err.startswith(b"drhn: /nowhere: ")
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("number", "arguments", "status"),
+    [
+        (0, ("query", "-", "codes.bin"), 2),
+        (0, ("hash", "--files-from", "-", "-o", "codes.bin"), 2),
+        (1, ("info", "codes.bin"), 0),
+        (2, ("info", "nowhere"), 2),
+    ],
+)
+def test_a_closed_standard_stream_is_an_empty_one(start, update, weights_path, number, arguments, status):
+    update()
+    weights = () if arguments[0] == "info" else ("--weights", weights_path)
+    process = start(*arguments, *weights, preexec_fn=lambda: os.close(number))
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, b"Traceback" in err) == (status, False)

@@ -1,0 +1,39 @@
+import shutil
+
+import pytest
+
+CODE = "00" * 8
+IMAGE = "photos/circle/0000.png"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("--version",),
+        ("hash", "--help"),
+        ("weights",),
+        ("info", "codes.bin"),
+        ("query", "--code", CODE, "codes.bin"),
+        ("query", IMAGE, "codes.bin"),
+    ],
+    ids=" ".join,
+)
+def test_starts_without_torch_and_rich(loaded_by, update, arguments):
+    update()
+    assert loaded_by(*arguments) & {"torch", "torchvision", "rich"} == set()
+
+
+@pytest.mark.usefixtures("photos")
+def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_path):
+    hash_ = ("hash", "photos", "-o", "codes.bin", "--weights", weights_path)
+    assert loaded_by(*hash_) & {"torch", "torchvision", "rich"} == set()
+    assert loaded_by(*hash_) & {"torch", "torchvision", "rich"} == set()
+    shutil.copy(IMAGE, "elsewhere.png")
+    query = ("query", "elsewhere.png", "codes.bin", "--weights", weights_path)
+    assert loaded_by(*query) & {"torch", "torchvision", "rich"} == set()
+
+
+def test_pillow_is_loaded_only_where_pictures_are_read(loaded_by, update):
+    update()
+    assert "PIL" not in loaded_by("info", "codes.bin")

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from drhn_cli.cli import train as train_module
+from tests.drawing import write_class_folders
+
+SETTINGS = (
+    *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--nested", "12", "--epochs", "2"),
+    *("--batch-size", "8", "--device", "cpu", "--precision", "float32", "--workers", "1"),
+)
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_class_folders("labelled/train", n=6, size=16)
+    write_class_folders("labelled/test", n=2, size=16, seed=1)
+    return Path("labelled")
+
+
+@pytest.fixture
+def train(drhn):
+    def call(*arguments):
+        return drhn("train", *arguments, *SETTINGS, "-o", "w.npz")
+
+    return call
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_run_tells_its_epochs_on_stderr_and_its_figures_on_stdout(train):
+    result = train("labelled", "--json")
+    start, *epochs = result.err.splitlines()
+    assert result.status == 0
+    assert start == "drhn: 24 pictures to train on, 0 to validate on"
+    assert [line.split(":")[1] for line in epochs] == [" epoch 1", " epoch 2"]
+    rows = [json.loads(line) for line in result.lines]
+    assert [(row["bits"], row["n_queries"], row["weights"]) for row in rows] == [(16, 8, "w.npz")]
+
+
+@pytest.mark.usefixtures("labelled")
+def test_the_weights_hash_and_answer(train, drhn):
+    assert train("labelled", "-q").err == ""
+    assert drhn("info", "w.npz").status == 0
+    assert drhn("hash", "labelled", "-o", "codes.bin", "--weights", "w.npz", "--bits", "12", "-q").status == 0
+    image = "labelled/test/circle/0000.png"
+    assert image in drhn("query", image, "codes.bin", "--max-distance", "0", "--paths").lines
+
+
+def test_validation_is_told_with_each_epoch(train, labelled):
+    (labelled / "train/circle/text.jpg").write_text("no picture")
+    result = train("labelled/train", "--validation", "0.34")
+    assert result.status == 0
+    assert "text.jpg: " in result.err
+    assert "16 pictures to train on, 8 to validate on" in result.err
+    assert result.err.count(", validation accuracy 0.") + result.err.count(", validation accuracy 1.") == 2
+    assert result.lines[0].split("\t")[0] == "bits"
+
+
+@pytest.mark.usefixtures("labelled")
+def test_nothing_to_measure_on_is_no_table(train):
+    assert train("labelled/train").out == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--widths", "8,x"], "--widths is not a list of numbers"),
+        (["--widths", "8,8"], "widths is out of range"),
+        (["--preset", "huge"], "unknown preset"),
+        (["--fit", "bend"], "fit is out of range"),
+        (["--epochs", "0"], "epochs is out of range"),
+        (["--device", "abacus"], "device"),
+        (["--threshold", "2"], "threshold is out of range"),
+        (["-o", "w.txt"], "weights are an .npz file"),
+        (["-o", "nowhere/w.npz"], "the folder cannot be written to"),
+    ],
+)
+@pytest.mark.usefixtures("labelled")
+def test_a_wrong_setting_is_one_clear_line(drhn, arguments, message):
+    result = drhn("train", "labelled", "-o", "w.npz", *SETTINGS, *arguments)
+    assert (result.status, result.out, len(result.err.splitlines())) == (2, b"", 1)
+    assert message in result.err
+
+
+@pytest.mark.usefixtures("labelled")
+def test_an_interrupted_run_goes_on_with_resume(train, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "_epoch_line", interrupt)
+        assert train("labelled").status == 130
+    assert Path("w.npz.checkpoint").exists()
+    refused = train("labelled")
+    assert (refused.status, "--resume" in refused.err) == (2, True)
+    resumed = train("labelled", "--resume")
+    assert (resumed.status, "drhn: going on after epoch 1" in resumed.err) == (0, True)
+    assert not Path("w.npz.checkpoint").exists()

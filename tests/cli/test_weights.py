@@ -1,0 +1,31 @@
+import json
+
+from drhn_cli.network import bundled
+
+
+def test_bundled_models_are_listed_with_their_measured_map(drhn):
+    result = drhn("weights")
+    header, *rows = [line.split("\t") for line in result.lines]
+    assert (result.status, result.err) == (0, "")
+    assert header == ["model", "bits", "classes", "mAP", ""]
+    (default,) = [row for row in rows if row[-1] == "default"]
+    assert default[0] == bundled.DEFAULT
+    assert all(0.5 < float(row[3]) < 1 for row in rows)
+
+
+def test_json_is_an_object_a_model(drhn):
+    models = [json.loads(line) for line in drhn("weights", "--json").lines]
+    assert [model["name"] for model in models if model["default"]] == [bundled.DEFAULT]
+    assert all(model["kind"] == "weights" and model["measured"]["lengths"] for model in models)
+
+
+def test_a_model_without_figures_has_a_dash(drhn, weights_path, monkeypatch):
+    monkeypatch.setattr(bundled, "bundled_folder", lambda: weights_path.parent)
+    assert drhn("weights").lines[1:] == ["tiny\t12 16 48 64\t4\t-\t"]
+
+
+def test_no_bundled_models_are_an_empty_table(drhn, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "bundled_folder", lambda: tmp_path)
+    assert len(drhn("weights").lines) == 1
+    result = drhn("hash", tmp_path, "-o", tmp_path / "codes.bin")
+    assert (result.status, "no such weights" in result.err) == (2, True)

@@ -1,0 +1,140 @@
+"""What many tests need: untrained weights, a folder of pictures, the program in this process and in one of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from drhn_cli.cli.app import run
+from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
+from drhn_cli.network.weights import save_weights
+from tests.drawing import write_class_folders
+from tests.networks import random_weights, tiny_config
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Result(NamedTuple):
+    """What a run of the program did."""
+
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.decode().splitlines()
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream that takes itself for a terminal and remembers what was drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def drawn(self) -> str:
+        return self.buffer.getvalue().decode()
+
+
+@pytest.fixture(scope="session")
+def weights_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of 64 bits, nested 12, 16 and 48."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    save_weights(path, random_weights(tiny_config(bits=64, nested=(12, 16, 48)), name="tiny"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_weights_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another untrained network of the same shape."""
+    path = tmp_path_factory.mktemp("weights") / "other.npz"
+    save_weights(path, random_weights(tiny_config(bits=64, nested=(12, 16, 48)), seed=1, name="other"))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight pictures, ``photos/KIND/0000.png`` and ``0001.png``, in the working directory; the path is relative."""
+    monkeypatch.chdir(tmp_path)
+    return write_class_folders("photos", n=2, size=16)
+
+
+@pytest.fixture
+def update(photos: Path, weights_path: Path) -> Callable[..., HashSummary]:
+    """``hash_pictures`` of ``photos``, or other sources, into ``codes.bin`` with the untrained network."""
+
+    def call(*sources: object, hooks: dict[str, object] | None = None, **options: object) -> HashSummary:
+        options = {"weights": str(weights_path), "device": "cpu", "workers": 2, **options}
+        return hash_pictures(sources or [photos], "codes.bin", HashOptions(**options), **(hooks or {}))
+
+    return call
+
+
+@pytest.fixture
+def drhn(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The program in this process."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> Result:
+        capfdbinary.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = run([os.fsdecode(a) if isinstance(a, bytes | Path) else str(a) for a in arguments])
+        out, err = capfdbinary.readouterr()
+        return Result(int(status), out, err.decode())
+
+    return call
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[bytes]]:
+    """The program in a process of its own, with pipes."""
+
+    def call(*arguments: object, script: str | None = None, **settings: object) -> subprocess.Popen[bytes]:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        path = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | path
+        command = [sys.executable, *([script] if script else ["-m", "drhn_cli"]), *map(str, arguments)]
+        return subprocess.Popen(command, **{**pipes, "env": environment, **settings})
+
+    return call
+
+
+@pytest.fixture
+def loaded_by() -> Callable[..., set[str]]:
+    """The modules that a command has loaded when it is done, in a process of its own."""
+
+    def call(*arguments: object) -> set[str]:
+        script = "import sys; from drhn_cli.cli.app import run; assert run(sys.argv[1:]) == 0; print(*sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            check=True,
+        )
+        return set(done.stdout.splitlines()[-1].decode().split())
+
+    return call
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Terminal, Terminal]]:
+    """Put terminals in the place of stdout and stderr, and return them."""
+
+    def call() -> tuple[Terminal, Terminal]:
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("TERM", "xterm")
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, Terminal())
+        return sys.stdout, sys.stderr
+
+    return call

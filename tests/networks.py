@@ -1,0 +1,42 @@
+"""Small networks and labelled pictures in memory, for tests."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
+from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.network.weights import Weights, array_shapes, halve_filters
+from tests.drawing import KINDS, draw_picture
+
+# Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def tiny_config(**settings: object) -> NetworkConfig:
+    """Return the ``tiny`` preset for four classes and 16 x 16 pixels, changed as told."""
+    return NetworkConfig(**{**PRESETS["tiny"], "n_classes": 4, "input_size": 16, "bits": 16, **settings})
+
+
+def random_weights(config: NetworkConfig | None = None, seed: int = 0, **fields: object) -> Weights:
+    """Return an untrained network whose norms have seen nothing but noise."""
+    config = config or tiny_config()
+    rng = np.random.default_rng(seed)
+    arrays = {
+        name: rng.uniform(0.5, 1.5, shape) if name.endswith("running_var") else rng.normal(0, 0.3, shape)
+        for name, shape in array_shapes(config).items()
+    }
+    names = tuple(f"class {i}" for i in range(config.n_classes))
+    fields = {"name": "random", "class_names": names, **fields}
+    fields.setdefault("preprocessing", Preprocessing(size=max(config.input_size, 8)))
+    return Weights(network=config, arrays=halve_filters(arrays), **fields)
+
+
+def drawn(n: int, size: int = 16, seed: int = 0) -> LabelledPixels:
+    """Return n pictures of each kind; another seed draws others."""
+    pixels = [np.asarray(draw_picture(kind, seed * 1_000_000 + i, size)) for kind in KINDS for i in range(n)]
+    return LabelledPixels(
+        pixels=np.stack(pixels), labels=np.repeat(np.arange(len(KINDS)), n), class_names=KINDS, failures=()
+    )

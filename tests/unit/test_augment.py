@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from drhn_cli.config import Preprocessing, TrainConfig
+from drhn_cli.network.augment import augment, cut_out, flip_alternately, normalise, translate
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_normalised_pixels_have_mean_and_deviation_taken_out():
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    images = normalise(pixels, preprocessing)
+    expected = (pixels.numpy() / 255 - np.reshape([0.1, 0.5, 0.9], (3, 1, 1))) / np.reshape([0.2, 0.3, 0.4], (3, 1, 1))
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert np.allclose(images.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1, 3, 7])
+def test_translation_is_a_window_of_the_mirrored_image(largest):
+    images = torch.randn(20, 3, 8, 8)
+    shifted = translate(images, largest, seeded())
+    rows, columns = torch.randint(0, 2 * largest + 1, (2, 20, 1), generator=seeded()).squeeze(2).tolist()
+    for image, result, row, column in zip(images.numpy(), shifted.numpy(), rows, columns, strict=True):
+        padded = np.pad(image, ((0, 0), (largest, largest), (largest, largest)), mode="reflect")
+        assert np.array_equal(result, padded[:, row : row + 8, column : column + 8])
+    assert len(set(rows)) > 1
+    assert rows != columns
+
+
+def test_cutout_blanks_one_square_and_nothing_else():
+    images = torch.rand(50, 3, 10, 10) + 1
+    blanked = cut_out(images, 4, seeded())
+    holes = (blanked == 0).numpy()
+    assert (holes.sum(axis=(2, 3)) == 16).all()
+    for hole in holes:
+        assert (hole == hole[0]).all()  # all channels
+        rows, columns = np.nonzero(hole[0])
+        assert np.ptp(rows) == np.ptp(columns) == 3
+    assert torch.equal(torch.where(blanked == 0, images, blanked), images)
+    assert len({tuple(np.argwhere(hole[0])[0]) for hole in holes}) > 10
+
+
+def test_a_cutout_as_large_as_the_image_leaves_nothing():
+    assert not cut_out(torch.ones(2, 3, 8, 8), 9, seeded()).any()
+
+
+def test_nothing_asked_for_is_nothing_done():
+    images = torch.randn(2, 3, 8, 8)
+    assert translate(images, 0, seeded()) is images
+    assert cut_out(images, 0, seeded()) is images
+    config = TrainConfig(translate=0, cutout=0, flip=False)
+    assert torch.equal(augment(images, torch.arange(2), 0, config, seeded()), images)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_two_epochs_show_every_image_both_ways(seed):
+    images, indices = torch.randn(400, 1, 4, 4), torch.arange(400)
+    first, second, third = (flip_alternately(images, indices, epoch, seed) for epoch in range(3))
+    mirrored = (first != images).flatten(1).any(dim=1)
+    assert torch.equal(first[mirrored], images[mirrored].flip(-1))
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    assert 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_a_flip_depends_on_the_image_and_not_on_its_place_in_the_batch():
+    images, indices = torch.randn(50, 1, 4, 4), torch.arange(50)
+    order = torch.randperm(50, generator=seeded())
+    whole = flip_alternately(images, indices, 0, 0)
+    assert torch.equal(flip_alternately(images[order], indices[order], 0, 0), whole[order])
+
+
+def test_augmentation_repeats_for_a_seed():
+    images, indices, config = torch.randn(8, 3, 16, 16), torch.arange(8), TrainConfig()
+    once, again, other = (augment(images, indices, 0, config, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert once.is_contiguous(memory_format=torch.channels_last)

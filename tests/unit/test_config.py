@@ -1,0 +1,97 @@
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing, TrainConfig
+from drhn_cli.errors import ConfigError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Preprocessing(size=64, fit="pad", mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.3)),
+        NetworkConfig(n_classes=3, nested=(8, 16), downsample="stride", widths=(1, 2, 3, 4, 5, 6)),
+        TrainConfig(epochs=3, precision="bfloat16", flip=False),
+    ],
+)
+def test_settings_survive_json(settings):
+    assert type(settings).from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_settings_are_frozen_and_keyword_only():
+    with pytest.raises(FrozenInstanceError):
+        Preprocessing().size = 64
+    with pytest.raises(TypeError):
+        NetworkConfig(10)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid(name):
+    assert NetworkConfig(n_classes=10, **PRESETS[name]).bits == 48
+
+
+def test_the_paper_preset_is_the_paper():
+    paper = NetworkConfig(n_classes=10, **PRESETS["paper"])
+    assert (paper.blocks, paper.bits, paper.threshold) == (15, 48, 0.5)
+    assert paper.widths == (16, 16, 32, 32, 64, 64)
+    assert not paper.hash_norm
+    assert not paper.nested
+
+
+def test_code_lengths_end_with_the_whole_code():
+    assert NetworkConfig(n_classes=2, bits=48, nested=(12, 24)).code_lengths == (12, 24, 48)
+    assert NetworkConfig(n_classes=2, bits=32).code_lengths == (32,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "values"),
+    [
+        (Preprocessing, "size", (7, 1025, 32.0, "32")),
+        (Preprocessing, "fit", ("stretch", "", None)),
+        (Preprocessing, "mean", ((0.5, 0.5), (0.5, 0.5, 1.1), (-0.1, 0.5, 0.5), (NAN, 0.5, 0.5))),
+        (Preprocessing, "std", ((0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.5, NAN))),
+        (NetworkConfig, "n_classes", (1, 0, -1, 2.0)),
+        (NetworkConfig, "blocks", (0, 201, 1.5)),
+        (NetworkConfig, "bits", (0, 4097, 48.0)),
+        (NetworkConfig, "threshold", (0, 1, -0.5, NAN)),
+        (NetworkConfig, "widths", ((16,) * 5, (16,) * 7, (16, 16, 32, 32, 64, 63), (0,) * 6, (8.0,) * 6)),
+        (NetworkConfig, "downsample_at", ((0,), (7,))),
+        (NetworkConfig, "downsample", ("mean", None)),
+        (NetworkConfig, "input_size", (33, 0, 4, 32.0)),
+        (NetworkConfig, "stem_stride", (0, 3)),
+        (NetworkConfig, "nested", ((48,), (0,), (16, 8), (8, 8), (7.5,))),
+        (TrainConfig, "epochs", (0, 1.5)),
+        (TrainConfig, "batch_size", (1, 2.5)),
+        (TrainConfig, "seed", (-1, 2**32, 0.5)),
+        (TrainConfig, "conv_rate", (0, -1, NAN)),
+        (TrainConfig, "rate", (0, -1, NAN)),
+        (TrainConfig, "momentum", (-0.1, 1, NAN)),
+        (TrainConfig, "warm_up", (-0.1, 1)),
+        (TrainConfig, "label_smoothing", (-0.1, 1)),
+        (TrainConfig, "weight_decay", (-0.1, NAN)),
+        (TrainConfig, "quantisation", (-0.1,)),
+        (TrainConfig, "translate", (-1, 1.5)),
+        (TrainConfig, "cutout", (-1, 1.5)),
+        (TrainConfig, "precision", ("float16", None)),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_name(kind, setting, values):
+    valid = {"n_classes": 10} if kind is NetworkConfig else {}
+    for value in values:
+        with pytest.raises(ConfigError, match=r"out of range \(expected .*, found ") as refused:
+            kind(**{**valid, setting: value})
+        assert repr(value) in str(refused.value)
+
+
+def test_an_unknown_setting_is_told_as_of_a_newer_version():
+    with pytest.raises(ConfigError, match=r"unknown setting 'attention' in NetworkConfig; update drhn"):
+        NetworkConfig.from_dict({"n_classes": 10, "attention": True})
+
+
+@pytest.mark.parametrize("values", [{}, {"n_classes": 10, "threshold": "high"}, {"n_classes": 10, "nested": [[1]]}, []])
+def test_settings_that_are_missing_or_of_another_type_are_refused(values):
+    with pytest.raises(ConfigError):
+        NetworkConfig.from_dict(values)

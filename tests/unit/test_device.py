@@ -1,0 +1,82 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from drhn_cli.errors import ConfigError
+from drhn_cli.network.device import choose_device, choose_precision
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be a machine with some devices."""
+
+    def pretend(*, cuda=0, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 1, "mps": True}, "cuda")],
+)
+def test_auto_takes_the_fastest_there_is(machine, devices, chosen):
+    machine(**devices)
+    assert choose_device("auto") == torch.device(chosen)
+
+
+def test_a_device_is_taken_by_name(machine):
+    machine(cuda=2, mps=True)
+    for name in ("cpu", "mps", "cuda", "cuda:0", "cuda:1"):
+        assert choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_refused_with_the_way_out(machine, name):
+    machine()
+    with pytest.raises(ConfigError, match=f"no {name[:4].strip(':')}.* here; use --device auto or --device cpu"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "CPU", "cuda0", "cpu:x", "cuda:-1", "meta"])
+def test_an_unknown_device_is_refused(machine, name):
+    machine(cuda=1)
+    with pytest.raises(ConfigError, match=f"unknown device '{name}'"):
+        choose_device(name)
+
+
+def test_a_device_number_beyond_the_last_is_refused(machine):
+    machine(cuda=2)
+    with pytest.raises(ConfigError, match=r"no cuda:2 here \(expected cuda:0..1\)"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_cuda_trains_in_bfloat16_where_it_is_not_emulated(monkeypatch, supported):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: supported or including_emulation
+    )
+    assert choose_precision(torch.device("cuda")) == ("bfloat16" if supported else "float32")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({}, "float32"),
+        ({"avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+    ],
+)
+def test_a_cpu_trains_in_bfloat16_where_it_multiplies_it(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(get_capabilities=lambda: capabilities))
+    assert choose_precision(torch.device("cpu")) == precision
+
+
+def test_a_cpu_that_does_not_tell_and_a_mac_train_in_float32(monkeypatch):
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace())
+    assert choose_precision(torch.device("cpu")) == "float32"
+    assert choose_precision(torch.device("mps")) == "float32"

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
+from drhn_cli.errors import ConfigError
+from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.network.encode_numpy import NumpyEncoder
+from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
+from drhn_cli.network.model import DRHN
+from drhn_cli.network.weights import Weights, halve_filters, load_weights
+from tests.drawing import KINDS, draw_picture
+
+
+def random_weights(seed: int = 0, **settings: object) -> Weights:
+    torch.manual_seed(seed)
+    network = DRHN(NetworkConfig(n_classes=4, **settings))  # type: ignore[arg-type]
+    for name, buffer in network.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            buffer.uniform_(0.5, 1.5)
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 0.3, 0.5)
+    arrays = {name: v.numpy() for name, v in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return Weights(
+        name="random",
+        network=network.config,
+        preprocessing=Preprocessing(size=network.config.input_size),
+        class_names=tuple("abcd"),
+        arrays=halve_filters(arrays),
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PRESETS["tiny"],
+        {**PRESETS["paper"], "blocks": 2, "widths": (4, 4, 8, 8, 16, 16)},
+        {**PRESETS["tiny"], "downsample": "stride", "stem_stride": 2, "input_size": 64},
+        {**PRESETS["tiny"], "downsample_at": (2, 6), "blocks": 3, "input_size": 16},
+        {**PRESETS["tiny"], "hash_norm": False, "threshold": 0.4},
+    ],
+)
+def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None:
+    weights = random_weights(**settings)
+    side = weights.network.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (7, side, side, 3), dtype=np.uint8)
+    expected = TorchEncoder(weights, torch.device("cpu")).activations(pixels)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(NumpyEncoder(weights).activations(pixels), expected, atol=2e-5)
+
+
+def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
+    weights = load_weights(find_weights(None))
+    pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])
+    expected = TorchEncoder(weights, torch.device("cpu")).activations(pixels)
+    found = NumpyEncoder(weights).activations(pixels)
+    at_threshold = np.abs(expected - weights.network.threshold) < 1e-4
+    assert ((found > weights.network.threshold) == (expected > weights.network.threshold))[~at_threshold].all()
+    assert at_threshold.mean() < 0.01
+
+
+def test_no_pictures_have_no_activations() -> None:
+    weights = random_weights(**PRESETS["tiny"])
+    assert NumpyEncoder(weights).activations(np.empty((0, 32, 32, 3), np.uint8)).shape == (0, 48)
+    assert NumpyEncoder(weights).codes(np.empty((0, 32, 32, 3), np.uint8), 12).shape == (0, 2)
+
+
+def test_few_pictures_go_to_numpy_and_many_to_torch() -> None:
+    weights = random_weights(**PRESETS["tiny"])
+    assert isinstance(load_encoder(weights, device="auto", n_images=NUMPY_LIMIT), NumpyEncoder)
+    assert isinstance(load_encoder(weights, device="cpu", n_images=NUMPY_LIMIT + 1), TorchEncoder)
+    with pytest.raises(ConfigError, match="unknown device"):
+        load_encoder(weights, device="abacus", n_images=1)
+
+
+def test_numpy_alone_is_enough() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np\n"
+        "from drhn_cli.network.bundled import find_weights\n"
+        "from drhn_cli.network.encoders import load_encoder\n"
+        "from drhn_cli.network.weights import load_weights\n"
+        "encoder = load_encoder(load_weights(find_weights(None)), device='cpu', n_images=1)\n"
+        "print(encoder.codes(np.zeros((1, 32, 32, 3), np.uint8), 48).shape)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"(1, 6)\n"

@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from drhn_cli.codes.metrics import evaluate_retrieval
+from drhn_cli.codes.pack import pack_bits
+from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.jobs import evaluate
+from drhn_cli.jobs.evaluate import evaluate_weights
+from drhn_cli.network.encode import TorchEncoder
+from tests.drawing import KINDS
+from tests.networks import drawn, random_weights, tiny_config
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(tiny_config(nested=(5, 9), threshold=0.4), class_names=KINDS)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return drawn(3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return drawn(6)
+
+
+def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
+    encoder = TorchEncoder(weights, torch.device("cpu"))
+    query_activations, gallery_activations = (encoder.activations(images.pixels) for images in (queries, gallery))
+    found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5, 9), device="cpu"))
+    assert [one.n_bits for one in found] == [16, 5, 9]
+    for one in found:
+        query_codes, gallery_codes = (
+            pack_bits(activations[:, : one.n_bits] > 0.4) for activations in (query_activations, gallery_activations)
+        )
+        assert one.n_codes == len({code.tobytes() for code in gallery_codes})
+        assert one.accuracy == (encoder.predict(query_activations, one.n_bits) == queries.labels).mean()
+        assert one.retrieval == evaluate_retrieval(
+            query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=one.n_bits
+        )
+
+
+def test_the_whole_code_is_measured_unless_told(weights, queries, gallery):
+    [one] = evaluate_weights(weights, queries, gallery, device="cpu")
+    assert one.n_bits == 16
+    assert (one.retrieval.n_queries, one.retrieval.n_gallery) == (12, 24)
+
+
+def test_classes_that_were_not_trained_have_no_accuracy(weights, queries, gallery):
+    names = ("p", "q", "r", "s")
+    others = (replace(images, class_names=names) for images in (queries, gallery))
+    [one] = evaluate_weights(weights, *others, device="cpu")
+    assert one.accuracy is None
+    assert one.retrieval.mean_average_precision > 0
+
+
+def test_a_length_that_was_not_trained_is_refused_with_those_that_were(weights, queries, gallery):
+    with pytest.raises(ConfigError, match=r"random makes no codes of 12 bits .expected 5, 9, 16.; see `drhn info"):
+        list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 12), device="cpu"))
+
+
+def test_queries_of_other_classes_than_the_gallery_are_refused(weights, queries, gallery):
+    with pytest.raises(DrhnError, match="queries and gallery have different classes"):
+        list(evaluate_weights(weights, replace(queries, class_names=("a", "b", "c", "d")), gallery, device="cpu"))
+
+
+def test_progress_goes_through_both_parts_and_batches_change_nothing(weights, queries, gallery, monkeypatch):
+    whole = list(evaluate_weights(weights, queries, gallery, device="cpu"))
+    monkeypatch.setattr(evaluate, "_PROGRESS_STEP", 10)
+    told = []
+    parts = list(
+        evaluate_weights(weights, queries, gallery, device="cpu", on_progress=lambda *numbers: told.append(numbers))
+    )
+    assert told == [(10, 36), (12, 36), (22, 36), (32, 36), (36, 36)]
+    assert parts == whole

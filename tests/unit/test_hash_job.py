@@ -1,0 +1,397 @@
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drhn_cli.codes.file import CodeFile, lock_code_file
+from drhn_cli.codes.pack import truncate_codes
+from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
+from drhn_cli.images import find as find_module
+from drhn_cli.jobs import hash as hash_module
+from drhn_cli.network import encoders
+from tests.drawing import draw_picture
+
+CODES = Path("codes.bin")
+COUNTS = ("added", "changed", "unchanged", "moved", "removed", "kept")
+
+
+def counts(summary):
+    """Return the counts that are not zero."""
+    return {name: getattr(summary, name) for name in COUNTS if getattr(summary, name)}
+
+
+def stored():
+    """Return path -> code as held by the code file."""
+    with CodeFile.open(CODES) as file:
+        file.verify()
+        return {os.path.join(file.root, os.fsdecode(e.path)): bytes(c) for e, c in zip(file, file.codes, strict=True)}
+
+
+def names():
+    return sorted(os.path.relpath(path) for path in stored())
+
+
+def write_picture(path, seed=99):
+    draw_picture("circle", seed, 16).save(path)
+
+
+@pytest.fixture
+def hashed(photos, update):
+    update("photos")
+    return photos
+
+
+def test_the_first_run_hashes_all(photos, update):
+    summary = update("photos")
+    assert counts(summary) == {"added": 8}
+    assert (summary.n_items, summary.failures) == (8, [])
+    assert names() == sorted(map(str, photos.rglob("*.png")))
+    assert len(set(stored().values())) > 4
+
+
+@pytest.mark.usefixtures("hashed")
+def test_the_second_run_does_and_writes_nothing(update, monkeypatch):
+    monkeypatch.delattr(hash_module, "load_encoder")
+    before = CODES.stat()
+    assert counts(update("photos")) == {"unchanged": 8}
+    assert (CODES.stat().st_ino, CODES.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_touched_picture_is_hashed_again(hashed, update):
+    os.utime(hashed / "circle/0000.png", ns=(0, 10**18))
+    assert counts(update("photos")) == {"changed": 1, "unchanged": 7}
+    assert counts(update("photos")) == {"unchanged": 8}
+
+
+def test_a_changed_picture_gets_another_code(hashed, update):
+    path = hashed / "circle/0000.png"
+    before = stored()
+    draw_picture("checker", 5, 20).save(path)
+    assert counts(update("photos")) == {"changed": 1, "unchanged": 7}
+    after = stored()
+    assert {p for p in after if after[p] != before[p]} == {str(path.absolute())}
+
+
+def test_an_added_picture_is_hashed(hashed, update):
+    write_picture(hashed / "new.png")
+    assert counts(update("photos")) == {"added": 1, "unchanged": 8}
+    assert "photos/new.png" in names()
+
+
+def test_a_deleted_picture_is_dropped(hashed, update):
+    (hashed / "circle/0000.png").unlink()
+    assert counts(update("photos")) == {"removed": 1, "unchanged": 7}
+    assert "photos/circle/0000.png" not in names()
+
+
+def test_a_deleted_picture_is_kept_when_asked(hashed, update):
+    (hashed / "circle/0000.png").unlink()
+    assert counts(update("photos", keep_missing=True)) == {"kept": 1, "unchanged": 7}
+    assert "photos/circle/0000.png" in names()
+
+
+def test_a_renamed_picture_takes_its_code_along(hashed, update, monkeypatch):
+    monkeypatch.delattr(hash_module, "load_encoder")
+    before = stored()
+    old, new = hashed / "circle/0000.png", hashed / "circle/renamed.png"
+    old.rename(new)
+    assert counts(update("photos")) == {"moved": 1, "unchanged": 7}
+    assert stored()[str(new.absolute())] == before[str(old.absolute())]
+
+
+def test_a_renamed_folder_takes_its_codes_along(hashed, update):
+    (hashed / "circle").rename(hashed / "round")
+    assert counts(update("photos")) == {"moved": 2, "unchanged": 6}
+
+
+def test_a_hard_link_is_a_picture_of_its_own(hashed, update):
+    os.link(hashed / "circle/0000.png", hashed / "circle/link.png")
+    assert counts(update("photos")) == {"added": 1, "unchanged": 8}
+
+
+def test_a_hard_link_to_an_excluded_picture_is_a_picture_of_its_own(hashed, update):
+    os.link(hashed / "circle/0000.png", hashed / "link.png")
+    assert counts(update(exclude=["circle"])) == {"added": 1, "removed": 2, "unchanged": 6}
+
+
+def test_a_renamed_picture_that_was_edited_is_hashed_anew(hashed, update):
+    (hashed / "circle/0000.png").rename(hashed / "circle/renamed.png")
+    os.utime(hashed / "circle/renamed.png", ns=(0, 10**18))
+    assert counts(update("photos")) == {"added": 1, "removed": 1, "unchanged": 7}
+
+
+def test_a_changed_picture_that_is_no_picture_any_more_loses_its_code(hashed, update):
+    (hashed / "circle/0000.png").write_text("not a picture")
+    summary = update("photos")
+    assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 7}, 1, 7)
+    assert len(names()) == 7
+
+
+@pytest.mark.usefixtures("hashed")
+def test_excluded_pictures_leave_the_file(update):
+    assert counts(update("photos", exclude=["circle"])) == {"removed": 2, "unchanged": 6}
+
+
+def test_a_missing_source_is_an_error_and_prunes_nothing(hashed, update):
+    hashed.rename("elsewhere")
+    with pytest.raises(SourceError, match=r"no source can be read: .*photos: no such file.*nothing was changed"):
+        update("photos")
+    assert len(names()) == 8
+
+
+def test_a_missing_source_beside_another_keeps_its_entries(hashed, update):
+    update("photos/circle", "photos/square")
+    (hashed / "circle").rename("elsewhere")
+    summary = update("photos/circle", "photos/square")
+    assert counts(summary) == {"unchanged": 2, "kept": 6}
+    assert [error.path for error in summary.failures] == [os.fsencode(hashed.absolute() / "circle")]
+
+
+@pytest.mark.usefixtures("hashed")
+def test_an_unreadable_folder_keeps_its_entries(update, monkeypatch):
+    def refuse(path, scandir=os.scandir):
+        if os.fsencode(path).endswith(b"circle"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(find_module.os, "scandir", refuse)
+    summary = update("photos")
+    assert (counts(summary), len(summary.failures)) == ({"unchanged": 6, "kept": 2}, 1)
+
+
+@pytest.mark.parametrize("source", ["", b"a\0b"])
+@pytest.mark.usefixtures("hashed")
+def test_what_is_no_path_is_an_error_and_prunes_nothing(update, source):
+    with pytest.raises(SourceError, match="nothing was changed"):
+        update(source)
+    assert len(names()) == 8
+
+
+@pytest.mark.usefixtures("hashed")
+def test_an_empty_name_beside_a_source_stands_for_nothing(update):
+    assert counts(update("photos/circle", "")) == {"unchanged": 2, "kept": 6}
+
+
+def test_entries_outside_the_sources_are_kept(hashed, update):
+    (hashed / "square/0000.png").unlink()
+    assert counts(update("photos/circle")) == {"unchanged": 2, "kept": 6}
+
+
+def test_the_root_is_the_source(hashed):
+    with CodeFile.open(CODES) as file:
+        assert (file.root, file.path_bytes(0)) == (str(hashed.absolute()), b"checker/0000.png")
+
+
+def test_the_root_of_a_single_picture_is_its_folder(photos, update):
+    update("photos/circle/0000.png")
+    with CodeFile.open(CODES) as file:
+        assert (file.root, file.path_bytes(0)) == (str(photos.absolute() / "circle"), b"0000.png")
+
+
+@pytest.mark.usefixtures("hashed")
+def test_the_root_widens_when_a_source_lies_outside(update, tmp_path):
+    Path("more").mkdir()
+    write_picture("more/a.png")
+    assert counts(update("more")) == {"added": 1, "kept": 8}
+    with CodeFile.open(CODES) as file:
+        assert (file.root, len(file)) == (str(tmp_path), 9)
+    assert counts(update("photos", "more")) == {"unchanged": 9}
+
+
+@pytest.mark.usefixtures("hashed")
+def test_sources_without_a_folder_in_common_are_an_error(update, monkeypatch):
+    def refuse(_):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", refuse)
+    with pytest.raises(SourceError, match="no folder in common"):
+        update("photos")
+
+
+@pytest.mark.usefixtures("hashed")
+def test_rebuild_forgets_what_was_there(update):
+    assert counts(update("photos/circle", rebuild=True)) == {"added": 2}
+    assert len(names()) == 2
+
+
+@pytest.mark.usefixtures("hashed")
+def test_another_model_is_refused_naming_both(update, other_weights_path):
+    before = CODES.read_bytes()
+    with pytest.raises(CodeFileError, match=r"expected tiny \(.*found other \(.*--rebuild"):
+        update("photos", weights=str(other_weights_path))
+    assert CODES.read_bytes() == before
+
+
+@pytest.mark.usefixtures("hashed")
+def test_a_model_that_is_not_bundled_has_to_be_named(update):
+    with pytest.raises(CodeFileError, match=r"expected tiny \(.*no bundled model.*--weights FILE"):
+        update("photos", weights=None)
+
+
+@pytest.mark.usefixtures("hashed")
+def test_rebuild_takes_another_model(update, other_weights_path):
+    before = stored()
+    update("photos", weights=str(other_weights_path), rebuild=True)
+    assert stored() != before
+
+
+@pytest.mark.usefixtures("hashed")
+def test_another_code_length_is_refused(update):
+    with pytest.raises(CodeFileError, match="expected 12 bits, found 64 bits"):
+        update("photos", n_bits=12)
+    assert counts(update("photos", n_bits=64)) == {"unchanged": 8}
+
+
+@pytest.mark.usefixtures("hashed")
+def test_a_nested_length_is_the_beginning_of_the_longest_code(update):
+    whole = stored()
+    update("photos", n_bits=12, rebuild=True)
+    with CodeFile.open(CODES) as file:
+        assert file.n_bits == 12
+    cut = {p: bytes(truncate_codes(np.frombuffer(c, np.uint8)[np.newaxis], 12)[0]) for p, c in whole.items()}
+    assert stored() == cut
+
+
+def test_the_length_of_the_file_is_kept(update):
+    update("photos", n_bits=12)
+    write_picture("photos/new.png")
+    assert counts(update("photos")) == {"added": 1, "unchanged": 8}
+
+
+def test_a_length_the_network_was_not_trained_for_is_refused(update):
+    with pytest.raises(ConfigError, match=r"tiny makes no codes of 13 bits .*12 or 16 or 48 or 64"):
+        update("photos", n_bits=13)
+    assert not CODES.exists()
+
+
+def test_many_pictures_get_the_codes_that_few_do(update, monkeypatch):
+    update()
+    few = stored()
+    monkeypatch.setattr(encoders, "NUMPY_LIMIT", 0)
+    update(rebuild=True)
+    many = stored()
+    n_flipped = sum((int.from_bytes(few[path]) ^ int.from_bytes(many[path])).bit_count() for path in few)
+    assert few.keys() == many.keys()
+    assert n_flipped <= 1  # of 512: the sums are taken in another order
+
+
+def test_files_that_are_no_pictures_are_counted_and_the_rest_is_hashed(photos, update):
+    (photos / "text.jpg").write_text("a list of things")
+    (photos / "empty.png").touch()
+    Image.effect_noise((64, 64), 50).save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:900])
+    told = []
+    summary = update("photos", hooks={"on_failure": told.append})
+    assert counts(summary) == {"added": 8}
+    assert {Path(os.fsdecode(error.path)).name for error in told} == {"text.jpg", "empty.png", "cut.jpg"}
+    assert summary.failures == told
+
+
+def test_too_many_pixels_are_a_failure(update):
+    assert len(update("photos", max_pixels=100).failures) == 8
+
+
+def test_a_folder_without_pictures_makes_an_empty_file(update):
+    Path("none").mkdir()
+    summary = update("none")
+    assert (counts(summary), summary.n_items, names()) == ({}, 0, [])
+
+
+def test_progress_adds_up(photos, update):
+    (photos / "text.jpg").write_text("no picture")
+    started, done = [], []
+    update("photos", batch_size=2, hooks={"on_start": started.append, "on_progress": done.append})
+    assert (started, sum(done), len(done)) == ([9], 9, 5)
+
+
+@pytest.mark.parametrize("n_batches", [1, 2])
+def test_ctrl_c_keeps_the_work_so_far_and_the_next_run_goes_on(update, n_batches):
+    calls = []
+
+    def interrupt(_):
+        calls.append(1)
+        if len(calls) == n_batches:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update("photos", batch_size=2, hooks={"on_progress": interrupt})
+    assert len(names()) == 2 * n_batches
+    assert counts(update("photos")) == {"added": 8 - 2 * n_batches, "unchanged": 2 * n_batches}
+
+
+def test_a_long_run_saves_itself_now_and_then(update, monkeypatch):
+    held = []
+    monkeypatch.setattr(hash_module, "time", SimpleNamespace(monotonic=lambda: 61.0 * len(held)))
+
+    def look(_):
+        held.append(len(names()) if CODES.exists() else 0)
+
+    update("photos", batch_size=2, hooks={"on_progress": look})
+    assert held == [0, 2, 4, 6]
+    assert len(names()) == 8
+
+
+def test_a_crash_leaves_the_old_file(hashed, update):
+    write_picture(hashed / "new.png")
+
+    def crash(_):
+        raise ZeroDivisionError
+
+    before = CODES.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        update("photos", hooks={"on_progress": crash})
+    assert CODES.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", [40, -1, -100])
+@pytest.mark.usefixtures("hashed")
+def test_a_damaged_file_is_refused_with_the_way_out_and_left_as_it_is(update, place):
+    content = bytearray(CODES.read_bytes())
+    content[place] ^= 1
+    CODES.write_bytes(content)
+    with pytest.raises(CodeFileError, match=r"codes\.bin: .*--(rebuild|o)|drhn hash FOLDER"):
+        update("photos")
+    assert CODES.read_bytes() == content
+    assert counts(update("photos", rebuild=True)) == {"added": 8}
+
+
+def test_another_writer_is_waited_for(update):
+    with lock_code_file(CODES):
+        thread = threading.Thread(target=update, args=("photos",))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not CODES.exists()
+    thread.join()
+    assert len(names()) == 8
+
+
+def test_another_writer_is_not_waited_for_for_ever(update, monkeypatch):
+    monkeypatch.setattr(hash_module, "LOCK_TIMEOUT_SECONDS", 0)
+    with lock_code_file(CODES), pytest.raises(CodeFileError):
+        update("photos")
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_folder_of_the_file_has_to_be_there(weights_path):
+    options = hash_module.HashOptions(weights=str(weights_path))
+    with pytest.raises(DrhnError, match="no such folder"):
+        hash_module.hash_pictures(["photos"], "nowhere/codes.bin", options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+def test_a_link_to_where_no_file_is_yet_is_written_through(update):
+    CODES.symlink_to("target.bin")
+    update()
+    update()
+    assert CODES.is_symlink()
+    assert Path("target.bin").is_file()
+
+
+def test_an_unknown_device_is_refused(update):
+    with pytest.raises(ConfigError, match="device"):
+        update("photos", device="abacus")

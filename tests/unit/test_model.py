@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drhn_cli.config import PRESETS, NetworkConfig
+from drhn_cli.network.model import DRHN, ResidualBlock, count_multiply_adds
+from drhn_cli.network.weights import array_shapes
+from tests.networks import tiny_config
+
+PAPER = NetworkConfig(n_classes=10, **PRESETS["paper"])
+FAST = NetworkConfig(n_classes=10)
+SHAPES = [
+    PAPER,
+    FAST,
+    tiny_config(),
+    tiny_config(blocks=3, downsample="stride", hash_norm=False),
+    tiny_config(widths=(2, 3, 5, 5, 7, 9), downsample_at=(1, 2, 6), stem_stride=2, bits=11, nested=(3,)),
+    tiny_config(downsample_at=(), input_size=9),
+    tiny_config(downsample_at=(4,), downsample="stride", stem_stride=2, n_classes=2),
+]
+
+
+def convolutions(network):
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_a_network_has_six_groups_of_n_convolutions_and_a_stem(config):
+    network = DRHN(config)
+    assert [len(group) for group in network.groups] == [config.blocks] * 6
+    assert len(convolutions(network)) == 6 * config.blocks + 1
+    assert all(conv.kernel_size == (3, 3) and conv.bias is None for conv in convolutions(network))
+
+
+def test_the_paper_network_has_the_parameters_that_a_hand_counts():
+    stem = 3 * 16 * 9 + 2 * 16
+    stage_1 = 30 * (16 * 16 * 9 + 2 * 16)
+    stage_2 = (16 * 32 * 9 + 2 * 32) + 29 * (32 * 32 * 9 + 2 * 32)
+    stage_3 = (32 * 64 * 9 + 2 * 64) + 29 * (64 * 64 * 9 + 2 * 64)
+    head = (64 * 48 + 48) + (48 * 10 + 10)
+    assert len(convolutions(DRHN(PAPER))) == 91
+    assert sum(p.numel() for p in DRHN(PAPER).parameters()) == stem + stage_1 + stage_2 + stage_3 + head
+
+
+def test_the_fast_network_has_the_parameters_that_a_hand_counts():
+    stem = 3 * 64 * 9 + 2 * 64
+    stage_1 = 4 * (64 * 64 * 9 + 2 * 64)
+    stage_2 = (64 * 128 * 9 + 2 * 128) + 3 * (128 * 128 * 9 + 2 * 128)
+    stage_3 = (128 * 256 * 9 + 2 * 256) + 3 * (256 * 256 * 9 + 2 * 256)
+    head = (256 * 48 + 2 * 48) + (48 * 10 + 10)  # no bias before a norm
+    assert len(convolutions(DRHN(FAST))) == 13
+    assert sum(p.numel() for p in DRHN(FAST).parameters()) == stem + stage_1 + stage_2 + stage_3 + head
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_array_shapes_is_the_state_of_the_network(config):
+    state = {name: tuple(value.shape) for name, value in DRHN(config).state_dict().items()}
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    assert list(array_shapes(config).items()) == [(name, state[name]) for name in state if name not in counters]
+
+
+@pytest.mark.parametrize("config", SHAPES)
+@torch.inference_mode()
+def test_multiply_adds_are_those_of_the_layers_that_run(config):
+    counted = 0
+
+    def count(module, _, output):
+        nonlocal counted
+        counted += output[0].numel() * module.weight[0].numel()
+
+    network = DRHN(config).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    activations = network(torch.zeros(1, 3, config.input_size, config.input_size))
+    assert activations.shape == (1, config.bits)
+    network.classify(activations)
+    assert counted == count_multiply_adds(config)
+
+
+def naive_convolution(x, filters, stride):
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    side = (x.shape[2] - 1) // stride + 1
+    y = np.zeros((len(x), len(filters), side, side))
+    for row in range(side):
+        for column in range(side):
+            patch = padded[:, :, row * stride : row * stride + 3, column * stride : column * stride + 3]
+            y[:, :, row, column] = np.einsum("ncij,ocij->no", patch, filters)
+    return y
+
+
+def quarters(x):
+    """(n, c, s, s) -> (4, n, c, s / 2, s / 2): the four pixels of each 2 x 2 square."""
+    return np.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+
+
+@pytest.mark.parametrize("channels", [(3, 3), (3, 5)])
+@pytest.mark.parametrize(("stride", "pool"), [(1, False), (2, False), (1, True)])
+def test_a_block_is_its_shortcut_plus_norm_of_relu_of_convolution(channels, stride, pool):
+    torch.manual_seed(0)
+    block = ResidualBlock(*channels, stride=stride, pool=pool).double().eval()
+    for values in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+        values.data.uniform_(0.5, 2)
+    x = np.random.default_rng(0).normal(size=(2, channels[0], 6, 6))
+
+    y = naive_convolution(x, block.conv.weight.detach().numpy(), stride)
+    if pool:
+        y = quarters(y).max(axis=0)
+    scale, shift, mean, var = (
+        values.detach().numpy()[:, None, None]
+        for values in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var)
+    )
+    y = (np.maximum(y, 0) - mean) / np.sqrt(var + block.norm.eps) * scale + shift
+    shortcut = quarters(x).mean(axis=0) if stride == 2 or pool else x
+    expected = y.copy()
+    expected[:, : channels[0]] += shortcut  # new channels get zeros
+
+    assert np.allclose(block(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-12)
+
+
+def test_the_shortcut_has_no_parameters():
+    assert {name.split(".")[0] for name, _ in ResidualBlock(3, 5, pool=True).named_parameters()} == {"conv", "norm"}
+
+
+@pytest.mark.parametrize("n", range(1, 16))
+def test_every_depth_of_the_paper_learns_in_every_convolution(n):
+    torch.manual_seed(n)
+    network = DRHN(
+        NetworkConfig(
+            **{**PRESETS["paper"], "n_classes": 3, "blocks": n, "widths": (2, 2, 3, 3, 4, 4), "input_size": 8}
+        )
+    )
+    scores = network.scores(network(torch.randn(4, 3, 8, 8)))
+    nn.functional.cross_entropy(scores, torch.tensor([0, 1, 2, 0])).backward()
+    gradients = [conv.weight.grad for conv in convolutions(network)]
+    assert len(gradients) == 6 * n + 1
+    assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_activations_are_the_sigmoid_of_a_linear_layer_on_channel_means():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config(hash_norm=False)).eval()
+    x = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        stem = network.stem_norm(torch.relu(network.stem_conv(x)))
+        features = network.groups(stem)
+        assert features.shape == (3, 32, 2, 2)
+        means = features.flatten(2).mean(dim=2)
+        expected = 1 / (1 + torch.exp(-(means @ network.hash.weight.T + network.hash.bias)))
+        assert torch.allclose(network(x), expected, atol=1e-6)
+
+
+def test_scores_of_a_prefix_use_only_its_units():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config(nested=(4,)))
+    activations = torch.rand(5, 16)
+    others = torch.cat([activations[:, :4], torch.rand(5, 12)], dim=1)
+    assert torch.equal(network.scores(activations, 4), network.scores(others, 4))
+    assert not torch.equal(network.scores(activations), network.scores(others))
+    assert torch.allclose(network.scores(activations), network.classify(activations), atol=1e-6)
+
+
+def test_activations_stay_full_precision_in_bfloat16():
+    network = DRHN(tiny_config()).eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        activations = network(torch.randn(2, 3, 16, 16))
+    assert activations.dtype == torch.float32

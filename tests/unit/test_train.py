@@ -1,0 +1,243 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from drhn_cli.config import Preprocessing, TrainConfig
+from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
+from drhn_cli.network import train
+from drhn_cli.network.checkpoint import load_checkpoint
+from drhn_cli.network.train import EpochReport, measure_colours, train_network
+from drhn_cli.network.weights import array_shapes
+from tests.networks import drawn, tiny_config
+
+EPOCHS = 4
+NETWORK = tiny_config(nested=(8,))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return drawn(12)
+
+
+def run(images, *, network=NETWORK, validation=None, checkpoint_path=None, hooks=None, **settings):
+    config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **settings})
+    return train_network(
+        images,
+        network_config=network,
+        config=config,
+        preprocessing=Preprocessing(size=16),
+        device=torch.device("cpu"),
+        validation=validation,
+        checkpoint_path=checkpoint_path,
+        **(hooks or {}),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(images):
+    return run(images)
+
+
+def assert_same_arrays(found, expected):
+    assert list(found) == list(expected)
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+def test_arrays_are_those_of_the_weights_file(whole_run):
+    assert {name: array.shape for name, array in whole_run.arrays.items()} == array_shapes(NETWORK)
+    halves = {name for name, array in whole_run.arrays.items() if array.dtype == np.float16}
+    assert halves == {name for name in whole_run.arrays if name.endswith("conv.weight")} | {"stem_conv.weight"}
+
+
+def test_a_seed_gives_the_same_network_every_time(images, whole_run):
+    torch.manual_seed(12345)  # of no consequence
+    assert_same_arrays(run(images).arrays, whole_run.arrays)
+
+
+def test_another_seed_gives_another_network(images, whole_run):
+    other = run(images, seed=1).arrays
+    assert not np.array_equal(other["hash.weight"], whole_run.arrays["hash.weight"])
+
+
+@pytest.mark.parametrize("done", range(1, EPOCHS + 1))
+def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_run, tmp_path, done):
+    path = tmp_path / "checkpoint"
+
+    def stop(report):
+        if report.epoch == done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(images, checkpoint_path=path, hooks={"on_epoch": stop})
+    starts, epochs = [], []
+    resumed = run(
+        images, checkpoint_path=path, hooks={"on_start": starts.append, "on_epoch": lambda r: epochs.append(r.epoch)}
+    )
+    assert starts == [done]
+    assert epochs == list(range(done + 1, EPOCHS + 1))
+    assert_same_arrays(resumed.arrays, whole_run.arrays)
+    assert [r.loss for r in resumed.history] == [r.loss for r in whole_run.history]
+    assert [r.epoch for r in resumed.history] == list(range(1, EPOCHS + 1))
+
+
+def test_a_run_stopped_within_an_epoch_loses_only_that_epoch(images, whole_run, tmp_path):
+    path, steps, starts = tmp_path / "checkpoint", [], []
+
+    def stop(step, n_steps):
+        steps.append((step, n_steps))
+        if len(steps) == 2 * 3 + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(images, checkpoint_path=path, hooks={"on_step": stop})
+    assert steps == [(1, 3), (2, 3), (3, 3)] * 2 + [(1, 3), (2, 3)]
+    resumed = run(images, checkpoint_path=path, hooks={"on_start": starts.append})
+    assert starts == [2]
+    assert_same_arrays(resumed.arrays, whole_run.arrays)
+    assert resumed.seconds >= resumed.history[-1].seconds > resumed.history[1].seconds
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 1}, "training"),
+        ({"epochs": EPOCHS + 1}, "training"),
+        ({"network": tiny_config(nested=(4,))}, "network"),
+        ({"images": drawn(12, seed=1)}, "images"),
+    ],
+    ids=["seed", "epochs", "network", "images"],
+)
+def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, key):
+    path = tmp_path / "checkpoint"
+    run(images, checkpoint_path=path)
+    with pytest.raises(CheckpointError, match=f"a run with another {key}"):
+        run(**{"images": images, "checkpoint_path": path, **change})
+
+
+def test_a_run_with_validation_resumes_too(images, tmp_path):
+    path = tmp_path / "checkpoint"
+    first = run(images, validation=drawn(2, seed=5), checkpoint_path=path)
+    again = run(images, validation=drawn(2, seed=5), checkpoint_path=path)
+    assert again.history == first.history
+    assert_same_arrays(again.arrays, first.arrays)
+
+
+def test_a_tiny_network_learns_what_it_has_not_seen():
+    trained = run(drawn(24), validation=drawn(15, seed=5), epochs=8)
+    last = trained.history[-1]
+    assert last.validation_accuracy > 0.85  # chance is 0.25
+    assert last.validation_mean_average_precision > 0.85
+    assert last.training_accuracy > 0.8
+    assert last.loss < trained.history[0].loss
+
+
+def test_validation_changes_nothing_but_the_reports(images, whole_run):
+    validated = run(images, validation=drawn(3, seed=5))
+    assert_same_arrays(validated.arrays, whole_run.arrays)
+    assert all(isinstance(report.validation_accuracy, float) for report in validated.history)
+    assert all(report.validation_accuracy is None for report in whole_run.history)
+
+
+def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkeypatch):
+    monkeypatch.setattr(train, "GALLERY_LIMIT", 10)
+    sizes = []
+    encode = train.encode_pixels
+
+    def spy(network, pixels, *args, **kwargs):
+        sizes.append(len(pixels))
+        return encode(network, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(train, "encode_pixels", spy)
+    run(images, validation=drawn(3, seed=5), epochs=1)
+    assert sizes == [12, 10]
+
+
+def test_bfloat16_trains_on_the_cpu(images, whole_run):
+    trained = run(images, precision="bfloat16", validation=drawn(3, seed=5), epochs=6)
+    assert all(np.isfinite(array).all() for array in trained.arrays.values())
+    assert trained.history[-1].loss < trained.history[0].loss
+    assert not np.array_equal(trained.arrays["hash.weight"], whole_run.arrays["hash.weight"])
+
+
+@pytest.mark.parametrize("network", [NETWORK, tiny_config(hash_norm=False, downsample="stride", blocks=2)])
+def test_every_array_is_trained(images, network):
+    before = run(images, network=network, epochs=1).arrays
+    after = run(images, network=network, epochs=2).arrays
+    assert all(not np.array_equal(before[name], after[name]) for name in after)
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_checkpoint(images, tmp_path):
+    path = tmp_path / "checkpoint"
+    with pytest.raises(DrhnError, match=r"no longer a number in epoch 1; lower --rate and --conv-rate"):
+        run(images, checkpoint_path=path, rate=1e38)
+    assert not path.exists()
+
+
+def test_every_epoch_takes_each_image_once_in_an_order_of_its_own(images, monkeypatch):
+    seen = []
+    augment = train.augment
+
+    def spy(batch, indices, epoch, *args):
+        seen.append((epoch, indices.tolist()))
+        return augment(batch, indices, epoch, *args)
+
+    monkeypatch.setattr(train, "augment", spy)
+    run(images, epochs=2)
+    first, second = ([i for epoch, indices in seen if epoch == wanted for i in indices] for wanted in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(48))
+    assert first != second
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    steps = []
+    few = drawn(2)
+    run(few, batch_size=500, epochs=2, hooks={"on_step": lambda *step: steps.append(step)})
+    assert steps == [(1, 1), (1, 1)]
+
+
+def test_what_cannot_be_trained_is_refused(images):
+    one = replace(images, pixels=images.pixels[:1], labels=images.labels[:1])
+    with pytest.raises(DrhnError, match=r"too few training images .expected 2 or more, found 1"):
+        run(one)
+    with pytest.raises(ConfigError, match=r"translate is out of range .expected below 16 pixels, found 16"):
+        run(images, translate=16)
+
+
+def test_the_checkpoint_is_written_before_the_epoch_is_told(images, tmp_path):
+    path, saved = tmp_path / "checkpoint", []
+
+    def look(report):
+        described = {
+            "network": NETWORK.to_dict(),
+            "training": TrainConfig(epochs=2, batch_size=16, translate=1, cutout=2).to_dict(),
+            "preprocessing": Preprocessing(size=16).to_dict(),
+            "images": train._digest(images),
+        }
+        saved.append((load_checkpoint(path, described).epoch, report.epoch))
+
+    run(images, epochs=2, checkpoint_path=path, hooks={"on_epoch": look})
+    assert saved == [(1, 1), (2, 2)]
+
+
+def test_reports_are_of_every_epoch(whole_run):
+    assert [report.epoch for report in whole_run.history] == list(range(1, EPOCHS + 1))
+    assert all(isinstance(report, EpochReport) and 0 <= report.training_accuracy <= 1 for report in whole_run.history)
+    seconds = [report.seconds for report in whole_run.history]
+    assert seconds == sorted(seconds)
+    assert whole_run.seconds >= seconds[-1] > 0
+    assert whole_run.cpu_seconds > 0
+
+
+def test_colours_are_measured_a_channel_at_a_time():
+    pixels = np.random.default_rng(0).integers(0, [50, 150, 256], (7, 5, 5, 3)).astype(np.uint8)
+    measured = measure_colours(pixels, Preprocessing(size=16, fit="pad"))
+    assert measured.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=6e-5)
+    assert measured.std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=6e-5)
+    assert (measured.size, measured.fit) == (16, "pad")
+
+
+@pytest.mark.parametrize("level", [0, 1, 77, 128, 255])
+def test_a_channel_that_never_changes_is_not_blown_up(level):
+    assert measure_colours(np.full((3, 4, 4, 3), level, np.uint8), Preprocessing()).std == (0.01,) * 3

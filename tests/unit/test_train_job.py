@@ -1,0 +1,266 @@
+import json
+import signal
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
+from drhn_cli.images.labelled import split_validation
+from drhn_cli.jobs import train as train_job
+from drhn_cli.jobs.data import load_split
+from drhn_cli.jobs.evaluate import evaluate_weights
+from drhn_cli.jobs.train import TrainHooks, TrainOptions, checkpoint_path_of, history_path_of, train_weights
+from drhn_cli.network.weights import load_weights
+from tests.drawing import KINDS, write_class_folders
+
+NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
+TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A split of four classes."""
+    root = tmp_path_factory.mktemp("data")
+    write_class_folders(root / "train", n=8, size=20)
+    write_class_folders(root / "test", n=4, size=20, seed=1)
+    return root
+
+
+def options_of(data, folder, **changes):
+    options = TrainOptions(
+        data=str(data),
+        weights_path=folder / "w.npz",
+        preset="tiny",
+        network=NETWORK,
+        training=TRAINING,
+        device="cpu",
+        precision="float32",
+        workers=1,
+        command=("drhn", "train"),
+    )
+    return replace(options, **changes)
+
+
+def train(data, folder, hooks=None, **changes):
+    return train_weights(options_of(data, folder, **changes), hooks or TrainHooks())
+
+
+def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
+    told = {"data": [], "start": [], "epochs": []}
+    hooks = TrainHooks(
+        on_data=lambda *numbers: told["data"].append(numbers),
+        on_start=told["start"].append,
+        on_epoch=told["epochs"].append,
+    )
+    weights, evaluations = train(data, tmp_path, hooks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.history.jsonl", "w.npz"]
+    found = load_weights(tmp_path / "w.npz")
+    assert found.manifest() == weights.manifest()
+    assert found.class_names == tuple(sorted(KINDS))
+    assert (found.name, found.network.bits, found.network.n_classes, found.network.blocks) == ("w", 16, 4, 1)
+    assert found.preprocessing.size == 16
+    assert found.training.items() >= {"seed": 0, "epochs": 3, "data": str(data), "n_images": 32}.items()
+    assert found.training["command"] == ["drhn", "train"]
+    assert "cpu" in found.training["hardware"]
+    assert told["data"] == [(32, 0, [])]
+    assert told["start"] == [0]
+    history = [json.loads(line) for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
+    assert history == [asdict(report) for report in told["epochs"]]
+    assert [report["epoch"] for report in history] == [1, 2, 3]
+    assert len(evaluations) == 1
+
+
+def test_colours_are_those_of_the_training_pictures(data, tmp_path):
+    weights, _ = train(data, tmp_path)
+    pixels = load_split(str(data), weights.preprocessing)[0].pixels
+    assert weights.preprocessing.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=6e-5)
+
+
+def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp_path):
+    weights, evaluations = train(data, tmp_path, validation=0.25)
+    gallery, queries = load_split(str(data), weights.preprocessing)
+    kept, _ = split_validation(gallery.labels, 0.25, 0)
+    gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
+    again = list(evaluate_weights(load_weights(tmp_path / "w.npz"), queries, gallery, device="cpu"))
+    assert again == evaluations
+    assert again[0].retrieval.n_queries == 16
+    assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
+    measured = weights.measured
+    assert measured["on"] == "test"
+    assert measured["lengths"]["16"]["accuracy"] == again[0].accuracy
+    assert measured["lengths"]["16"]["mean_average_precision"] == again[0].retrieval.mean_average_precision
+
+
+def test_without_test_pictures_the_validation_part_is_measured(data, tmp_path):
+    told = []
+    hooks = TrainHooks(on_data=lambda *numbers: told.append(numbers))
+    weights, evaluations = train(data / "train", tmp_path, hooks, validation=0.25)
+    assert told == [(24, 8, [])]
+    assert weights.measured["on"] == "validation"
+    assert evaluations[0].retrieval.n_queries == 8
+    last = json.loads(history_path_of(tmp_path / "w.npz").read_text().splitlines()[-1])
+    assert 0 <= last["validation_accuracy"] <= 1
+
+
+def test_with_neither_nothing_is_measured(data, tmp_path):
+    weights, evaluations = train(data / "train", tmp_path)
+    assert (weights.measured, evaluations) == ({}, [])
+
+
+def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
+    data = write_class_folders(tmp_path / "data", n=3, size=16)
+    (data / "circle" / "0001.png").write_bytes(b"no picture")
+    told = []
+    train(data, tmp_path, TrainHooks(on_data=lambda *numbers: told.append(numbers)))
+    [(n_images, n_validation, failures)] = told
+    assert (n_images, n_validation) == (11, 0)
+    assert [Path(str(failure.path, "utf-8")).name for failure in failures] == ["0001.png"]
+
+
+def stop_after(epoch):
+    def stop(report):
+        if report.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return TrainHooks(on_epoch=stop)
+
+
+def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, stop_after(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz.checkpoint"]
+    with pytest.raises(CheckpointError, match=r"w.npz.checkpoint: a run with this name is unfinished; .*--resume"):
+        train(data, tmp_path)
+    starts = []
+    resumed, _ = train(data, tmp_path, TrainHooks(on_start=starts.append), resume=True)
+    assert starts == [2]
+    (tmp_path / "whole").mkdir()
+    whole, _ = train(data, tmp_path / "whole", resume=True)
+    assert resumed.fingerprint == whole.fingerprint
+    assert not checkpoint_path_of(tmp_path / "w.npz").exists()
+
+
+def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, stop_after(1))
+    with pytest.raises(CheckpointError, match="another training"):
+        train(data, tmp_path, resume=True, training={**TRAINING, "seed": 1})
+    with pytest.raises(CheckpointError, match="another network"):
+        train(data, tmp_path, resume=True, network={**NETWORK, "bits": 12})
+    with pytest.raises(CheckpointError, match="another"):
+        train(data / "test", tmp_path, resume=True)
+    checkpoint = checkpoint_path_of(tmp_path / "w.npz")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged or foreign; remove"):
+        train(data, tmp_path, resume=True)
+
+
+def test_a_killed_process_resumes_to_the_same_weights(data, tmp_path, start):
+    arguments = ["train", data / "train", "-o", tmp_path / "w.npz", "--preset", "tiny", "--input-size", 16]
+    arguments += ["--epochs", 60, "--batch-size", 8, "--device", "cpu", "--precision", "float32", "--cutout", 0]
+    arguments += ["--bits", 16, "--workers", 1]
+    checkpoint = checkpoint_path_of(tmp_path / "w.npz")
+    with start(*arguments) as killed:
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "w.npz").exists()
+    done = torch.load(checkpoint, weights_only=True)["epoch"]
+    assert done < 60
+
+    resumed = start(*arguments, "--resume")
+    _, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, err.decode()
+    assert f"going on after epoch {done}\n" in err.decode()
+    assert f"epoch {done + 1}: " in err.decode()
+    (tmp_path / "whole").mkdir()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes
+    whole, _ = train(
+        data / "train",
+        tmp_path / "whole",
+        network={"input_size": 16, "bits": 16},
+        training={"epochs": 60, "batch_size": 8, "cutout": 0},
+    )
+    torch.set_num_threads(threads)
+    assert load_weights(tmp_path / "w.npz").fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"preset": "huge"}, ConfigError, r"unknown preset .expected paper or fast or tiny, found huge"),
+        ({"weights_path": Path("w.pt")}, WeightsError, r"weights are an .npz file; write to w.npz"),
+        ({"weights_path": Path("")}, WeightsError, r"weights are an .npz file; name a file"),
+        ({"weights_path": Path("none/w.npz")}, WeightsError, r"none: the folder cannot be written to; make it"),
+        ({"weights_path": Path("folder.npz")}, WeightsError, r"a folder is in the place of the weights"),
+        ({"network": {"bits": 0}}, ConfigError, r"bits is out of range"),
+        ({"training": {"epochs": 0}}, ConfigError, r"epochs is out of range"),
+        ({"device": "abacus"}, ConfigError, r"unknown device"),
+        ({"fit": "stretch"}, ConfigError, r"fit is out of range"),
+    ],
+)
+def test_settings_are_checked_before_any_picture_is_read(tmp_path, monkeypatch, changes, kind, message):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.npz").mkdir()
+    with pytest.raises(kind, match=message):
+        train(tmp_path / "no such data", tmp_path, **changes)
+
+
+def test_data_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="no such folder"):
+        train(tmp_path / "none", tmp_path)
+
+
+def test_a_validation_part_of_nothing_is_refused(tmp_path):
+    data = write_class_folders(tmp_path / "data", n=1, size=16)
+    with pytest.raises(SourceError, match="nothing can be kept for validation"):
+        train(data, tmp_path, validation=0.5)
+
+
+def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
+    history_path_of(tmp_path / "w.npz").mkdir()
+    with pytest.raises(WeightsError, match=r"w.history.jsonl: cannot write the history"):
+        train(data, tmp_path)
+    assert checkpoint_path_of(tmp_path / "w.npz").exists()
+
+
+def test_precision_is_that_of_the_device_unless_told(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("drhn_cli.network.device.choose_precision", lambda _: "bfloat16")
+    assert train(data, tmp_path, precision=None)[0].training["precision"] == "bfloat16"
+    assert train(data, tmp_path, precision="float32")[0].training["precision"] == "float32"
+    told = {**TRAINING, "precision": "float32"}
+    assert train(data, tmp_path, precision=None, training=told)[0].training["precision"] == "float32"
+
+
+def test_pictures_that_are_not_square_are_fitted_as_told(tmp_path):
+    for kind, colour in (("a", "red"), ("b", "blue")):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (40, 16 + i), colour).save(tmp_path / "data" / kind / f"{i}.png")
+    cropped, padded = (train(tmp_path / "data", tmp_path, fit=fit)[0] for fit in ("crop", "pad"))
+    assert (cropped.preprocessing.fit, padded.preprocessing.fit) == ("crop", "pad")
+    assert cropped.preprocessing.mean != padded.preprocessing.mean
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [("processor: 0\nmodel name\t: Fast One\n", "Fast One"), ("nothing\n", "machine"), (None, "processor")],
+)
+def test_the_processor_is_named_where_the_system_tells(monkeypatch, cpuinfo, name):
+    def read_text(*_, **__):
+        if cpuinfo is None:
+            raise FileNotFoundError
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr("platform.processor", lambda: "processor")
+    monkeypatch.setattr("platform.machine", lambda: "machine")
+    assert train_job._processor() == name

@@ -1,0 +1,312 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drhn_cli.config import Preprocessing
+from drhn_cli.errors import WeightsError
+from drhn_cli.network.weights import array_shapes, halve_filters, load_weights, save_weights
+from tests.networks import random_weights, tiny_config
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(
+        tiny_config(widths=(2, 2, 3, 3, 4, 4), bits=12, nested=(4,), threshold=0.4),
+        preprocessing=Preprocessing(size=16, fit="pad", mean=(0.1, 0.2, 0.3)),
+        training={"seed": 3, "command": ["drhn", "train", "ünï"]},
+        measured={"on": "test", "lengths": {"12": {"accuracy": 0.5}}},
+    )
+
+
+@pytest.fixture(scope="module")
+def content(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "w.npz"
+    save_weights(path, weights)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path, content):
+    path = tmp_path / "w.npz"
+    path.write_bytes(content)
+    return path
+
+
+def rewrite(path, *, arrays=None, **changes):
+    """Write the file anew with another manifest or other members; None leaves one out."""
+    with np.load(path) as archive:
+        members = dict(archive)
+    manifest = json.loads(str(members.pop("manifest")))
+    manifest = {name: value for name, value in {**manifest, **changes}.items() if value is not None}
+    members = {name: value for name, value in {**members, **(arrays or {})}.items() if value is not None}
+    with path.open("wb") as stream:
+        np.savez(stream, manifest=np.array(json.dumps(manifest)), **members)
+
+
+def assert_same(found, expected):
+    assert replace(found, arrays={}) == replace(expected, arrays={})
+    assert list(found.arrays) == list(expected.arrays)
+    for name, array in expected.arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        assert np.array_equal(found.arrays[name], array)
+    assert found.fingerprint == expected.fingerprint
+
+
+def test_weights_come_back_as_they_were(path, weights):
+    assert_same(load_weights(path), weights)
+    assert_same(load_weights(os.fsencode(path)), weights)
+
+
+def test_filters_are_stored_in_half_precision_and_nothing_else_is(weights):
+    kinds = {name: array.dtype for name, array in halve_filters(weights.arrays).items()}
+    assert {name for name, kind in kinds.items() if kind == np.float16} == {n for n in kinds if "conv.weight" in n}
+    assert set(kinds.values()) == {np.dtype(np.float16), np.dtype(np.float32)}
+
+
+def test_numpy_alone_reads_the_file(path, weights):
+    with np.load(path, allow_pickle=False) as archive:
+        assert set(archive) == {"manifest", *array_shapes(weights.network)}
+        assert json.loads(str(archive["manifest"])) == weights.manifest()
+        for name, array in weights.arrays.items():
+            assert np.array_equal(archive[name], array)
+
+
+def test_weights_are_read_where_torch_is_not_installed(path, weights):
+    program = """
+import sys
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocker())
+from drhn_cli.network.bundled import bundled_paths
+from drhn_cli.network.weights import load_weights
+assert bundled_paths() is not None
+print(load_weights(sys.argv[1]).fingerprint)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, weights.fingerprint), done.stderr
+
+
+def test_a_fingerprint_tells_all_that_decides_a_code(weights):
+    name = "hash.weight"
+    others = [
+        replace(weights, network=replace(weights.network, threshold=0.5)),
+        replace(weights, preprocessing=replace(weights.preprocessing, fit="crop")),
+        replace(weights, arrays={**weights.arrays, name: weights.arrays[name] + 1}),
+        replace(weights, arrays={**weights.arrays, name: weights.arrays[name].astype(np.float16)}),
+    ]
+    assert len({weights.fingerprint, *(other.fingerprint for other in others)}) == 5
+    assert replace(weights, name="other", measured={}, training={}).fingerprint == weights.fingerprint
+
+
+def test_a_file_is_replaced_whole(path, weights):
+    other = replace(weights, name="other")
+    save_weights(path, other)
+    assert load_weights(path).name == "other"
+    assert os.listdir(path.parent) == ["w.npz"]
+
+
+def test_arrays_that_do_not_fit_are_not_written(tmp_path, weights):
+    path = tmp_path / "w.npz"
+    wrong = {**weights.arrays, "hash.weight": np.zeros((3, 3), np.float32)}
+    with pytest.raises(WeightsError, match=r"'hash.weight' does not fit .*expected \(12, 4\), found \(3, 3\)"):
+        save_weights(path, replace(weights, arrays=wrong))
+    with pytest.raises(WeightsError, match=r"'extra' does not fit .*expected no such array"):
+        save_weights(path, replace(weights, arrays={**weights.arrays, "extra": np.zeros(1)}))
+    assert not path.exists()
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path, weights):
+    with pytest.raises(WeightsError, match=r"cannot write the weights .*No such file"):
+        save_weights(tmp_path / "none" / "w.npz", weights)
+    with pytest.raises(WeightsError, match=r"cannot write the weights .*folder"):
+        save_weights(tmp_path, weights)
+
+
+def test_every_truncation_is_refused(path, content):
+    for length in sorted({*range(0, 80), *range(0, len(content), 197), *range(len(content) - 80, len(content))}):
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError):
+            load_weights(path)
+
+
+def test_flipped_bytes_are_refused_or_change_nothing(path, content, weights):
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+        headers = [info.header_offset for info in archive.infolist()]
+    # All through the array data, and every byte of where the structure is.
+    spots = {*range(0, len(content), 401), *range(directory, directory + 200), *range(len(content) - 30, len(content))}
+    spots |= {start + i for start in headers[:2] for i in range(200)}
+    n_refused = 0
+    for spot in sorted(spots):
+        damaged = bytearray(content)
+        damaged[spot] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            found = load_weights(path)
+        except WeightsError:
+            n_refused += 1
+        else:
+            assert_same(found, weights)
+    assert n_refused > len(spots) / 2
+
+
+FLOATS = "{'descr': '<f4', 'fortran_order': False"
+
+
+def zipped(**members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return stream.getvalue()
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.asarray(array), allow_pickle=True)
+    return stream.getvalue()
+
+
+def with_header(header):
+    """Return an .npy of no array that numpy would write."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("sprung",)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "an empty file"),
+        (b"PK\x03\x04", "expected an .npz"),
+        (b"just some text\n" * 50, "expected an .npz"),
+        (npy(np.zeros(3)), "expected an .npz"),
+        (zipped(), "not a drhn weights file"),
+        (zipped(x=npy(np.zeros(3))), "expected an .npz with a manifest"),
+        (zipped(manifest=b""), "damaged or foreign"),
+        (zipped(manifest=b"text"), "damaged or foreign"),
+        (zipped(manifest=npy("no json")), "damaged or foreign"),
+        (zipped(manifest=npy("[1, 2]")), "expected a manifest, found list"),
+        (zipped(manifest=npy("{}")), "a manifest without 'arrays_sha256'"),
+        (zipped(manifest=npy("[" * 100_000)), "damaged or foreign"),
+        (zipped(manifest=npy(3.5)), "not a drhn weights file"),
+        (zipped(manifest=npy(np.array([Trap()], dtype=object))), "Object arrays cannot be loaded"),
+        (zipped(manifest=with_header(f"{FLOATS}, 'shape': (10000000000000000,)}}")), "damaged or foreign"),
+        (zipped(manifest=with_header(f"{FLOATS}, 'shape': (99999999999999999999,)}}")), "damaged or foreign"),
+        (zipped(manifest=with_header(f"{FLOATS}, 'shape': (((((")), "damaged or foreign"),
+        (zipped(manifest=with_header("{'descr': '''")), "damaged or foreign"),
+        (zipped(manifest=with_header("nonsense")), "damaged or foreign"),
+        (zipped(manifest=with_header("{'descr': 5, 'fortran_order': False, 'shape': (1,)}")), "damaged or foreign"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path, monkeypatch, data, message):
+    monkeypatch.chdir(tmp_path)
+    Path("w.npz").write_bytes(data)
+    with pytest.raises(WeightsError, match=message):
+        load_weights("w.npz")
+    assert os.listdir() == ["w.npz"]  # no pickle was run
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_numpy_never_writes_is_refused(path, method):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("manifest.npy", npy("{}"))
+    with pytest.raises(WeightsError, match="not a drhn weights file"):
+        load_weights(path)
+
+
+def test_a_compressed_file_is_read_too(path, weights):
+    with np.load(path) as archive:
+        members = dict(archive)
+    np.savez_compressed(path, **members)
+    assert_same(load_weights(path), weights)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"none.npz: no such weights file; train weights"):
+        load_weights(tmp_path / "none.npz")
+    with pytest.raises(WeightsError, match=r"cannot read the weights .*directory"):
+        load_weights(tmp_path)
+    with pytest.raises(WeightsError):
+        load_weights("a\0b")
+
+
+def test_weights_of_a_newer_version_are_refused(path):
+    rewrite(path, format=2, network={"another": "shape"})
+    with pytest.raises(WeightsError, match=r"newer drhn .*format 1 or older, found format 2\); update drhn"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("key", random_weights().manifest())
+def test_a_manifest_without_a_key_is_refused(path, key):
+    rewrite(path, **{key: None})
+    with pytest.raises(WeightsError, match=f"a manifest without '{key}'"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"n_classes": 1}},
+        {"network": {}},
+        {"network": []},
+        {"network": 5},
+        {"network": "text"},
+        {"network": {"n_classes": 4, "later": 1}},
+        {"preprocessing": {"mean": ["a", "b", "c"]}},
+        {"preprocessing": {"size": 1e9}},
+        {"class_names": 5},
+        {"class_names": ["a", "b", "c"]},
+        {"class_names": [1, 2, 3, 4]},
+        {"training": []},
+        {"measured": "well"},
+        {"arrays_sha256": "0" * 64},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_makes_no_sense_is_refused(path, change):
+    rewrite(path, **change)
+    with pytest.raises(WeightsError):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (None, "expected .12, 4., found no such array"),
+        (np.zeros((4, 12), np.float32), "expected .12, 4., found .4, 12."),
+        (np.zeros(48, np.float32), "does not fit the network"),
+        (np.zeros((12, 4), np.int32), "expected float16 or float32, found int32"),
+        (np.full((12, 4), "x"), "another type"),
+        (np.zeros((12, 4), np.float32), "do not match their checksum"),
+        (np.zeros((1000, 1000), np.float32), "larger than the network it belongs to"),
+        (np.array([[Trap()]], dtype=object), "Object arrays cannot be loaded"),
+    ],
+)
+def test_an_array_that_does_not_belong_is_refused(path, array, message):
+    rewrite(path, arrays={"hash.weight": array})
+    with pytest.raises(WeightsError, match=message):
+        load_weights(path)
+
+
+def test_a_manifest_that_would_fill_the_memory_is_not_read(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.npy", bytes(2**24 + 1))
+    with pytest.raises(WeightsError, match="not a drhn weights file"):
+        load_weights(path)
