@@ -25,7 +25,15 @@ from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.write import write_code_file
 from drhn_cli.errors import AnyPath, CodeFileError
 
-__all__ = ["CodeFile", "CodeManifest", "Entries", "Entry", "lock_code_file", "write_code_file"]
+__all__ = [
+    "CodeFile",
+    "CodeManifest",
+    "Entries",
+    "Entry",
+    "lock_code_file",
+    "require_code_file",
+    "write_code_file",
+]
 
 _CHECKED_AT_OPEN = 64 << 20  # bytes of entries, some 50 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
@@ -304,3 +312,28 @@ class CodeFile:
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
         return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
+
+
+def require_code_file(path: AnyPath) -> None:
+    """Refuse to take a file's place that is no code file, not even a damaged one; a missing or empty file is fine.
+
+    Raises:
+        CodeFileError: it begins as no code file does, or cannot be read.
+
+    Source: ours.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(len(layout.FAISS_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CodeFileError("cannot open the code file", path=path, found=error.strerror) from error
+    if start and start != layout.FAISS_MAGIC:
+        raise CodeFileError(
+            "not a code file, and it would be overwritten",
+            path=path,
+            expected=f"{layout.FAISS_MAGIC.decode()} at its start",
+            found=repr(start),
+            hint="name another file, or remove this one first",
+        )

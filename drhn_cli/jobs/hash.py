@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, write_code_file
+from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, require_code_file, write_code_file
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
@@ -195,6 +195,7 @@ class _Update:
         self._root = b""
         self._is_new = options.rebuild or not os.path.exists(codes_path)
         if self._is_new:
+            require_code_file(codes_path)
             self._weights = load_weights(find_weights(options.weights))
             self._n_bits = _choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)

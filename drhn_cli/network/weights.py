@@ -135,7 +135,7 @@ def save_weights(path: AnyPath, weights: Weights) -> None:
     )
     try:
         with atomic_write(path) as stream:
-            np.savez(stream, allow_pickle=False, manifest=np.array(json.dumps(weights.manifest())), **weights.arrays)
+            np.savez(stream, manifest=np.array(json.dumps(weights.manifest())), **weights.arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise WeightsError("cannot write the weights", path=path, found=error.strerror or str(error)) from error
 

@@ -82,6 +82,10 @@ def test_strict_makes_failures_an_error_after_hashing_the_rest(hash_, photos):
     assert len(names()) == 8
 
 
+def test_strict_is_content_where_nothing_fails(hash_):
+    assert hash_("photos", "--strict").status == 0
+
+
 def test_json_has_an_object_for_each_failure(hash_, photos):
     bad = spoil(photos)
     result = hash_("photos", "--json")

@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,16 @@ def test_a_renamed_picture_takes_its_code_along(hashed, update, monkeypatch):
     old.rename(new)
     assert counts(update("photos")) == {"moved": 1, "unchanged": 7}
     assert stored()[str(new.absolute())] == before[str(old.absolute())]
+
+
+def test_a_copy_in_the_place_of_a_picture_is_the_same_and_may_be_renamed(hashed, update):
+    path = hashed / "circle/0000.png"
+    shutil.copy2(path, "copy.png")
+    os.replace("copy.png", path)
+    write_picture(hashed / "new.png")
+    assert counts(update()) == {"added": 1, "unchanged": 8}
+    path.rename(hashed / "renamed.png")
+    assert counts(update()) == {"moved": 1, "unchanged": 8}
 
 
 def test_a_renamed_folder_takes_its_codes_along(hashed, update):
@@ -230,6 +241,26 @@ def test_another_model_is_refused_naming_both(update, other_weights_path):
 def test_a_model_that_is_not_bundled_has_to_be_named(update):
     with pytest.raises(CodeFileError, match=r"expected tiny \(.*no bundled model.*--weights FILE"):
         update("photos", weights=None)
+
+
+@pytest.mark.usefixtures("photos")
+def test_rebuild_overwrites_nothing_but_code_files(update):
+    CODES.write_text("a letter")
+    with pytest.raises(CodeFileError, match=r"would be overwritten .*remove this one first"):
+        update("photos", rebuild=True)
+    assert CODES.read_text() == "a letter"
+
+
+@pytest.mark.usefixtures("hashed")
+def test_rebuild_mends_a_damaged_code_file(update):
+    CODES.write_bytes(CODES.read_bytes()[:100])
+    assert counts(update("photos", rebuild=True)) == {"added": 8}
+
+
+def test_rebuild_takes_no_folder_for_a_code_file(photos, update):
+    CODES.mkdir()
+    with pytest.raises(CodeFileError, match="directory"):
+        update(str(photos), rebuild=True)
 
 
 @pytest.mark.usefixtures("hashed")
