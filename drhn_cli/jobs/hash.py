@@ -193,7 +193,8 @@ class _Update:
         self._options = options
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
-        self._is_new = options.rebuild or not os.path.exists(codes_path)
+        # An empty file is what mktemp makes.
+        self._is_new = options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path)
         if self._is_new:
             require_code_file(codes_path)
             self._weights = load_weights(find_weights(options.weights))

@@ -251,6 +251,11 @@ def test_rebuild_overwrites_nothing_but_code_files(update):
     assert CODES.read_text() == "a letter"
 
 
+def test_an_empty_file_is_filled(photos, update):
+    CODES.touch()
+    assert counts(update(str(photos))) == {"added": 8}
+
+
 @pytest.mark.usefixtures("hashed")
 def test_rebuild_mends_a_damaged_code_file(update):
     CODES.write_bytes(CODES.read_bytes()[:100])
