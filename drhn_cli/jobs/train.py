@@ -126,6 +126,17 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         [*train.failures, *(test.failures if test else ())],
     )
 
+    history: list[EpochReport] = []
+
+    def tell_start(earlier: Sequence[EpochReport]) -> None:
+        history.extend(earlier)
+        hooks.on_start(len(earlier))
+
+    def tell_epoch(report: EpochReport) -> None:
+        history.append(report)
+        _write_history(history_path_of(options.weights_path), history)
+        hooks.on_epoch(report)
+
     trained = train_network(
         images,
         network_config=network_config,
@@ -134,9 +145,9 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         device=device,
         validation=validation,
         checkpoint_path=checkpoint_path_of(options.weights_path),
-        on_start=hooks.on_start,
+        on_start=tell_start,
         on_step=hooks.on_step,
-        on_epoch=hooks.on_epoch,
+        on_epoch=tell_epoch,
     )
     weights = Weights(
         name=options.weights_path.stem,
@@ -158,7 +169,6 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     measured_on = test or validation
     evaluations = list(evaluate_weights(weights, measured_on, images, device=options.device)) if measured_on else []
     weights = replace(weights, measured=_measured(evaluations, "test" if test else "validation"))
-    _write_history(history_path_of(options.weights_path), trained.history)
     save_weights(options.weights_path, weights)
     checkpoint_path_of(options.weights_path).unlink(missing_ok=True)
     return weights, evaluations

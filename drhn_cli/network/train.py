@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -95,7 +95,7 @@ def train_network(
     device: torch.device,
     validation: LabelledPixels | None = None,
     checkpoint_path: Path | None = None,
-    on_start: Callable[[int], None] = lambda _: None,
+    on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
     on_step: Callable[[int, int], None] = lambda *_: None,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
 ) -> TrainedNetwork:
@@ -112,7 +112,7 @@ def train_network(
         device: where it is trained.
         validation: images that are measured after every epoch and never trained on.
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
-        on_start: called once with the number of epochs that an earlier run has done.
+        on_start: called once with the reports of the epochs that an earlier run has done.
         on_step: called after each step with the steps done in this epoch and the steps of an epoch.
         on_epoch: called after each epoch.
 
@@ -144,7 +144,7 @@ def train_network(
             optimiser.load_state_dict(state)
         history = [EpochReport(**report) for report in saved.history]
         earlier_seconds, earlier_cpu_seconds = saved.seconds, saved.cpu_seconds
-    on_start(len(history))
+    on_start(tuple(history))
 
     clock, cpu_clock = time.monotonic(), time.process_time()
     for epoch in range(len(history), config.epochs):

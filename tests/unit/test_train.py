@@ -73,7 +73,9 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_
         run(images, checkpoint_path=path, hooks={"on_epoch": stop})
     starts, epochs = [], []
     resumed = run(
-        images, checkpoint_path=path, hooks={"on_start": starts.append, "on_epoch": lambda r: epochs.append(r.epoch)}
+        images,
+        checkpoint_path=path,
+        hooks={"on_start": lambda done: starts.append(len(done)), "on_epoch": lambda r: epochs.append(r.epoch)},
     )
     assert starts == [done]
     assert epochs == list(range(done + 1, EPOCHS + 1))
@@ -93,7 +95,7 @@ def test_a_run_stopped_within_an_epoch_loses_only_that_epoch(images, whole_run, 
     with pytest.raises(KeyboardInterrupt):
         run(images, checkpoint_path=path, hooks={"on_step": stop})
     assert steps == [(1, 3), (2, 3), (3, 3)] * 2 + [(1, 3), (2, 3)]
-    resumed = run(images, checkpoint_path=path, hooks={"on_start": starts.append})
+    resumed = run(images, checkpoint_path=path, hooks={"on_start": lambda done: starts.append(len(done))})
     assert starts == [2]
     assert_same_arrays(resumed.arrays, whole_run.arrays)
     assert resumed.seconds >= resumed.history[-1].seconds > resumed.history[1].seconds

@@ -133,7 +133,8 @@ def stop_after(epoch):
 def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, stop_after(2))
-    assert [path.name for path in tmp_path.iterdir()] == ["w.npz.checkpoint"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.history.jsonl", "w.npz.checkpoint"]
+    assert len(history_path_of(tmp_path / "w.npz").read_text().splitlines()) == 2
     with pytest.raises(CheckpointError, match=r"w.npz.checkpoint: a run with this name is unfinished; .*--resume"):
         train(data, tmp_path)
     starts = []
@@ -142,6 +143,8 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
     (tmp_path / "whole").mkdir()
     whole, _ = train(data, tmp_path / "whole", resume=True)
     assert resumed.fingerprint == whole.fingerprint
+    epochs = [json.loads(line)["epoch"] for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
+    assert epochs == [1, 2, 3]
     assert not checkpoint_path_of(tmp_path / "w.npz").exists()
 
 
