@@ -181,6 +181,8 @@ class TrainConfig(_Stored):
         label_smoothing: share of each label that is spread over all classes.
         translate: largest shift of an image, in pixels each way.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.
+        crop: smallest share of an image's area that a random crop keeps, stretched back to full size; 1 for no crops.
+        colour: largest relative change of brightness, contrast and saturation; 0 for none.
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
@@ -200,6 +202,8 @@ class TrainConfig(_Stored):
     label_smoothing: float = 0.2
     translate: int = 4
     cutout: int = 8
+    crop: float = 1.0
+    colour: float = 0.0
     flip: bool = True
     quantisation: float = 0.3
     precision: Precision = "float32"
@@ -210,8 +214,9 @@ class TrainConfig(_Stored):
         _require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
         for name in ("conv_rate", "rate"):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("momentum", "warm_up", "label_smoothing"):
+        for name in ("momentum", "warm_up", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
+        _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("translate", "cutout"):

@@ -75,6 +75,12 @@ def train(
     ] = None,
     translate: Annotated[int | None, typer.Option(help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side of the square blanked in a picture; 0 for none.")] = None,
+    crop: Annotated[
+        float | None, typer.Option(help="Smallest share of a picture's area that a random crop keeps; 1 for no crops.")
+    ] = None,
+    colour: Annotated[
+        float | None, typer.Option(help="Largest relative change of brightness, contrast and saturation; 0 for none.")
+    ] = None,
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")
     ] = None,
@@ -125,6 +131,8 @@ def train(
         "quantisation": quantisation,
         "translate": translate,
         "cutout": cutout,
+        "crop": crop,
+        "colour": colour,
         "flip": flip,
         "precision": precision,
     }

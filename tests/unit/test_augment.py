@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from drhn_cli.config import Preprocessing, TrainConfig
-from drhn_cli.network.augment import augment, cut_out, flip_alternately, normalise, translate
+from drhn_cli.network.augment import (
+    augment,
+    change_colours,
+    crop_and_stretch,
+    cut_out,
+    flip_alternately,
+    normalise,
+    translate,
+)
 
 
 def seeded(seed=0):
@@ -49,10 +57,48 @@ def test_a_cutout_as_large_as_the_image_leaves_nothing():
     assert not cut_out(torch.ones(2, 3, 8, 8), 9, seeded()).any()
 
 
+def test_a_crop_shows_a_rectangle_of_the_picture_at_full_size():
+    side = 32
+    ramp = torch.linspace(0, 1, side)
+    images = torch.stack([ramp.expand(side, side), ramp.expand(side, side).T]).expand(300, 2, side, side)
+    cropped = crop_and_stretch(images, 0.25, seeded())
+    # A ramp stays a ramp: its ends tell which columns, or rows, are shown.
+    assert torch.allclose(cropped[:, 0], cropped[:, 0, :1].expand(-1, side, -1), atol=1e-5)
+    assert torch.allclose(cropped[:, 1], cropped[:, 1, :, :1].expand(-1, -1, side), atol=1e-5)
+    width = (cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]) / (ramp[-1] - ramp[0])
+    height = (cropped[:, 1, -1, 0] - cropped[:, 1, 0, 0]) / (ramp[-1] - ramp[0])
+    area = width * height
+    assert area.min() > 0.2
+    assert area.max() > 0.9
+    aspect = width / height
+    assert 0.7 < aspect.min() < 0.85
+    assert 1.2 < aspect.max() < 1.4
+    assert cropped[:, 0, 0, 0].std() > 0.05  # crops begin at different places
+
+
+def test_colours_change_and_shapes_stay():
+    images = torch.randn(100, 3, 8, 8)
+    changed = change_colours(images, 0.4, seeded())
+    brightness, contrast, saturation = (0.4 * (2 * torch.rand(3, 100, generator=seeded()) - 1)).unsqueeze(2).unbind()
+    grey, changed_grey = images.mean(dim=1).flatten(1), changed.mean(dim=1).flatten(1)  # saturation leaves it alone
+    assert torch.allclose(changed_grey.mean(dim=1), grey.mean(dim=1) + brightness.squeeze(1), atol=1e-5)
+    assert torch.allclose(
+        changed_grey - changed_grey.mean(dim=1, keepdim=True),
+        (1 + contrast) * (grey - grey.mean(dim=1, keepdim=True)),
+        atol=1e-5,
+    )
+    tint = (images[:, 0] - images[:, 2]).flatten(1)
+    assert torch.allclose(
+        (changed[:, 0] - changed[:, 2]).flatten(1), (1 + contrast) * (1 + saturation) * tint, atol=1e-5
+    )
+
+
 def test_nothing_asked_for_is_nothing_done():
     images = torch.randn(2, 3, 8, 8)
     assert translate(images, 0, seeded()) is images
     assert cut_out(images, 0, seeded()) is images
+    assert crop_and_stretch(images, 1.0, seeded()) is images
+    assert change_colours(images, 0.0, seeded()) is images
     config = TrainConfig(translate=0, cutout=0, flip=False)
     assert torch.equal(augment(images, torch.arange(2), 0, config, seeded()), images)
 
@@ -76,7 +122,7 @@ def test_a_flip_depends_on_the_image_and_not_on_its_place_in_the_batch():
 
 
 def test_augmentation_repeats_for_a_seed():
-    images, indices, config = torch.randn(8, 3, 16, 16), torch.arange(8), TrainConfig()
+    images, indices, config = torch.randn(8, 3, 16, 16), torch.arange(8), TrainConfig(crop=0.3, colour=0.4)
     once, again, other = (augment(images, indices, 0, config, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
