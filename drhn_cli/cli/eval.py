@@ -32,6 +32,7 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -70,7 +71,13 @@ def eval_(
     with progress_bar("hashing", quiet=quiet) as show:
         evaluations = list(
             evaluate_weights(
-                model, query_images, gallery_images, code_lengths=bits or (), device=device, on_progress=show
+                model,
+                query_images,
+                gallery_images,
+                code_lengths=bits or (),
+                depth=depth,
+                device=device,
+                on_progress=show,
             )
         )
     write_evaluations(evaluations, weights or model.name, json=json)

@@ -41,6 +41,7 @@ def evaluate_weights(
     gallery: LabelledPixels,
     *,
     code_lengths: Sequence[int] = (),
+    depth: int = 1000,
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Evaluation]:
@@ -51,6 +52,7 @@ def evaluate_weights(
         queries: pictures that are looked up; their labels index the same class names as the gallery's.
         gallery: pictures that are found.
         code_lengths: in bits. Empty: the network's full length.
+        depth: where the cut mean average precision ends.
         device: auto, cuda, mps or cpu.
         on_progress: called with the pictures hashed so far and their number.
 
@@ -95,6 +97,8 @@ def evaluate_weights(
         yield Evaluation(
             n_bits=n_bits,
             accuracy=accuracy,
-            retrieval=evaluate_retrieval(query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=n_bits),
+            retrieval=evaluate_retrieval(
+                query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=n_bits, depth=depth
+            ),
             n_codes=len(np.unique(gallery_codes, axis=0)),
         )

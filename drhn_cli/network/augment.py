@@ -47,7 +47,7 @@ def crop_and_stretch(images: Tensor, smallest: float, generator: torch.Generator
     transform[:, 0, 0], transform[:, 0, 2] = width, (2 * column - 1) * (1 - width)
     transform[:, 1, 1], transform[:, 1, 2] = height, (2 * row - 1) * (1 - height)
     grid = functional.affine_grid(transform.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def change_colours(images: Tensor, largest: float, generator: torch.Generator) -> Tensor:
@@ -62,8 +62,8 @@ def change_colours(images: Tensor, largest: float, generator: torch.Generator) -
     if not largest:
         return images
     draws = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images.device)
-    brightness, contrast, saturation = largest * (2 * draws - 1)
-    centre = images.mean(dim=(1, 2, 3), keepdim=True)
+    brightness, contrast, saturation = (largest * (2 * draws - 1)).unbind()
+    centre: Tensor = images.mean(dim=(1, 2, 3), keepdim=True)
     grey = images.mean(dim=1, keepdim=True)
     images = grey + (1 + saturation) * (images - grey)
     return centre + (1 + contrast) * (images - centre) + brightness

@@ -46,6 +46,14 @@ def test_json_is_an_object_a_length(eval_, weights_path):
 
 
 @pytest.mark.usefixtures("labelled")
+def test_depth_says_where_the_second_map_ends(eval_):
+    at_3, at_20 = (json.loads(eval_(*TWO_FOLDERS, "--depth", n, "--json").lines[0]) for n in ("3", "20"))
+    assert "mAP@1000" not in at_3
+    assert at_3["mAP@3"] != at_20["mAP@20"]
+    assert at_3["mAP"] == at_20["mAP"]
+
+
+@pytest.mark.usefixtures("labelled")
 def test_the_longest_code_is_measured_by_default(eval_):
     assert [json.loads(line)["bits"] for line in eval_(*TWO_FOLDERS, "--json").lines] == [64]
 
