@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from drhn_cli.atomic import atomic_write
+from drhn_cli.atomic import atomic_write, remove_leftovers
 from drhn_cli.config import PRESETS, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
 from drhn_cli.images.labelled import LabelledPixels, split_validation
@@ -107,6 +107,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     if options.preset not in PRESETS:
         raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=options.preset)
     _check_paths(options)
+    for path in (options.weights_path, checkpoint_path_of(options.weights_path), history_path_of(options.weights_path)):
+        remove_leftovers(path)  # what a killed run was writing
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
     network_settings = {**PRESETS[options.preset], **options.network}
     size = NetworkConfig(n_classes=2, **network_settings).input_size
@@ -130,6 +132,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
 
     def tell_start(earlier: Sequence[EpochReport]) -> None:
         history.extend(earlier)
+        if earlier:  # its last line is missing where the run was killed between the checkpoint and the history
+            _write_history(history_path_of(options.weights_path), history)
         hooks.on_start(len(earlier))
 
     def tell_epoch(report: EpochReport) -> None:

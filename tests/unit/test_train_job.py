@@ -1,6 +1,4 @@
 import json
-import signal
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -163,37 +161,22 @@ def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(
         train(data, tmp_path, resume=True)
 
 
-def test_a_killed_process_resumes_to_the_same_weights(data, tmp_path, start):
-    arguments = ["train", data / "train", "-o", tmp_path / "w.npz", "--preset", "tiny", "--input-size", 16]
-    arguments += ["--epochs", 60, "--batch-size", 8, "--device", "cpu", "--precision", "float32", "--cutout", 0]
-    arguments += ["--bits", 16, "--workers", 1]
-    checkpoint = checkpoint_path_of(tmp_path / "w.npz")
-    with start(*arguments) as killed:
-        deadline = time.monotonic() + 60
-        while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "w.npz").exists()
-    done = torch.load(checkpoint, weights_only=True)["epoch"]
-    assert done < 60
+def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(data, tmp_path, monkeypatch):
+    write_history = train_job._write_history
 
-    resumed = start(*arguments, "--resume")
-    _, err = resumed.communicate(timeout=60)
-    assert resumed.returncode == 0, err.decode()
-    assert f"going on after epoch {done}\n" in err.decode()
-    assert f"epoch {done + 1}: " in err.decode()
-    (tmp_path / "whole").mkdir()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other processes
-    whole, _ = train(
-        data / "train",
-        tmp_path / "whole",
-        network={"input_size": 16, "bits": 16},
-        training={"epochs": 60, "batch_size": 8, "cutout": 0},
-    )
-    torch.set_num_threads(threads)
-    assert load_weights(tmp_path / "w.npz").fingerprint == whole.fingerprint
+    def stop_at_the_last(path, history):
+        if len(history) == TRAINING["epochs"]:
+            raise KeyboardInterrupt
+        write_history(path, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_job, "_write_history", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path)
+    history = history_path_of(tmp_path / "w.npz")
+    assert len(history.read_text().splitlines()) == 2
+    train(data, tmp_path, resume=True)
+    assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
