@@ -10,6 +10,7 @@ import typer
 from drhn_cli import __version__
 from drhn_cli.cli.eval import eval_
 from drhn_cli.cli.hash import hash_
+from drhn_cli.cli.index import index
 from drhn_cli.cli.info import info
 from drhn_cli.cli.query import query
 from drhn_cli.cli.render import discard_stdout, flush, report_error
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("hash")(hash_)
 app.command("query")(query)
+app.command("index")(index)
 app.command("info")(info)
 app.command("train")(train)
 app.command("eval")(eval_)

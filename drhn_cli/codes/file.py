@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.index import CodeIndex, index_shapes
 from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
-from drhn_cli.codes.write import write_code_file
+from drhn_cli.codes.probe import search_indexed
+from drhn_cli.codes.search import Neighbours, search
+from drhn_cli.codes.write import write_code_file, write_index
 from drhn_cli.errors import AnyPath, CodeFileError
 
 __all__ = [
@@ -50,6 +53,7 @@ class CodeFile:
         path: as it was given.
         n_items: number of codes, 0 or more.
         manifest: what made the codes.
+        index: what finds codes fast, if ``drhn index`` has added it: a view of the file, of which nothing is read yet.
     """
 
     def __init__(self, path: AnyPath, contents: mmap.mmap) -> None:
@@ -60,6 +64,7 @@ class CodeFile:
         self.n_items, self._code_size = self._read_header()
         self.manifest = self._read_manifest()
         self._block_starts, self._block_crcs = self._read_table()
+        self.index = self._read_index()
         self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
         if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
             for block in range(len(self._checked)):
@@ -99,7 +104,7 @@ class CodeFile:
 
     def close(self) -> None:
         """Let go of the file. Arrays taken from ``codes`` stay valid: the map lives as long as they do."""
-        self._data = np.empty(0, dtype=np.uint8)
+        self._data, self.index = np.empty(0, dtype=np.uint8), None
         # BufferError: an array still looks into the map, and frees it when it goes.
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -170,6 +175,49 @@ class CodeFile:
         """
         return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
 
+    def search(
+        self,
+        queries: NDArray[np.uint8],
+        *,
+        top_k: int | None = None,
+        max_distance: int | None = None,
+        rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    ) -> list[Neighbours]:
+        """Find the codes nearest to each query, with the index where there is one; the results are those of ``search``.
+
+        Args:
+            queries: (q, code_size) uint8.
+            top_k: keep this many for each query, 1 or more; all of them if left out.
+            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
+            rows: where to look, as for ``search``; the index cannot help there.
+
+        Raises:
+            DrhnError: an array of another shape or dtype, or a row that does not exist.
+            ConfigError: a number out of its range.
+            CodeFileError: the index is damaged.
+
+        Source: ours.
+        """
+        if self.index is None or rows is not None:
+            return search(self.codes, queries, n_bits=self.n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
+        try:
+            found = search_indexed(self.index, queries, top_k=top_k, max_distance=max_distance)
+            if any(result.indices.max(initial=-1) >= self.n_items for result in found):
+                raise IndexError("a row that does not exist")
+            return found
+        except (IndexError, ValueError) as error:  # a place or length that no array has
+            raise self._damaged("index", "places of codes", str(error)) from error
+
+    def add_index(self, index: CodeIndex) -> None:
+        """Write the file anew with this index of its codes; a crash leaves the old file. Hold ``lock_code_file``.
+
+        Raises:
+            CodeFileError: the file cannot be written.
+
+        Source: ours.
+        """
+        write_index(self.path, self._data[: self._manifest_end], self._trailer, index)
+
     def verify(self) -> None:
         """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.
 
@@ -178,10 +226,9 @@ class CodeFile:
 
         Source: ours.
         """
-        crc = 0
-        for start in range(layout.HEADER_SIZE, self._trailer.entries_offset, _SLICE):
-            crc = zlib.crc32(self._data[start : min(start + _SLICE, self._trailer.entries_offset)].data, crc)
-        self._match("codes", crc, self._trailer.codes_crc)
+        self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
+        if self._trailer.index is not None:
+            self._match("index", self._crc(self._trailer.index.offset, self._end), self._trailer.index.crc)
         padding = padding_mask(self.n_bits)
         codes = self.codes
         for start in range(0, self.n_items if padding else 0, _SLICE):
@@ -217,21 +264,25 @@ class CodeFile:
             )
         if not layout.TRAILER_SIZE <= tail.length <= size or not tail.matches(self._map[size - tail.length :]):
             raise self._damaged("trailer", "a trailer that fits its CRC-32", "another")
-        if tail.version != layout.FORMAT_VERSION:
+        if tail.version not in layout.TRAILER_SIZES:
             raise CodeFileError(
                 "code file of a newer version",
                 path=self.path,
-                expected=f"format {layout.FORMAT_VERSION}",
+                expected=f"format {' or '.join(map(str, layout.TRAILER_SIZES))}",
                 found=f"format {tail.version}",
                 hint="update drhn",
             )
-        trailer = layout.Trailer.unpack(self._map[-layout.TRAILER_SIZE :])
+        if tail.length != layout.TRAILER_SIZES[tail.version]:
+            raise self._damaged("trailer", f"{layout.TRAILER_SIZES[tail.version]} bytes", f"{tail.length}")
+        trailer = layout.Trailer.unpack(self._map[-tail.length :])
+        self._end = size - tail.length
         bounds = (
             layout.HEADER_SIZE,
             trailer.entries_offset,
             trailer.table_offset,
             trailer.manifest_offset,
-            size - layout.TRAILER_SIZE,
+            trailer.index.offset if trailer.index else self._end,
+            self._end,
         )
         if any(first > last for first, last in pairwise(bounds)) or not trailer.block_rows:
             raise self._damaged("trailer", "parts in order", f"offsets {bounds}")
@@ -250,7 +301,7 @@ class CodeFile:
         return n_items, size
 
     def _read_manifest(self) -> CodeManifest:
-        raw = self._map[self._trailer.manifest_offset : -layout.TRAILER_SIZE]
+        raw = self._map[self._trailer.manifest_offset : self._manifest_end]
         self._match("manifest", zlib.crc32(raw), self._trailer.manifest_crc)
         try:
             manifest, n_items = CodeManifest.from_json(raw)
@@ -275,6 +326,31 @@ class CodeFile:
         if ends[-1] != length or (ends[1:] < ends[:-1]).any():
             raise self._damaged("block table", f"blocks that fill {length} bytes", f"{ends[-1]} bytes")
         return ends.astype(np.int64) + trailer.entries_offset, table["crc"]
+
+    @property
+    def _manifest_end(self) -> int:
+        return self._end if self._trailer.index is None else self._trailer.index.offset
+
+    def _read_index(self) -> CodeIndex | None:
+        """Find the arrays of the index in the file, without reading them."""
+        part = self._trailer.index
+        if part is None:
+            return None
+        try:
+            shapes = index_shapes(self.n_items, self._code_size, self.n_bits, part.n_distinct, part.n_tables)
+        except ValueError as error:
+            raise self._damaged("index", f"tables of {self.n_items} codes", str(error)) from error
+        arrays: list[NDArray[np.generic]] = []
+        end = layout.align(part.offset)
+        for dtype, n_rows, n_columns in shapes:
+            start, end = end, layout.align(end + n_rows * n_columns * np.dtype(dtype).itemsize)
+            if end > self._end:
+                break
+            array: NDArray[np.generic] = np.ndarray((n_rows, n_columns), dtype, buffer=self._data, offset=start)
+            arrays.append(array if n_columns > 1 or dtype == "u1" else array[:, 0])
+        if end != self._end:
+            raise self._damaged("index", f"arrays that end at byte {self._end}", f"byte {end}")
+        return CodeIndex.from_arrays(self.codes, self.n_bits, part.n_tables, arrays)
 
     def _block_rows(self, block: int) -> int:
         return min(self._trailer.block_rows, self.n_items - block * self._trailer.block_rows)
@@ -305,6 +381,12 @@ class CodeFile:
         if not self._checked[block]:
             self._check_block(block)
         return int(self._block_starts[block]), self._block_rows(block), within
+
+    def _crc(self, start: int, stop: int) -> int:
+        crc = 0
+        for first in range(start, stop, _SLICE):
+            crc = zlib.crc32(self._data[first : min(first + _SLICE, stop)].data, crc)
+        return crc
 
     def _match(self, part: str, found: int, expected: int) -> None:
         if found != expected:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from drhn_cli.codes.pack import check_codes, last_byte_mask
 from drhn_cli.errors import ConfigError, DrhnError
 
-_CHUNK_ROWS = 1 << 14  # its words and distances, 150 KB, stay in the L2 cache
+_CHUNK_ROWS = (
+    1 << 15
+)  # its words, their differences and distances, 550 KB for codes up to 64 bits, stay in the L2 cache
+_FIRST_ROWS = 1 << 10  # all rows are hits until top_k of them have set a bound, so the first chunk is a small one
 _THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
 
 
@@ -69,29 +72,45 @@ def search(
     Source: ours; the scan is that of faiss IndexBinaryFlat.
     """
     check_codes(codes, n_bits)
-    check_codes(queries, n_bits, "queries")
-    for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0), ("n_threads", n_threads, 1)):
-        if value is not None and value < least:
-            raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
+    check_search(queries, n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     candidates = None if rows is None else _candidate_rows(rows, len(codes))
     n_rows = len(codes) if candidates is None else len(candidates)
     limit = n_bits if max_distance is None else min(max_distance, n_bits)
     scan = _Scan(
         codes=codes if codes.flags.c_contiguous or candidates is not None else np.ascontiguousarray(codes),
         candidates=candidates,
-        queries=_copy_words(queries, n_bits),
+        queries=copy_words(queries, n_bits),
         n_bits=n_bits,
         top_k=n_rows if top_k is None else top_k,
         max_distance=limit,
     )
-    if n_threads is None:
-        n_threads = min(os.cpu_count() or 1, max(1, n_rows // _THREAD_ROWS))
+    n_threads = count_threads(n_rows, n_threads)
     if n_threads == 1:
         return [best.result() for best in scan.run(0, n_rows)]
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
     with ThreadPoolExecutor(n_threads) as pool:  # numpy lets go of the interpreter lock inside each operation
         parts = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
     return [_merge(best) for best in zip(*parts, strict=True)]
+
+
+def check_search(
+    queries: NDArray[np.uint8], n_bits: int, *, top_k: int | None, max_distance: int | None, n_threads: int | None
+) -> None:
+    """Refuse what ``search`` cannot be asked.
+
+    Raises:
+        DrhnError: queries of another shape or dtype.
+        ConfigError: a number out of its range.
+    """
+    check_codes(queries, n_bits, "queries")
+    for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0), ("n_threads", n_threads, 1)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
+
+
+def count_threads(n_rows: int, n_threads: int | None) -> int:
+    """Return how many threads scan so many rows: as told, or one for each million, and no more than there are cores."""
+    return n_threads or min(os.cpu_count() or 1, max(1, n_rows // _THREAD_ROWS))
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -112,10 +131,10 @@ def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> N
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)
     check_codes(queries, n_bits, "queries")
-    words = _copy_words(codes, n_bits)
+    words = copy_words(codes, n_bits)
     distances = np.empty((len(queries), len(codes)), dtype=np.uint16)
-    for row, query in zip(distances, _copy_words(queries, n_bits).T, strict=True):
-        row[:] = _distances(words, query)
+    for row, query in zip(distances, copy_words(queries, n_bits).T, strict=True):
+        row[:] = differing_bits(words, query)
     return distances
 
 
@@ -133,9 +152,10 @@ class _Scan:
     def run(self, start: int, stop: int) -> list[_Best]:
         """Scan candidates ``start`` to ``stop`` for all queries. Ranges share nothing, so each may have its thread."""
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
+        buffers = _Buffers(min(_CHUNK_ROWS, stop - start))
         for chunk_start, words in self._chunks(start, stop):
             for query, kept in zip(self.queries.T, best, strict=True):
-                distances = _distances(words, query)  # (rows of the chunk,)
+                distances = differing_bits(words, query, buffers)  # (rows of the chunk,)
                 hits = np.flatnonzero(distances < kept.bound)
                 if len(hits):
                     places = hits + chunk_start
@@ -149,12 +169,12 @@ class _Scan:
         # the array. So the last few rows are always copied, and no caller has to promise bytes beyond its codes.
         n_viewed = 0 if self.candidates is not None else max(0, len(self.codes) - -(-7 // size))
         viewed_stop = max(start, min(stop, n_viewed))
-        for first in range(start, viewed_stop, _CHUNK_ROWS):
-            yield first, _view_words(self.codes, self.n_bits, first, min(first + _CHUNK_ROWS, viewed_stop))
-        for first in range(viewed_stop, stop, _CHUNK_ROWS):
-            chunk = slice(first, min(first + _CHUNK_ROWS, stop))
+        for first, last in _chunk_bounds(start, viewed_stop):
+            yield first, _view_words(self.codes, self.n_bits, first, last)
+        for first, last in _chunk_bounds(viewed_stop, stop):
+            chunk = slice(first, last)
             part = self.codes[chunk] if self.candidates is None else self.codes.take(self.candidates[chunk], axis=0)
-            yield first, _copy_words(part, self.n_bits)
+            yield first, copy_words(part, self.n_bits)
 
 
 class _Best:
@@ -222,6 +242,14 @@ def _candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> ND
     return unique
 
 
+def _chunk_bounds(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield where chunks begin and end: a small one, then larger and larger ones."""
+    size = min(_FIRST_ROWS, _CHUNK_ROWS)
+    while start < stop:
+        yield start, min(start + size, stop)
+        start, size = start + size, min(2 * size, _CHUNK_ROWS)
+
+
 def _n_words(size: int) -> int:
     return -(-size // 8)
 
@@ -241,11 +269,12 @@ def _view_words(codes: NDArray[np.uint8], n_bits: int, start: int, stop: int) ->
             (stop - start,), dtype="<u8", buffer=codes, offset=start * size + 8 * index, strides=(size,)
         )
         word[:] = view
-    words[-1] &= _last_word_mask(n_bits)
+    if n_bits % 64:
+        words[-1] &= _last_word_mask(n_bits)
     return words
 
 
-def _copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
+def copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
     """Return codes as (words, rows) uint64, for any few of them."""
     n, size = codes.shape
     padded = np.zeros((n, 8 * _n_words(size)), dtype=np.uint8)
@@ -254,12 +283,38 @@ def _copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
     return np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
 
 
-def _distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
-    """Return the distance of one query, (words,), to each row of ``words``, (words, rows)."""
-    if len(words) == 1:
-        counts: NDArray[np.uint8] = np.bitwise_count(words[0] ^ query[0])
-        return counts  # no sum: the case of codes up to 64 bits
-    distances = np.zeros(words.shape[1], dtype=np.uint16)
-    for word, query_word in zip(words, query, strict=True):
-        distances += np.bitwise_count(word ^ query_word)
+def differing_bits(
+    words: NDArray[np.uint64], query: NDArray[np.uint64], buffers: _Buffers | None = None
+) -> NDArray[np.unsignedinteger]:
+    """Return the distance of one query to each of many codes.
+
+    Args:
+        words: (words, rows) uint64, as ``copy_words`` gives them.
+        query: (words,) uint64.
+        buffers: for as many rows or more; new memory if left out.
+
+    Returns:
+        (rows,) unsigned integers, valid until the buffers are used again.
+
+    Source: ours.
+    """
+    n_words, n_rows = words.shape
+    buffers = buffers or _Buffers(n_rows)
+    differences, counts = buffers.differences[:n_rows], buffers.counts[:n_rows]
+    distances: NDArray[np.unsignedinteger] = np.bitwise_count(
+        np.bitwise_xor(words[0], query[0], out=differences), out=counts
+    )
+    if n_words == 1:  # no sum: the case of codes up to 64 bits
+        return distances
+    distances = distances.astype(np.uint16)
+    for word, query_word in zip(words[1:], query[1:], strict=True):
+        distances += np.bitwise_count(np.bitwise_xor(word, query_word, out=differences), out=counts)
     return distances
+
+
+class _Buffers:
+    """Memory that is used again: new memory each time costs more than what is done in it."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.differences = np.empty(n_rows, dtype=np.uint64)
+        self.counts = np.empty(n_rows, dtype=np.uint8)

@@ -47,6 +47,11 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "fingerprint": manifest.fingerprint,
             "preprocessing": dict(manifest.preprocessing),
             "drhn_version": manifest.drhn_version,
+            "index": file.index
+            and {
+                "n_distinct": len(file.index.distinct),
+                "widths": [table.width for table in file.index.tables],
+            },
             "verified": verify,
         }
 

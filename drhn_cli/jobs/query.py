@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import parse_hex
-from drhn_cli.codes.search import search
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.images.load import load_image
 from drhn_cli.jobs.model import load_weights_of
@@ -112,9 +111,7 @@ def answer_queries(
         except ImageError as error:
             yield Answer(query=query.name, matches=[], error=error)
             continue
-        found = search(
-            file.codes, code, n_bits=file.n_bits, top_k=options.top_k, max_distance=options.max_distance, rows=rows
-        )[0]
+        (found,) = file.search(code, top_k=options.top_k, max_distance=options.max_distance, rows=rows)
         pairs = zip(found.indices.tolist(), found.distances.tolist(), strict=True)
         matches = [
             Match(rank=rank, distance=distance, path=os.path.join(root, file.path_bytes(row)))

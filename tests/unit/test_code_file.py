@@ -262,9 +262,9 @@ def test_newer_version(tmp_path):
     path = tmp_path / "codes.bin"
     write_some(path)
     raw = path.read_bytes()
-    longer = b"something new" + raw[-64:-20] + struct.pack("<II", 77, 2)
+    longer = b"something new" + raw[-64:-20] + struct.pack("<II", 77, 3)
     path.write_bytes(raw[:-64] + longer + struct.pack("<I", zlib.crc32(longer)) + b"DRHNCODE")
-    with pytest.raises(CodeFileError, match=r"newer version \(expected format 1, found format 2\); update drhn"):
+    with pytest.raises(CodeFileError, match=r"newer version \(expected format 1 or 2, found format 3\); update drhn"):
         CodeFile.open(path)
 
 

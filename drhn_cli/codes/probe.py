@@ -1,0 +1,254 @@
+"""Search with a multi-index: the answers of the scan, from a small share of the codes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.codes.index import CodeIndex, substring
+from drhn_cli.codes.search import Neighbours, check_search, copy_words, count_threads, differing_bits, search
+
+# What work costs, in rows scanned for one query by one thread; measured with tests/benchmarks/search.py.
+_STEP_COST = 45_000
+_BUCKET_COST = 12
+_CANDIDATE_COST = 12
+_BATCH_SHARE = 0.5  # of the cost of a scan for each of many queries, which share the reading of the codes
+_WASTE = 0.1  # share of the scan's work that may be done in vain
+_CHUNK_CANDIDATES = 1 << 16
+
+
+def search_indexed(
+    index: CodeIndex,
+    queries: NDArray[np.uint8],
+    *,
+    top_k: int | None = None,
+    max_distance: int | None = None,
+    n_threads: int | None = None,
+) -> list[Neighbours]:
+    """Find the codes nearest to each query, as ``search`` does over all rows, with the same results.
+
+    A query for which opening buckets would take longer than scanning is scanned; work that turns out to have been in
+    vain is at most a tenth of the scan.
+
+    Args:
+        index: of the codes.
+        queries: (q, code_size(n_bits)) uint8.
+        top_k: keep this many for each query, 1 or more; all of them if left out.
+        max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
+        n_threads: 1 or more; by default as many as there are cores, and no more than there are queries.
+
+    Returns:
+        q results, each with ``min(top_k, rows within max_distance)`` neighbours.
+
+    Raises:
+        DrhnError: queries of another shape or dtype.
+        ConfigError: a number out of its range.
+        IndexError, ValueError: the index is damaged.
+
+    Source: Norouzi, Punjani, Fleet 2012, section 2; when to scan instead is ours.
+    """
+    check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
+    limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
+    n_items = len(index.distinct)
+    # One query is scanned by several threads, but probed by one; many are probed by several.
+    scan_cost = _BATCH_SHARE * n_items if len(queries) > 1 else n_items / count_threads(n_items, n_threads)
+
+    def probe(query: NDArray[np.uint8]) -> Neighbours | None:
+        return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
+
+    if len(queries) > 1:
+        with ThreadPoolExecutor(min(n_threads or os.cpu_count() or 1, len(queries))) as pool:
+            found = list(pool.map(probe, queries))
+    else:
+        found = [probe(query) for query in queries]
+    left = [place for place, result in enumerate(found) if result is None]
+    if left:
+        scanned = search(
+            index.distinct,
+            queries[left],
+            n_bits=index.n_bits,
+            top_k=top_k,
+            max_distance=max_distance,
+            n_threads=n_threads,
+        )
+        for place, items in zip(left, scanned, strict=True):
+            found[place] = _rows_of(index, items.indices, items.distances, top_k)
+    return [result for result in found if result is not None]
+
+
+class _Ring(NamedTuple):
+    """The buckets of one step: which table, and where the items of each bucket begin and how many they are."""
+
+    table: int
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def n_candidates(self) -> int:
+        return int(self.lengths.sum())
+
+
+@dataclass(eq=False)
+class _Probe:
+    """One query on its way outwards: after step r everything at distance r or less has been met."""
+
+    index: CodeIndex
+    query: NDArray[np.uint8]  # (1, code_size)
+    top_k: int | None
+    bound: int  # nothing farther is wanted; shrinks
+    scan_cost: float
+    _rings: dict[int, _Ring] = field(default_factory=dict)
+    _met: defaultdict[int, list[NDArray[np.uint32]]] = field(default_factory=lambda: defaultdict(list))
+    _spent: float = 0.0
+
+    def run(self) -> Neighbours | None:
+        """Return what there is to find, or None where scanning is less work."""
+        certain = False
+        step = 0
+        while step <= self.bound:
+            if not certain and not self._is_cheap(step):
+                certain = self._is_less_than_scanning(step)
+                if not certain:
+                    return None
+            self._open(step)
+            self._tighten()
+            step += 1
+        levels = {distance: np.sort(met[0]) for distance, met in sorted(self._met.items())}
+        items = np.concatenate([np.empty(0, np.int64), *levels.values()])
+        distances = np.array([distance for distance, level in levels.items() for _ in level], dtype=np.int32)
+        return _rows_of(self.index, items, distances, self.top_k)
+
+    def _is_cheap(self, step: int) -> bool:
+        """Tell whether a step can be taken even if all is to be scanned in the end."""
+        return self._look_up_cost(step) <= self._allowance and self._cost(step) <= self._allowance
+
+    def _is_less_than_scanning(self, step: int) -> bool:
+        """Tell whether this step and all that may follow are less work than scanning, by counting their candidates."""
+        total = look_ups = 0.0
+        for later in range(step, self.bound + 1):
+            look_ups += self._look_up_cost(later)
+            if look_ups > self._allowance or total > self.scan_cost:
+                return False
+            total += self._cost(later)
+        return self._spent + total <= self.scan_cost
+
+    @property
+    def _allowance(self) -> float:
+        return _WASTE * self.scan_cost - self._spent
+
+    def _look_up_cost(self, step: int) -> float:
+        near, table = divmod(step, len(self.index.tables))
+        return _STEP_COST + _BUCKET_COST * math.comb(self.index.tables[table].width, near)
+
+    def _cost(self, step: int) -> float:
+        return self._look_up_cost(step) + _CANDIDATE_COST * self._ring(step).n_candidates
+
+    def _ring(self, step: int) -> _Ring:
+        """Return the buckets of a step: those of one table whose substring differs from the query's in so many bits."""
+        if step not in self._rings:
+            near, place = divmod(step, len(self.index.tables))
+            table = self.index.tables[place]
+            buckets = _masks(table.width, near) ^ substring(self.query, table.first_bit, table.width)
+            starts = table.starts[buckets].astype(np.int64)
+            lengths = table.starts[buckets + np.uint32(1)] - starts
+            filled = np.flatnonzero(lengths)
+            self._rings[step] = _Ring(place, starts[filled], lengths[filled])
+        return self._rings[step]
+
+    def _open(self, step: int) -> None:
+        """Compare the candidates of a step with the query and keep those that are near enough."""
+        self._spent += self._cost(step)
+        ring = self._rings.pop(step)
+        ends = np.cumsum(ring.lengths)
+        cuts = np.searchsorted(ends, np.arange(0, ring.n_candidates, _CHUNK_CANDIDATES))
+        for first, last in pairwise(np.unique([*cuts, len(ends)]).tolist()):
+            starts, lengths = ring.starts[first:last], ring.lengths[first:last]
+            items = self.index.tables[ring.table].items
+            candidates = items[_places(starts, lengths, len(items))]
+            words = copy_words(self.index.distinct.take(candidates, axis=0), self.index.n_bits)
+            distances = differing_bits(words, copy_words(self.query, self.index.n_bits)[:, 0])
+            self._keep(candidates, distances)
+
+    def _keep(self, candidates: NDArray[np.uint32], distances: NDArray[np.unsignedinteger]) -> None:
+        """Keep those of some candidates, each given once, that are near enough."""
+        if self.top_k is not None and len(candidates) >= self.top_k:
+            n_within = np.cumsum(np.bincount(distances, minlength=self.bound + 1))
+            self.bound = min(self.bound, int(np.searchsorted(n_within, self.top_k)))
+        near = np.flatnonzero(distances <= self.bound)
+        candidates, distances = candidates[near], distances[near]
+        for distance in np.unique(distances).tolist():
+            self._met[distance].append(candidates[distances == distance])
+
+    def _tighten(self) -> None:
+        """Forget what was met again, in another substring, and what is too far now."""
+        n_rows = 0
+        for distance in sorted(self._met):
+            if distance > self.bound:
+                del self._met[distance]
+                continue
+            met = self._met[distance]
+            if len(met) > 1:
+                met[:] = [np.unique(np.concatenate(met))]
+            n_rows += self._count_rows(met[0])
+            if self.top_k is not None and n_rows >= self.top_k:
+                self.bound = distance
+
+    def _count_rows(self, items: NDArray[np.uint32]) -> int:
+        if self.index.groups is None:
+            return len(items)
+        starts = self.index.groups[0]
+        return int((starts[items + np.uint32(1)].astype(np.int64) - starts[items]).sum())
+
+
+def _rows_of(index: CodeIndex, items: NDArray[np.int64], distances: NDArray[np.int32], top_k: int | None) -> Neighbours:
+    """Return the rows that items, sorted by distance and then by number, stand for.
+
+    Items are in the order of their first rows, so the nearest ``top_k`` rows are of the first ``top_k`` items: each of
+    those has a row that comes before all rows of any later item.
+    """
+    items, near = items[:top_k], distances[:top_k]
+    if index.groups is None:
+        return Neighbours(indices=items, distances=near)
+    starts, rows = index.groups
+    first = starts[items].astype(np.int64)
+    lengths = starts[items + 1] - first
+    if top_k is not None:
+        lengths = np.minimum(lengths, top_k)
+    found, near = rows[_places(first, lengths, len(rows))].astype(np.int64), np.repeat(near, lengths)
+    order = np.lexsort((found, near))[:top_k]
+    return Neighbours(indices=found[order], distances=near[order])
+
+
+def _places(starts: NDArray[np.int64], lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return ``starts[i], starts[i] + 1, ...``, ``lengths[i]`` of them, for each i, one after the other.
+
+    Raises:
+        ValueError: they are more than ``most``, or a length is negative.
+    """
+    ends = np.cumsum(lengths)
+    if len(ends) and (lengths.min() < 0 or ends[-1] > most):
+        raise ValueError(f"{ends[-1]} places of {most}")
+    places = np.repeat(starts - ends + lengths, lengths)
+    places += np.arange(len(places))
+    return places
+
+
+@lru_cache(maxsize=64)
+def _masks(width: int, n_set: int) -> NDArray[np.uint32]:
+    """Return all numbers of ``width`` bits of which ``n_set`` are set, ascending."""
+    if not n_set:
+        return np.zeros(1, dtype=np.uint32)
+    if n_set > width:
+        return np.empty(0, dtype=np.uint32)
+    smaller = _masks(width - 1, n_set - 1)
+    parts = [smaller[: np.searchsorted(smaller, 1 << top)] | np.uint32(1 << top) for top in range(width)]
+    return np.concatenate(parts)
