@@ -22,7 +22,7 @@ def labelled(tmp_path_factory):
 
 def arrays_of(folder):
     with np.load(folder / "w.npz") as arrays:
-        return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items() if name != "manifest"}
+        return {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items() if name != "manifest"}
 
 
 def history_of(folder):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
