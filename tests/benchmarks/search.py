@@ -1,0 +1,214 @@
+"""Searching large code files, beside faiss, usearch and the mere reading of memory.
+
+    python -m tests.benchmarks.search [--size 10_000_000] [--bits 48 64 128] [--kinds uniform clustered] [--rounds 7]
+
+Makes codes: uniform ones, or clustered as trained ones are: 88 % are one of ten class centres, the others have 1 to 9
+of its bits flipped, each count as likely, as in the codes that the bundled weights give to the 50,000 training images
+of CIFAR-10. Asks for the 10 nearest of 1 and of 64 queries that are drawn alike, method after method, round after
+round, with other queries each time, and checks that all find the same distances. All use all cores. What has taken 20
+seconds is not run again. "start to answer" is a process that opens a code file, whose pages are in the cache, and
+answers one query (not with --no-start-up, nor with more than ten million codes). Prints the medians in milliseconds as
+a table, then as one line of JSON. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+from usearch.index import MetricKind
+from usearch.index import search as usearch_search
+
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.index import build_index
+from drhn_cli.codes.probe import search_indexed
+from drhn_cli.codes.search import search
+
+TOP_K = 10
+N_QUERIES = 64
+SLOW_SECONDS = 20.0
+N_CLASSES, CENTRE_SHARE, MOST_FLIPS = 10, 0.88, 9
+START_UP_ITEMS = 10_000_000
+THREADS = os.cpu_count() or 1
+FAISS_PROGRAM = """
+import sys, numpy as np, faiss
+index = faiss.read_index_binary(sys.argv[1])
+query = np.frombuffer(bytes.fromhex(sys.argv[2]), np.uint8)[np.newaxis]
+print(index.search(query, 10)[1])
+"""
+
+Codes = np.ndarray
+
+
+def uniform_codes(n: int, n_bits: int, rng: np.random.Generator) -> Codes:
+    return rng.integers(0, 256, (n, n_bits // 8), dtype=np.uint8)
+
+
+def clustered_codes(n: int, n_bits: int, rng: np.random.Generator) -> Codes:
+    centres = uniform_codes(N_CLASSES, n_bits, np.random.default_rng(0))
+    codes = centres[rng.integers(0, N_CLASSES, n)]
+    moved = np.flatnonzero(rng.random(n) > CENTRE_SHARE)
+    n_flips = rng.integers(1, MOST_FLIPS + 1, len(moved))
+    # With replacement, so that a bit may flip back: a few codes are nearer than told.
+    for count in range(1, MOST_FLIPS + 1):
+        rows = moved[n_flips >= count]
+        bits = rng.integers(0, n_bits, len(rows))
+        codes[rows, bits // 8] ^= (1 << (bits % 8)).astype(np.uint8)
+    return codes
+
+
+def seconds_of(task: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    task()
+    return time.perf_counter() - started
+
+
+def medians(tasks: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+    """Run each task in turn, round after round; return the median seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(rounds):
+        for name, task in tasks.items():
+            if sum(times[name]) < SLOW_SECONDS:
+                times[name].append(seconds_of(lambda task=task, turn=turn: task(turn)))  # type: ignore[misc]
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def read_all(codes: Codes) -> None:
+    """Sum all bytes, eight at a time, with all cores: what no search that looks at every code can do without."""
+    words = codes.reshape(-1)[: codes.size // 8 * 8].view(np.uint64)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(np.add.reduce, np.array_split(words, THREADS)))
+
+
+def measure_warm(codes: Codes, queries: list[Codes], n_bits: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Time the methods in this process; each gets another slice of the queries in each round."""
+    built = time.perf_counter()
+    index = build_index(codes, n_bits)
+    built = time.perf_counter() - built
+    flat = faiss.IndexBinaryFlat(n_bits)
+    flat.add(codes)
+    faiss.omp_set_num_threads(THREADS)
+
+    def usearch(asked: Codes) -> np.ndarray:
+        matches = usearch_search(codes, asked, TOP_K, MetricKind.Hamming, exact=True, threads=THREADS)
+        return np.asarray(matches.distances, dtype=np.int64).reshape(len(asked), -1)
+
+    def distances(results: list[object]) -> np.ndarray:
+        return np.array([result.distances for result in results])  # type: ignore[attr-defined]
+
+    methods: dict[str, Callable[[Codes], np.ndarray]] = {
+        "drhn": lambda asked: distances(search(codes, asked, n_bits=n_bits, top_k=TOP_K)),
+        "drhn, with an index": lambda asked: distances(search_indexed(index, asked, top_k=TOP_K)),
+        "faiss IndexBinaryFlat": lambda asked: flat.search(asked, TOP_K)[0],
+        "usearch, exact": usearch,
+    }
+    expected = methods["drhn"](queries[0])
+    for name, method in methods.items():
+        asked = queries[0][:2] if name.startswith("usearch") else queries[0]
+        if not np.array_equal(method(asked), expected[: len(asked)]):
+            raise SystemExit(f"{name} finds other distances")
+    tasks: dict[str, Callable[[int], object]] = {"reading the codes": lambda _: read_all(codes)}
+    for name, method in methods.items():
+        tasks[name] = lambda turn, method=method: method(queries[turn][:1])  # type: ignore[misc]
+    one = medians(tasks, rounds)
+    del tasks["reading the codes"]
+    for name, method in methods.items():
+        tasks[name] = lambda turn, method=method: method(queries[turn])  # type: ignore[misc]
+    many = medians(tasks, rounds)
+    index_bytes = sum(array.nbytes for array in index.arrays())
+    facts = {"build_s": built, "MB": index_bytes / 1e6, "n_distinct": len(index.distinct)}
+    return {"one": one, "many": many, "index": facts}
+
+
+def measure_start_up(codes: Codes, query: Codes, n_bits: int, rounds: int) -> dict[str, float]:
+    """Time processes that open a file and answer one query."""
+    n = len(codes)
+    names = np.char.zfill(np.arange(n).astype("S9"), 9)
+    entries = Entries(
+        blob=names.tobytes(),
+        offsets=np.arange(n + 1, dtype=np.int64) * 9,
+        sizes=np.zeros(n, np.int64),
+        mtimes_ns=np.zeros(n, np.int64),
+        inodes=np.zeros(n, np.uint64),
+    )
+    manifest = CodeManifest(root="/photos", n_bits=n_bits, model="none", fingerprint="0" * 64)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, indexed = Path(folder, "plain.bin"), Path(folder, "indexed.bin")
+        for path in (plain, indexed):
+            write_code_file(path, codes, entries, manifest)
+        with CodeFile.open(indexed) as file:
+            file.add_index(build_index(file.codes, n_bits))
+        code = query.tobytes().hex()
+        drhn = [sys.executable, "-m", "drhn_cli", "query", "--code", code]
+        commands = {
+            "drhn": [*drhn, str(plain)],
+            "drhn, with an index": [*drhn, str(indexed)],
+            "faiss IndexBinaryFlat": [sys.executable, "-c", FAISS_PROGRAM, str(plain), code],
+        }
+
+        def run(command: list[str]) -> None:
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+        for command in commands.values():
+            run(command)
+        return medians({name: lambda _, c=command: run(c) for name, command in commands.items()}, rounds)  # type: ignore[misc]
+
+
+def table(results: list[dict[str, object]]) -> Iterator[str]:
+    columns = ("1 query", "64 queries", "start to answer")
+    yield "| codes | method | " + " | ".join(f"{column}, ms" for column in columns) + " |"
+    yield "|---" * (2 + len(columns)) + "|"
+    for result in results:
+        label = f"{result['kind']}, {result['bits']} bits"
+        one, many, start = (result.get(part) or {} for part in ("one", "many", "start_up"))
+        for name in one:  # type: ignore[union-attr]
+            cells = (f"{1e3 * part[name]:.2f}" if name in part else "" for part in (one, many, start))  # type: ignore[operator, index]
+            yield f"| {label} | {name} | " + " | ".join(cells) + " |"
+            label = ""
+
+
+def processor() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=1_000_000)
+    parser.add_argument("--bits", type=int, nargs="+", default=[48, 64, 128])
+    parser.add_argument("--kinds", nargs="+", choices=["uniform", "clustered"], default=["uniform", "clustered"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-start-up", action="store_true")
+    arguments = parser.parse_args()
+    results: list[dict[str, object]] = []
+    for n_bits in arguments.bits:
+        for kind in arguments.kinds:
+            make = {"uniform": uniform_codes, "clustered": clustered_codes}[kind]
+            rng = np.random.default_rng(1)
+            codes = make(arguments.size, n_bits, rng)
+            queries = [make(N_QUERIES, n_bits, rng) for _ in range(arguments.rounds)]
+            result: dict[str, object] = {"kind": kind, "bits": n_bits, "size": arguments.size}
+            result |= measure_warm(codes, queries, n_bits, arguments.rounds)
+            if not arguments.no_start_up and arguments.size <= START_UP_ITEMS:
+                result["start_up"] = measure_start_up(codes, queries[0][0], n_bits, arguments.rounds)
+            results.append(result)
+            print(*list(table([result]))[0 if len(results) == 1 else 2 :], sep="\n", flush=True)
+    print(json.dumps({"cpu": processor(), "threads": THREADS, "rounds": arguments.rounds, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
