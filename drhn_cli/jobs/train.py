@@ -171,7 +171,10 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         },
     )
     measured_on = test or validation
-    evaluations = list(evaluate_weights(weights, measured_on, images, device=options.device)) if measured_on else []
+    evaluations: list[Evaluation] = []
+    if measured_on:
+        lengths = network_config.code_lengths
+        evaluations += evaluate_weights(weights, measured_on, images, code_lengths=lengths, device=options.device)
     weights = replace(weights, measured=_measured(evaluations, "test" if test else "validation"))
     save_weights(options.weights_path, weights)
     checkpoint_path_of(options.weights_path).unlink(missing_ok=True)

@@ -36,7 +36,7 @@ def test_a_run_tells_its_epochs_on_stderr_and_its_figures_on_stdout(train):
     assert start == "drhn: 24 pictures to train on, 0 to validate on"
     assert [line.split(":")[1] for line in epochs] == [" epoch 1", " epoch 2"]
     rows = [json.loads(line) for line in result.lines]
-    assert [(row["bits"], row["n_queries"], row["weights"]) for row in rows] == [(16, 8, "w.npz")]
+    assert [(row["bits"], row["n_queries"], row["weights"]) for row in rows] == [(12, 8, "w.npz"), (16, 8, "w.npz")]
 
 
 @pytest.mark.usefixtures("labelled")

@@ -69,7 +69,7 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     history = [json.loads(line) for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
     assert history == [asdict(report) for report in told["epochs"]]
     assert [report["epoch"] for report in history] == [1, 2, 3]
-    assert len(evaluations) == 1
+    assert [one.n_bits for one in evaluations] == [8, 16]
 
 
 def test_colours_are_those_of_the_training_pictures(data, tmp_path):
@@ -83,14 +83,18 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
     gallery, queries = load_split(str(data), weights.preprocessing)
     kept, _ = split_validation(gallery.labels, 0.25, 0)
     gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
-    again = list(evaluate_weights(load_weights(tmp_path / "w.npz"), queries, gallery, device="cpu"))
+    lengths = (8, 16)
+    again = list(
+        evaluate_weights(load_weights(tmp_path / "w.npz"), queries, gallery, code_lengths=lengths, device="cpu")
+    )
     assert again == evaluations
     assert again[0].retrieval.n_queries == 16
     assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
     measured = weights.measured
     assert measured["on"] == "test"
-    assert measured["lengths"]["16"]["accuracy"] == again[0].accuracy
-    assert measured["lengths"]["16"]["mean_average_precision"] == again[0].retrieval.mean_average_precision
+    for n_bits, one in zip(lengths, again, strict=True):
+        assert measured["lengths"][str(n_bits)]["accuracy"] == one.accuracy
+        assert measured["lengths"][str(n_bits)]["mean_average_precision"] == one.retrieval.mean_average_precision
 
 
 def test_without_test_pictures_the_validation_part_is_measured(data, tmp_path):
