@@ -39,10 +39,10 @@ def read_files_from(source: str | None, *, null: bool) -> Iterator[bytes]:
     Raises:
         DrhnError: the list cannot be read.
     """
-    from drhn_cli.images.find import read_path_list
-
     if source is None:
         return
+    from drhn_cli.images.find import read_path_list
+
     if source == "-":
         yield from read_path_list(sys.stdin.buffer, null=null)
         return

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from drhn_cli.atomic import remove_leftovers
 from drhn_cli.errors import AnyPath, CodeFileError
 
@@ -29,6 +27,8 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
 
     Source: filelock.
     """
+    from filelock import FileLock, Timeout  # 10 ms that readers need not wait for
+
     target = Path(os.path.realpath(os.fsdecode(path)))
     if not target.parent.is_dir():  # filelock would make it, and a mistyped folder would come into being
         raise CodeFileError(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
-from drhn_cli.images.load import load_image
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.encoders import Encoder, load_encoder
 
@@ -139,6 +138,8 @@ class _Coder:
             row = _stored_row(self._file, query.image)
             if row is not None:
                 return self._file.codes[row : row + 1]
+        from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
+
         if self._weights is None:
             self._weights = load_weights_of(self._file, None)
         pixels = load_image(query.image, self._weights.preprocessing)

@@ -9,6 +9,7 @@ import pytest
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex
 from drhn_cli.errors import CodeFileError, DrhnError, ImageError
+from drhn_cli.images import load as load_module
 from drhn_cli.jobs import query as query_module
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network.weights import save_weights
@@ -37,8 +38,8 @@ def ask(file):
 
 
 @pytest.fixture
-def without_decoding(monkeypatch):
-    monkeypatch.delattr(query_module, "load_image")
+def without_decoding(monkeypatch, file):  # noqa: ARG001 - making the file takes decoding
+    monkeypatch.delattr(load_module, "load_image")
 
 
 def paths(answer):
