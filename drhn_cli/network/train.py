@@ -25,6 +25,7 @@ from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.losses import training_loss
+from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
 from drhn_cli.network.weights import halve_filters
@@ -132,6 +133,8 @@ def train_network(
         "preprocessing": preprocessing.to_dict(),
         "images": _digest(images),
     }
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = make_optimisers(network, config)
