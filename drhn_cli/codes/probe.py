@@ -18,9 +18,11 @@ from drhn_cli.codes.index import CodeIndex, substring
 from drhn_cli.codes.search import Neighbours, check_search, copy_words, count_threads, differing_bits, search
 
 # What work costs, in rows scanned for one query by one thread; measured with tests/benchmarks/search.py.
-_STEP_COST = 45_000
-_BUCKET_COST = 12
+_LOOK_UP_COST = 12_000
+_STEP_COST = 30_000
+_BUCKET_COST = 8
 _CANDIDATE_COST = 12
+_FIRST_ITEMS = 1 << 12
 _BATCH_SHARE = 0.5  # of the cost of a scan for each of many queries, which share the reading of the codes
 _WASTE = 0.1  # share of the scan's work that may be done in vain
 _CHUNK_CANDIDATES = 1 << 16
@@ -113,7 +115,8 @@ class _Probe:
     def run(self) -> Neighbours | None:
         """Return what there is to find, or None where scanning is less work."""
         certain = False
-        step = 0
+        # Nothing is nearer than top_k equal codes among the first items, and later ones lose the tie.
+        step = 1 if self._meet_first() else 0
         while step <= self.bound:
             if not certain and not self._is_cheap(step):
                 certain = self._is_less_than_scanning(step)
@@ -126,6 +129,14 @@ class _Probe:
         items = np.concatenate([np.empty(0, np.int64), *levels.values()])
         distances = np.array([distance for distance, level in levels.items() for _ in level], dtype=np.int32)
         return _rows_of(self.index, items, distances, self.top_k)
+
+    def _meet_first(self) -> bool:
+        """Compare the first items: codes that repeat come early. Tell whether ``top_k`` rows are equal to the query."""
+        self._spent += _STEP_COST + _FIRST_ITEMS
+        self._compare(np.arange(min(_FIRST_ITEMS, len(self.index.distinct)), dtype=np.uint32))
+        self._tighten()
+        equal = self._met.get(0)
+        return self.top_k is not None and equal is not None and self._count_rows(equal[0]) >= self.top_k
 
     def _is_cheap(self, step: int) -> bool:
         """Tell whether a step can be taken even if all is to be scanned in the end."""
@@ -147,10 +158,10 @@ class _Probe:
 
     def _look_up_cost(self, step: int) -> float:
         near, table = divmod(step, len(self.index.tables))
-        return _STEP_COST + _BUCKET_COST * math.comb(self.index.tables[table].width, near)
+        return _LOOK_UP_COST + _BUCKET_COST * math.comb(self.index.tables[table].width, near)
 
     def _cost(self, step: int) -> float:
-        return self._look_up_cost(step) + _CANDIDATE_COST * self._ring(step).n_candidates
+        return _STEP_COST + self._look_up_cost(step) + _CANDIDATE_COST * self._ring(step).n_candidates
 
     def _ring(self, step: int) -> _Ring:
         """Return the buckets of a step: those of one table whose substring differs from the query's in so many bits."""
@@ -173,13 +184,12 @@ class _Probe:
         for first, last in pairwise(sorted({*cuts.tolist(), len(ends)})):
             starts, lengths = ring.starts[first:last], ring.lengths[first:last]
             items = self.index.tables[ring.table].items
-            candidates = items[_places(starts, lengths, len(items))]
-            words = copy_words(self.index.distinct.take(candidates, axis=0), self.index.n_bits)
-            distances = differing_bits(words, copy_words(self.query, self.index.n_bits)[:, 0])
-            self._keep(candidates, distances)
+            self._compare(items[_places(starts, lengths, len(items))])
 
-    def _keep(self, candidates: NDArray[np.uint32], distances: NDArray[np.unsignedinteger]) -> None:
-        """Keep those of some candidates, each given once, that are near enough."""
+    def _compare(self, candidates: NDArray[np.uint32]) -> None:
+        """Compare some candidates, each given once, with the query, and keep those that are near enough."""
+        words = copy_words(self.index.distinct.take(candidates, axis=0), self.index.n_bits)
+        distances = differing_bits(words, copy_words(self.query, self.index.n_bits)[:, 0])
         if self.top_k is not None and len(candidates) >= self.top_k:
             n_within = np.cumsum(np.bincount(distances, minlength=self.bound + 1))
             self.bound = min(self.bound, int(np.searchsorted(n_within, self.top_k)))

@@ -154,12 +154,17 @@ class _Scan:
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
         buffers = _Buffers(min(_CHUNK_ROWS, stop - start))
         for chunk_start, words in self._chunks(start, stop):
-            for query, kept in zip(self.queries.T, best, strict=True):
+            # Who has top_k equal codes can find nothing better: the common case where codes repeat.
+            open_queries = [(query, kept) for query, kept in zip(self.queries.T, best, strict=True) if kept.bound]
+            if not open_queries:
+                break
+            for query, kept in open_queries:
                 distances = differing_bits(words, query, buffers)  # (rows of the chunk,)
+                if np.minimum.reduce(distances) >= kept.bound:
+                    continue
                 hits = np.flatnonzero(distances < kept.bound)
-                if len(hits):
-                    places = hits + chunk_start
-                    kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
+                places = hits + chunk_start
+                kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
         return best
 
     def _chunks(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:

@@ -88,9 +88,10 @@ def test_the_index_answers_as_the_scan_does(bits, data):
         "max_distance": data.draw(st.none() | st.integers(0, n_bits + 1)),
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_FIRST_ITEMS", data.draw(st.sampled_from([0, 5, 1 << 12])))
         patch.setattr(probe, "_CHUNK_CANDIDATES", data.draw(st.sampled_from([1, 7, 1 << 16])))
         if data.draw(st.booleans()):  # never scan; otherwise scan whatever is not found in the first bucket
-            for cost in ("_STEP_COST", "_BUCKET_COST", "_CANDIDATE_COST"):
+            for cost in ("_LOOK_UP_COST", "_STEP_COST", "_BUCKET_COST", "_CANDIDATE_COST"):
                 patch.setattr(probe, cost, 0)
         found = search_indexed(build_index(codes, n_bits), queries, **asked)
     for result, scanned in zip(found, search(codes, queries, n_bits=n_bits, **asked), strict=True):

@@ -72,7 +72,8 @@ def test_substrings_grow_with_the_number_of_codes(monkeypatch):
 def test_an_index_looks_at_few_codes(monkeypatch):
     codes = random_codes(1 << 16)
     index = build_index(codes, 48)
-    monkeypatch.setattr(probe, "_STEP_COST", 0)
+    for cost in ("_LOOK_UP_COST", "_STEP_COST", "_FIRST_ITEMS"):
+        monkeypatch.setattr(probe, cost, 0)
     looked_at = []
     real = probe.differing_bits
     monkeypatch.setattr(
@@ -186,7 +187,7 @@ def test_every_flipped_byte_of_a_file_with_an_index_is_found(tmp_path):
 
 
 def test_a_damaged_index_is_an_error_and_no_crash(tmp_path, monkeypatch):
-    for cost in ("_STEP_COST", "_BUCKET_COST", "_CANDIDATE_COST"):
+    for cost in ("_LOOK_UP_COST", "_STEP_COST", "_BUCKET_COST", "_CANDIDATE_COST"):
         monkeypatch.setattr(probe, cost, 0)
     path = tmp_path / "codes.bin"
     rng = np.random.default_rng(0)
