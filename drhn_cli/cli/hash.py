@@ -109,5 +109,7 @@ def hash_(
     elif not quiet:
         told = ", ".join(f"{count} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
         report(f"{output}: {summary.n_items} pictures ({told or 'none'}) in {summary.seconds:.1f} s")
+    if summary.dropped_index and not quiet:
+        report(f"{output}: its index no longer fits and is gone; make a new one with drhn index")
     sys.stdout.flush()
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

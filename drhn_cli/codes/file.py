@@ -41,6 +41,7 @@ __all__ = [
 _CHECKED_AT_OPEN = 64 << 20  # bytes of entries, some 50 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
 _REBUILD = "hash again with --rebuild"
+_INDEX_ANEW = "make the index anew with drhn index"
 _MAKE_ONE = "make one with drhn hash FOLDER -o FILE"
 
 
@@ -218,8 +219,11 @@ class CodeFile:
         """
         write_index(self.path, self._data[: self._manifest_end], self._trailer, index)
 
-    def verify(self) -> None:
+    def verify(self, *, index: bool = True) -> None:
         """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.
+
+        Args:
+            index: check the index, too; whoever writes the file anew does without it.
 
         Raises:
             CodeFileError: naming the part that is damaged.
@@ -227,7 +231,7 @@ class CodeFile:
         Source: ours.
         """
         self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
-        if self._trailer.index is not None:
+        if index and self._trailer.index is not None:
             self._match("index", self._crc(self._trailer.index.offset, self._end), self._trailer.index.crc)
         padding = padding_mask(self.n_bits)
         codes = self.codes
@@ -393,7 +397,8 @@ class CodeFile:
             raise self._damaged(part, f"CRC-32 {expected:08x}", f"{found:08x}")
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
-        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
+        hint = _INDEX_ANEW if part == "index" else _REBUILD
+        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=hint)
 
 
 def require_code_file(path: AnyPath) -> None:

@@ -71,6 +71,7 @@ class HashSummary:
         removed: entries dropped because their file is gone.
         kept: entries that this run did not look for: outside its sources, or under one that cannot be read.
         n_items: codes in the file now.
+        dropped_index: whether the file had an index, which the codes of today would not fit.
         failures: what could not be hashed, with its reason.
         seconds: wall-clock time.
     """
@@ -82,6 +83,7 @@ class HashSummary:
     removed: int
     kept: int
     n_items: int
+    dropped_index: bool
     failures: list[DrhnError] = field(repr=False)
     seconds: float
 
@@ -193,6 +195,7 @@ class _Update:
         self._options = options
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
+        self._had_index = self._saved = False
         # An empty file is what mktemp makes.
         self._is_new = options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path)
         if self._is_new:
@@ -205,7 +208,8 @@ class _Update:
                 self._weights = load_weights_of(file, options.weights)
                 _require_length(file, options.n_bits)
                 # Codes that are taken over get a new checksum: they have to be whole.
-                file.verify()
+                file.verify(index=False)
+                self._had_index = file.index is not None
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
                 self._root = os.fsencode(file.root)
@@ -296,7 +300,13 @@ class _Update:
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
         """Return what was done."""
-        return HashSummary(**self._counts, n_items=len(self._collection), failures=failures, seconds=seconds)
+        return HashSummary(
+            **self._counts,
+            n_items=len(self._collection),
+            dropped_index=self._had_index and self._saved,
+            failures=failures,
+            seconds=seconds,
+        )
 
     def _choose_root(self, roots: set[bytes], files: list[FoundFile]) -> bytes:
         """Return the folder that paths are relative to: it holds all sources, and what the file held before."""
@@ -311,6 +321,7 @@ class _Update:
 
     def _save(self) -> None:
         self._collection.write(self._codes_path, self._root, self._weights)
+        self._saved = True
 
 
 def _require_length(file: CodeFile, n_bits: int | None) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,28 @@ def test_hashing_drops_the_index_only_when_something_changed(drhn, codes, update
     update()
     with CodeFile.open(codes) as file:
         assert (file.index, file.n_items) == (None, 9)
+
+
+def test_hashing_says_that_the_index_is_gone(drhn, codes, weights_path):
+    drhn("index", codes)
+    said = "its index no longer fits and is gone; make a new one with drhn index"
+    hash_ = ("hash", "photos", "-o", codes, "--weights", weights_path)
+    assert said not in drhn(*hash_).err
+    os.remove("photos/circle/0000.png")
+    assert said in drhn(*hash_).err
+    assert said not in drhn(*hash_).err
+
+
+def test_a_damaged_index_is_made_anew(drhn, codes):
+    drhn("index", codes)
+    whole = codes.read_bytes()
+    damaged = bytearray(whole)
+    damaged[-200] ^= 1
+    codes.write_bytes(damaged)
+    result = drhn("info", "--verify", codes)
+    assert (result.status, "damaged index" in result.err, "drhn index" in result.err) == (2, True, True)
+    assert drhn("index", codes).status == 0
+    assert codes.read_bytes() == whole
 
 
 def test_damaged_codes_get_no_index(drhn, codes):
