@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,9 @@ def query(
     null: options.Null = False,
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Draw the answers on a page with thumbnails, too.")
+    ] = None,
     weights: options.Weights = None,
     device: options.Device = "cpu",
 ) -> int:
@@ -88,17 +92,24 @@ def query(
     found = failed = False
     with CodeFile.open(codes_path) as file:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
-        for answer in answer_queries(file, queries, query_options):
-            if answer.error is not None:
-                failed = True
-                if answer.error.path is None:
-                    report(f"{printable(answer.query)}: {answer.error.message}")
-                else:
-                    report_error(answer.error)
-                continue
-            found = found or bool(answer.matches)
-            output.write(answer)
-            flush()
+        if sheet is None:
+            given = answer_queries(file, queries, query_options)
+        else:
+            from drhn_cli.jobs.sheet import answer_on_sheet  # brings Pillow
+
+            given = answer_on_sheet(sheet, file, queries, query_options)
+        with closing(given) as answers:
+            for answer in answers:
+                if answer.error is not None:
+                    failed = True
+                    if answer.error.path is None:
+                        report(f"{printable(answer.query)}: {answer.error.message}")
+                    else:
+                        report_error(answer.error)
+                    continue
+                found = found or bool(answer.matches)
+                output.write(answer)
+                flush()
     if failed:
         return ExitStatus.ERROR
     if not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -81,9 +81,7 @@ class Answer:
     error: DrhnError | None = None
 
 
-def answer_queries(
-    file: CodeFile, queries: Iterator[Query] | Sequence[Query], options: QueryOptions
-) -> Iterator[Answer]:
+def answer_queries(file: CodeFile, queries: Iterable[Query], options: QueryOptions) -> Generator[Answer, None, None]:
     """Answer each query as it comes.
 
     A picture that the code file holds, unchanged, is not decoded; the network is loaded when first needed.

@@ -1,0 +1,141 @@
+"""Put answers on a sheet while they are given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice, tee
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from drhn_cli.atomic import atomic_write
+from drhn_cli.codes.file import CodeFile
+from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
+from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
+from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheet.html import HtmlSheet
+from drhn_cli.sheet.thumbnail import make_thumbnail
+
+_AHEAD = 64  # thumbnails that are made at a time, and held
+
+
+class _Sheet(Protocol):
+    def __init__(self, stream: BinaryIO, about: About) -> None: ...
+    def add(self, section: Section) -> None: ...
+    def finish(self) -> None: ...
+
+
+_KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet}
+
+
+def answer_on_sheet(
+    path: AnyPath, file: CodeFile, queries: Iterable[Query], options: QueryOptions
+) -> Generator[Answer, None, None]:
+    """Answer each query as ``answer_queries`` does, and draw each answer once it has been taken.
+
+    The sheet takes its place when the last answer has been taken; a caller that stops sooner leaves what was there. A
+    picture that is gone, or cannot be decoded, is drawn as the reason.
+
+    Args:
+        path: ends in .html. Either nothing is there, or an earlier sheet, or an empty file.
+        file: an open code file.
+        queries: streams among them are read twice, so they can seek.
+        options: what is asked.
+
+    Yields:
+        An answer for each query, in order.
+
+    Raises:
+        DrhnError: another suffix, another file in the place, the sheet cannot be written; see ``answer_queries``.
+    """
+    kind = _KINDS.get(Path(os.fsdecode(path)).suffix.lower())
+    if kind is None:
+        raise DrhnError("no kind of sheet", path=path, expected=" or ".join(f"a name in {suffix}" for suffix in _KINDS))
+    try:
+        _refuse_foreign(path)
+        asked, drawn = tee(queries)
+        with ThreadPoolExecutor(thread_name_prefix="drhn-sheet") as pool, atomic_write(path) as stream:
+            sheet = kind(stream, _about(file))
+            for query, answer in zip(drawn, answer_queries(file, asked, options), strict=True):
+                yield answer
+                sheet.add(_section(file, query, answer, pool))
+            sheet.finish()
+    except OSError as error:
+        raise DrhnError("cannot write the sheet", path=path, found=error.strerror or str(error)) from error
+
+
+def _refuse_foreign(path: AnyPath) -> None:
+    """Refuse to replace a file that is no sheet: a photograph, perhaps."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb") as stream:
+        head = stream.read(512)
+    if head and MARK not in head:
+        raise DrhnError(
+            "another file is in the place of the sheet", path=path, hint="remove it, or choose another name"
+        )
+
+
+def _about(file: CodeFile) -> About:
+    codes = os.path.basename(os.path.abspath(os.fsdecode(file.path)))
+    n_items = f"{len(file):,} picture{'s' * (len(file) != 1)}"
+    return About(codes=display_path(codes), summary=f"{n_items} in {display_path(file.root)}, {file.n_bits}-bit codes")
+
+
+def _section(file: CodeFile, query: Query, answer: Answer, pool: ThreadPoolExecutor) -> Section:
+    cards = _cards(partial(_match_card, os.fsencode(file.root)), answer.matches, pool)
+    return Section(query=_query_card(file, query, answer), summary=_summary(answer, file.n_bits), matches=cards)
+
+
+def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPoolExecutor) -> Iterator[Card]:
+    rest = iter(matches)
+    while some := list(islice(rest, _AHEAD)):
+        yield from pool.map(draw, some)
+
+
+def _match_card(root: bytes, match: Match) -> Card:
+    name, folder = _name_and_folder(match.path, root)
+    return Card(name=name, folder=folder, path=match.path, picture=_picture(match.path), distance=match.distance)
+
+
+def _query_card(file: CodeFile, query: Query, answer: Answer) -> Card:
+    if query.image is None:
+        return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
+    if not isinstance(query.image, str | bytes | os.PathLike):
+        name, folder, path = "standard input", "", None
+    else:
+        # The folder's links are resolved first: browsers take "link/.." for nothing.
+        folder_path, base = os.path.split(os.fsencode(query.image))
+        path = os.path.join(os.path.realpath(folder_path), base)
+        name, folder = _name_and_folder(path, os.fsencode(file.root))
+    return Card(
+        name=name, folder=folder, path=path, picture=answer.error.problem if answer.error else _picture(query.image)
+    )
+
+
+def _name_and_folder(path: bytes, root: bytes) -> tuple[str, str]:
+    folder, name = os.path.split(path)
+    inside = os.path.join(folder, b"").removeprefix(os.path.join(root, b""))
+    return display_path(name), display_path(inside.rstrip(os.fsencode(os.sep))) if inside else ""
+
+
+def _picture(source: AnyPath | BinaryIO) -> Thumbnail | str:
+    if not isinstance(source, str | bytes | os.PathLike):
+        source.seek(0)
+    try:
+        return make_thumbnail(source)
+    except ImageError as error:
+        return error.problem
+
+
+def _summary(answer: Answer, n_bits: int) -> str:
+    if answer.error is not None:
+        return "not answered"
+    if not answer.matches:
+        return "nothing found"
+    nearest, farthest = answer.matches[0].distance, answer.matches[-1].distance
+    apart = f"{nearest} to {farthest}" if nearest != farthest else f"{nearest}"
+    n_matches = f"{len(answer.matches)} match{'es' * (len(answer.matches) != 1)}"
+    return f"{n_matches}, {apart} of {n_bits} bits apart"

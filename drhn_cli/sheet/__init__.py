@@ -1,0 +1,1 @@
+"""Answers drawn as a page or a picture: data in, bytes out."""

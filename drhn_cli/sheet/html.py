@@ -1,0 +1,111 @@
+"""Answers as one web page that needs nothing beside it: no script, no font, no picture is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import BinaryIO
+
+from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
+
+
+class HtmlSheet:
+    """A page that is written a card at a time, so that it never has to be held in memory.
+
+    Names may be any text: all of it is escaped, and the page's own policy forbids scripts and whatever is elsewhere.
+
+    Args:
+        stream: takes an UTF-8 document.
+        about: for the head of the page.
+
+    Source: ours.
+    """
+
+    def __init__(self, stream: BinaryIO, about: About) -> None:
+        self._write = stream.write
+        self._n_sections = 0
+        self._write(_head(about).encode())
+
+    def add(self, section: Section) -> None:
+        """Draw a query and its answer."""
+        self._n_sections += 1
+        for part in _section(self._n_sections, section):
+            self._write(part.encode())
+
+    def finish(self) -> None:
+        """End the page."""
+        self._write(b"</main>\n</body>\n</html>\n")
+
+
+def file_uri(path: bytes) -> str:
+    """Return the ``file:`` address of an absolute path, percent-encoded from its bytes, whatever they are."""
+    return Path(os.fsdecode(path)).as_uri()
+
+
+def _head(about: About) -> str:
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    codes = escape(about.codes)
+    return f"""<!doctype html>
+<!-- {MARK.decode()} -->
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'">
+<title>Found in {codes}</title>
+<style>{style}</style>
+</head>
+<body>
+<header class="about"><h1><bdi>{codes}</bdi></h1><p>{escape(about.summary)}</p></header>
+<main>
+"""
+
+
+def _section(number: int, section: Section) -> Iterator[str]:
+    query = section.query
+    name = _linked(query, f"<bdi>{escape(query.name)}</bdi>")
+    yield f"""<section aria-labelledby="q{number}">
+<header class="query">
+{_tile(query, f"The query: {query.name}")}
+<div><p class="kind">Query</p><h2 id="q{number}">{name}</h2>{_folder(query)}
+<p class="found">{escape(section.summary)}</p></div>
+</header>
+<ol>
+"""
+    for rank, card in enumerate(section.matches, start=1):
+        caption = f'<span class="name"><bdi>{escape(card.name)}</bdi></span>'
+        same = " same" if card.distance == 0 else ""
+        badge = f'<span class="badge{same}"><span class="spoken">distance </span>{card.distance}</span>'
+        tile = _tile(card, f"Match {rank}: {card.name}", badge)
+        yield f"<li>{_linked(card, f'{tile}{caption}{_folder(card)}')}</li>\n"
+    yield "</ol>\n</section>\n"
+
+
+def _tile(card: Card, alt: str, badge: str = "") -> str:
+    if isinstance(card.picture, Thumbnail):
+        picture = card.picture
+        data = base64.b64encode(picture.data).decode()
+        size = f'width="{picture.width}" height="{picture.height}"'
+        shown = f'<img {size} alt="{escape(alt)}" src="data:{picture.media_type};base64,{data}">'
+    else:
+        shown = f'<span class="missing" role="img" aria-label="{escape(alt)}, {escape(card.picture)}">'
+        shown += f"{escape(card.picture)}</span>"
+    return f'<span class="tile">{shown}{badge}</span>'
+
+
+def _folder(card: Card) -> str:
+    return f'<span class="folder"><bdi>{escape(card.folder)}</bdi></span>' if card.folder else ""
+
+
+def _linked(card: Card, content: str) -> str:
+    if card.path is None:
+        return content
+    return f'<a href="{escape(file_uri(card.path))}" title="{escape(card.name)}">{content}</a>'
