@@ -56,7 +56,8 @@ def query(
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
     sheet: Annotated[
-        str | None, typer.Option(metavar="FILE.html", help="Draw the answers on a page with thumbnails, too.")
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the answers with thumbnails, too: a page (.html) or a picture (.png)."),
     ] = None,
     weights: options.Weights = None,
     device: options.Device = "cpu",

@@ -14,6 +14,7 @@ from drhn_cli.atomic import atomic_write
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
+from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheet.html import HtmlSheet
 from drhn_cli.sheet.thumbnail import make_thumbnail
@@ -27,7 +28,7 @@ class _Sheet(Protocol):
     def finish(self) -> None: ...
 
 
-_KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet}
+_KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet, ".png": ContactSheet}
 
 
 def answer_on_sheet(
@@ -39,7 +40,7 @@ def answer_on_sheet(
     picture that is gone, or cannot be decoded, is drawn as the reason.
 
     Args:
-        path: ends in .html. Either nothing is there, or an earlier sheet, or an empty file.
+        path: ends in .html or .png. Either nothing is there, or an earlier sheet, or an empty file.
         file: an open code file.
         queries: streams among them are read twice, so they can seek.
         options: what is asked.

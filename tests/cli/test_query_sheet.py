@@ -29,6 +29,12 @@ def test_the_answer_on_stdout_is_the_same(query):
     assert Path("found.html").read_bytes().count(b"<section") == 2
 
 
+def test_a_contact_sheet(query):
+    assert query(IMAGE, "--sheet", "found.png") == query(IMAGE)
+    with Image.open("found.png") as image:
+        assert image.size[0] < image.size[1] * 2
+
+
 def test_a_picture_on_stdin_is_drawn(query):
     assert query("-", "--sheet", "found.html", stdin=Path(IMAGE).read_bytes()).status == 0
     assert Path("found.html").read_bytes().count(b"<img") == 9

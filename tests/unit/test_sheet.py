@@ -230,8 +230,21 @@ def test_an_empty_file_may_be_replaced_and_another_may_not(draw, tmp_path):
 
 @pytest.mark.parametrize("path", ["found.pdf", "found", "html", b"found.jpg"])
 def test_another_suffix_is_refused(draw, path):
-    with pytest.raises(DrhnError, match=r"no kind of sheet \(expected a name in \.html"):
+    with pytest.raises(DrhnError, match=r"no kind of sheet \(expected a name in \.html or a name in \.png\)"):
         draw(STORED, path=path)
+
+
+@pytest.mark.parametrize("path", ["found.png", "found.PNG"])
+def test_a_contact_sheet_is_a_picture_and_replaces_only_its_like(file, path):
+    for n_queries in (1, 2):
+        list(answer_on_sheet(path, file, [STORED] * n_queries, QueryOptions()))
+        with Image.open(path) as image:
+            assert (image.format, image.height > 500 * n_queries) == ("PNG", True)
+    photo = "photos/circle/0001.png"
+    before = Path(photo).read_bytes()
+    with pytest.raises(DrhnError, match="another file is in the place"):
+        list(answer_on_sheet(photo, file, [STORED], QueryOptions()))
+    assert Path(photo).read_bytes() == before
 
 
 @pytest.mark.parametrize("path", ["nowhere/found.html", "folder.html"])

@@ -1,0 +1,171 @@
+"""Answers as one picture: a contact sheet."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import BinaryIO
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from drhn_cli.errors import DrhnError
+from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
+
+PAGE, MAT, INK, SOFT, LINE, ACCENT = "#f7f6f3", "#ecebe6", "#1c1b19", "#67645d", "#dddbd4", "#2f55d4"
+
+# In pixels.
+TILE, COLUMNS, GAP, MARGIN = 240, 5, 24, 48
+WIDTH = 2 * MARGIN + COLUMNS * TILE + (COLUMNS - 1) * GAP
+RADIUS, RING = 10, 6
+HEAD, CAPTION, SECTION_GAP = 96, 72, 64
+
+MAX_CANVAS_PIXELS = 100_000_000
+"""Of the sheet, which is held in memory: 400 MB."""
+
+# The first that is installed; Pillow's own (Aileron) has Latin letters only.
+_FONTS = (
+    "NotoSans-Regular.ttf",
+    "segoeui.ttf",
+    "Helvetica.ttc",
+    "DejaVuSans.ttf",
+    "Arial.ttf",
+    "LiberationSans-Regular.ttf",
+)
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class ContactSheet:
+    """A picture that is drawn when all is known; until then the thumbnails are kept as they are, some 15 kB each.
+
+    Args:
+        stream: takes a PNG file.
+        about: for the head of the sheet.
+
+    Source: ours.
+    """
+
+    def __init__(self, stream: BinaryIO, about: About) -> None:
+        self._stream = stream
+        self._about = about
+        self._sections: list[tuple[Section, list[Card]]] = []
+        self._height = HEAD
+
+    def add(self, section: Section) -> None:
+        """Take in a query and its answer.
+
+        Raises:
+            DrhnError: the sheet would have more than ``MAX_CANVAS_PIXELS``.
+        """
+        cards: list[Card] = []
+        for card in section.matches:
+            cards.append(card)
+            self._refuse_longer_than(self._height + _section_height(len(cards)))
+        self._height += _section_height(len(cards))
+        self._refuse_longer_than(self._height)
+        self._sections.append((section, cards))
+
+    def finish(self) -> None:
+        """Draw the sheet."""
+        canvas = Image.new("RGB", (WIDTH, self._height), PAGE)
+        draw = ImageDraw.Draw(canvas)
+        head = _fitting(f"{self._about.codes}   {self._about.summary}", _font(18), WIDTH - 2 * MARGIN)
+        draw.text((MARGIN, HEAD - 40), head, SOFT, _font(18), anchor="ls")
+        top = HEAD
+        for section, cards in self._sections:
+            _draw_section(canvas, draw, top, section, cards)
+            top += _section_height(len(cards))
+        mark = PngInfo()
+        mark.add_text("Software", MARK.decode())
+        canvas.save(self._stream, "PNG", pnginfo=mark)
+
+    @staticmethod
+    def _refuse_longer_than(height: int) -> None:
+        if height * WIDTH > MAX_CANVAS_PIXELS:
+            raise DrhnError(
+                "too many pictures for one picture",
+                expected=f"a sheet of {MAX_CANVAS_PIXELS // 1_000_000} megapixels",
+                hint="draw a .html sheet, or lower --top or --max-distance",
+            )
+
+
+def _section_height(n_cards: int) -> int:
+    n_rows = -(-n_cards // COLUMNS)
+    return SECTION_GAP // 2 + TILE + GAP + n_rows * (TILE + CAPTION) + SECTION_GAP // 2
+
+
+def _draw_section(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, section: Section, cards: list[Card]
+) -> None:
+    draw.line((MARGIN, top, WIDTH - MARGIN, top), LINE)
+    top += SECTION_GAP // 2
+    for grown, colour in ((RING, ACCENT), (RING - 2, PAGE)):
+        side = TILE + 2 * grown
+        canvas.paste(colour, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
+    _draw_tile(canvas, draw, MARGIN, top, section.query)
+    left, width = MARGIN + TILE + 36, WIDTH - 2 * MARGIN - TILE - 36
+    draw.text((left, top + 76), "QUERY", ACCENT, _font(14))
+    draw.text((left, top + 96), _fitting(section.query.name, _font(28), width), INK, _font(28))
+    draw.text((left, top + 134), _fitting(section.query.folder, _font(17), width), SOFT, _font(17))
+    draw.text((left, top + 168), _fitting(section.summary, _font(17), width), INK, _font(17))
+    top += TILE + GAP
+    for place, card in enumerate(cards):
+        row, column = divmod(place, COLUMNS)
+        x, y = MARGIN + column * (TILE + GAP), top + row * (TILE + CAPTION)
+        _draw_tile(canvas, draw, x, y, card)
+        draw.text((x, y + TILE + 8), _fitting(card.name, _font(17), TILE), INK, _font(17))
+        draw.text((x, y + TILE + 32), _fitting(card.folder, _font(14), TILE), SOFT, _font(14))
+
+
+def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, card: Card) -> None:
+    tile = Image.new("RGB", (TILE, TILE), MAT)
+    if isinstance(card.picture, Thumbnail):
+        with Image.open(io.BytesIO(card.picture.data)) as image:
+            fitted = ImageOps.contain(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
+        tile.paste(fitted, ((TILE - fitted.width) // 2, (TILE - fitted.height) // 2))
+    else:
+        reason = _fitting(card.picture, _font(15), TILE - 24)
+        ImageDraw.Draw(tile).text((TILE // 2, TILE // 2), reason, SOFT, _font(15), anchor="mm")
+    canvas.paste(tile, (x, y), _rounded(TILE, TILE, RADIUS))
+    if card.distance is not None:
+        fill, ink = (ACCENT, PAGE) if card.distance == 0 else ("white", INK)
+        width = max(34, round(_font(15).getlength(str(card.distance))) + 18)
+        canvas.paste(fill, (x + 8, y + 8), _rounded(width, 24, 12))
+        draw.text((x + 8 + width / 2, y + 20), str(card.distance), ink, _font(15), anchor="mm")
+
+
+def _fitting(text: str, font: _Font, width: int) -> str:
+    """Return a text that is at most so many pixels wide: the middle goes first, as ends tell names apart."""
+    if font.getlength(text) <= width:
+        return text
+    shortest, longest = 0, len(text)  # the shortest fits, the longest does not
+    while longest - shortest > 1:
+        n = (shortest + longest) // 2
+        if font.getlength(_without_middle(text, n)) <= width:
+            shortest = n
+        else:
+            longest = n
+    return _without_middle(text, shortest)
+
+
+def _without_middle(text: str, n_kept: int) -> str:
+    return f"{text[: n_kept - n_kept // 2]}…{text[len(text) - n_kept // 2 :]}"
+
+
+@lru_cache
+def _font(size: int) -> _Font:
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:  # not installed
+            continue
+    return ImageFont.load_default(size)
+
+
+@lru_cache
+def _rounded(width: int, height: int, radius: int) -> Image.Image:
+    """Return a mask with smooth round corners."""
+    large = Image.new("L", (4 * width, 4 * height))
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 4 * radius, fill=255)
+    return large.resize((width, height), Image.Resampling.BOX)
