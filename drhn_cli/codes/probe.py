@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.index import CodeIndex, substring
+from drhn_cli.codes.index import CodeIndex, Table, substring
 from drhn_cli.codes.search import Neighbours, check_search, copy_words, count_threads, differing_bits, search
 
 # What work costs, in rows scanned for one query by one thread; measured with tests/benchmarks/search.py.
 _LOOK_UP_COST = 12_000
-_STEP_COST = 30_000
+_STEP_COST = 45_000
 _BUCKET_COST = 8
 _CANDIDATE_COST = 12
 _FIRST_ITEMS = 1 << 12
@@ -46,7 +45,7 @@ def search_indexed(
         queries: (q, code_size(n_bits)) uint8.
         top_k: keep this many for each query, 1 or more; all of them if left out.
         max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-        n_threads: 1 or more; by default as many as there are cores, and no more than there are queries.
+        n_threads: 1 or more; by default one for each million items, and no more than there are cores.
 
     Returns:
         q results, each with ``min(top_k, rows within max_distance)`` neighbours.
@@ -61,14 +60,15 @@ def search_indexed(
     check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)
+    n_threads = count_threads(n_items, n_threads)
     # One query is scanned by several threads, but probed by one; many are probed by several.
-    scan_cost = _BATCH_SHARE * n_items if len(queries) > 1 else n_items / count_threads(n_items, n_threads)
+    scan_cost = _BATCH_SHARE * n_items if len(queries) > 1 else n_items / n_threads
 
     def probe(query: NDArray[np.uint8]) -> Neighbours | None:
         return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
 
-    if len(queries) > 1:
-        with ThreadPoolExecutor(min(n_threads or os.cpu_count() or 1, len(queries))) as pool:
+    if min(n_threads, len(queries)) > 1:
+        with ThreadPoolExecutor(min(n_threads, len(queries))) as pool:
             found = list(pool.map(probe, queries))
     else:
         found = [probe(query) for query in queries]
@@ -88,9 +88,9 @@ def search_indexed(
 
 
 class _Ring(NamedTuple):
-    """The buckets of one step: which table, and where the items of each bucket begin and how many they are."""
+    """The buckets of one step: the items of the table, and where those of each bucket begin and how many they are."""
 
-    table: int
+    items: NDArray[np.uint32]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
@@ -114,14 +114,15 @@ class _Probe:
 
     def run(self) -> Neighbours | None:
         """Return what there is to find, or None where scanning is less work."""
+        if self.index.groups is None and self._allowance < _STEP_COST + _FIRST_ITEMS:
+            return None  # too few codes to begin
         certain = False
         # Nothing is nearer than top_k equal codes among the first items, and later ones lose the tie.
         step = 1 if self._meet_first() else 0
         while step <= self.bound:
+            certain = certain or self._is_less_than_scanning(step)
             if not certain and not self._is_cheap(step):
-                certain = self._is_less_than_scanning(step)
-                if not certain:
-                    return None
+                return None
             self._open(step)
             self._tighten()
             step += 1
@@ -140,39 +141,55 @@ class _Probe:
 
     def _is_cheap(self, step: int) -> bool:
         """Tell whether a step can be taken even if all is to be scanned in the end."""
-        return self._look_up_cost(step) <= self._allowance and self._cost(step) <= self._allowance
+        may_look_up = step in self._rings or self._look_up_cost(step) <= self._allowance
+        return may_look_up and self._cost(step) <= self._allowance
 
     def _is_less_than_scanning(self, step: int) -> bool:
-        """Tell whether this step and all that may follow are less work than scanning, by counting their candidates."""
-        total = look_ups = 0.0
+        """Tell whether this step and all that may follow are less work than scanning.
+
+        Estimates at first, and counts the candidates only where that promises to be worth it.
+        """
+        look_ups = expected = 0.0
         for later in range(step, self.bound + 1):
+            if later in self._rings:
+                expected += self._cost(later)
+                continue
+            table, near = self._table_of(later)
             look_ups += self._look_up_cost(later)
-            if look_ups > self._allowance or total > self.scan_cost:
+            share = math.comb(table.width, near) / (1 << table.width)
+            expected += _STEP_COST + _CANDIDATE_COST * share * len(self.index.distinct)
+            if look_ups > self._allowance or self._spent + look_ups + expected > self.scan_cost:
                 return False
-            total += self._cost(later)
-        return self._spent + total <= self.scan_cost
+        counted = sum(self._cost(later) for later in range(step, self.bound + 1))  # looks up, so _spent grows first
+        return self._spent + counted <= self.scan_cost
 
     @property
     def _allowance(self) -> float:
         return _WASTE * self.scan_cost - self._spent
 
+    def _table_of(self, step: int) -> tuple[Table, int]:
+        """Return the table that a step looks at, and in how many bits its substrings differ from the query's."""
+        near, place = divmod(step, len(self.index.tables))
+        return self.index.tables[place], near
+
     def _look_up_cost(self, step: int) -> float:
-        near, table = divmod(step, len(self.index.tables))
-        return _LOOK_UP_COST + _BUCKET_COST * math.comb(self.index.tables[table].width, near)
+        table, near = self._table_of(step)
+        return _LOOK_UP_COST + _BUCKET_COST * math.comb(table.width, near)
 
     def _cost(self, step: int) -> float:
-        return _STEP_COST + self._look_up_cost(step) + _CANDIDATE_COST * self._ring(step).n_candidates
+        """Return what opening the buckets of a step costs, once they are looked up."""
+        return _STEP_COST + _CANDIDATE_COST * self._ring(step).n_candidates
 
     def _ring(self, step: int) -> _Ring:
         """Return the buckets of a step: those of one table whose substring differs from the query's in so many bits."""
         if step not in self._rings:
-            near, place = divmod(step, len(self.index.tables))
-            table = self.index.tables[place]
+            self._spent += self._look_up_cost(step)
+            table, near = self._table_of(step)
             buckets = _masks(table.width, near) ^ substring(self.query, table.first_bit, table.width)
             starts = table.starts[buckets].astype(np.int64)
             lengths = table.starts[buckets + np.uint32(1)] - starts
             filled = np.flatnonzero(lengths)
-            self._rings[step] = _Ring(place, starts[filled], lengths[filled])
+            self._rings[step] = _Ring(table.items, starts[filled], lengths[filled])
         return self._rings[step]
 
     def _open(self, step: int) -> None:
@@ -183,8 +200,7 @@ class _Probe:
         cuts = np.searchsorted(ends, np.arange(0, ring.n_candidates, _CHUNK_CANDIDATES))
         for first, last in pairwise(sorted({*cuts.tolist(), len(ends)})):
             starts, lengths = ring.starts[first:last], ring.lengths[first:last]
-            items = self.index.tables[ring.table].items
-            self._compare(items[_places(starts, lengths, len(items))])
+            self._compare(ring.items[_places(starts, lengths, len(ring.items))])
 
     def _compare(self, candidates: NDArray[np.uint32]) -> None:
         """Compare some candidates, each given once, with the query, and keep those that are near enough."""
