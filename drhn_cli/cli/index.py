@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
-
-import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.render import flush, report, write_json
@@ -13,7 +10,7 @@ from drhn_cli.errors import display_path
 
 
 def index(
-    codes: Annotated[str, typer.Argument(metavar="CODES", help="The code file.")],
+    codes: options.Codes,
     *,
     json: options.Json = False,
     quiet: options.Quiet = False,

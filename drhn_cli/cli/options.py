@@ -26,6 +26,8 @@ Null = Annotated[
     bool,
     typer.Option("--null", "-0", help="Paths end with a NUL byte instead of a newline, in lists read and written."),
 ]
+Codes = Annotated[str, typer.Argument(metavar="CODES", help="The code file.")]
+Under = Annotated[list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")]
 FilesFrom = Annotated[
     str | None, typer.Option(metavar="FILE|-", help="Read paths from a file or stdin, one a line (NUL-ended with -0).")
 ]

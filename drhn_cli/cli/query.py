@@ -48,9 +48,7 @@ def query(
     code: Annotated[
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
-    under: Annotated[
-        list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")
-    ] = None,
+    under: options.Under = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,

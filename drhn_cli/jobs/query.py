@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
+from drhn_cli.jobs.folders import locate_rows
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.encoders import Encoder, load_encoder
 
@@ -99,7 +100,7 @@ def answer_queries(file: CodeFile, queries: Iterable[Query], options: QueryOptio
         CodeFileError: the code file was made with another model than the weights.
         WeightsError: the weights cannot be read.
     """
-    rows = _rows_under(file, options.under) if options.under else None
+    rows = locate_rows(file, options.under) >= 0 if options.under else None
     coder = _Coder(file, options)
     root = os.fsencode(file.root)
     for query in queries:
@@ -162,22 +163,3 @@ def _stored_row(file: CodeFile, path: AnyPath) -> int | None:
         return row
     entry = file.entry(row)
     return row if (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
-
-
-def _rows_under(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.bool_]:
-    """Return which rows lie in one of the folders: (n_items,) bool."""
-    root = os.path.join(os.fsencode(file.root), b"")
-    paths = list(file.entries().paths())
-    chosen = np.zeros(len(paths), dtype=np.bool_)
-    for folder in folders:
-        prefix = os.path.join(os.path.abspath(os.fsencode(folder)), b"")
-        if root.startswith(prefix):
-            chosen[:] = True
-            continue
-        if not prefix.startswith(root):
-            raise DrhnError(
-                "the folder is outside of the code file", path=folder, expected=f"a folder below {file.root}"
-            )
-        inside = prefix[len(root) :]
-        chosen |= np.fromiter((path.startswith(inside) for path in paths), dtype=np.bool_, count=len(paths))
-    return chosen

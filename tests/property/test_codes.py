@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from drhn_cli.codes import layout, probe
 from drhn_cli.codes import search as search_module
+from drhn_cli.codes.components import find_components
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
 from drhn_cli.codes.index import build_index
@@ -171,3 +172,15 @@ def test_tie_aware_average_precision_is_the_mean_over_all_orders(items):
     counts = [sum(distance == d for distance, _ in items) for d in range(3)]
     relevant = [sum(distance == d and hit for distance, hit in items) for d in range(3)]
     np.testing.assert_allclose(tie_aware_average_precision(relevant, counts), np.mean(scores), atol=1e-12)
+
+
+@few
+@given(bit_arrays(max_rows=25), st.integers(0, 8))
+def test_components_are_those_of_all_pairs(bits, max_distance):
+    codes = pack_bits(bits)
+    near = hamming_distances(codes, codes) <= max_distance
+    for _ in range(len(codes)):
+        near = near @ near
+    expected = {tuple(np.flatnonzero(row).tolist()) for row in near if row.sum() > 1}
+    found = [tuple(rows.tolist()) for rows in find_components(codes, bits.shape[1], max_distance)]
+    assert found == sorted(expected)

@@ -1,0 +1,68 @@
+"""``drhn dups``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, printable, report, shown_path, write_bytes, write_json
+from drhn_cli.cli.status import ExitStatus
+
+
+def dups(
+    codes: options.Codes,
+    *,
+    max_distance: Annotated[
+        int, typer.Option(min=0, metavar="R", help="Pictures at most R bits apart belong together.")
+    ] = 0,
+    across: Annotated[
+        bool,
+        typer.Option(
+            "--across", help="Only groups in more than one folder: of --under, if it names several, else of any."
+        ),
+    ] = False,
+    under: options.Under = None,
+    null: options.Null = False,
+    json: options.Json = False,
+) -> int:
+    """Find groups of near-duplicates.
+
+    drhn dups codes.bin
+
+    drhn dups codes.bin --under inbox --under archive --across --json | jq -r '.pictures[1:][].path'
+
+    One path a line, a blank line between groups, the largest file of each group first (by its size in bytes when it
+    was hashed; the code file knows no pixel counts). A group is what hangs together: each of its pictures is at most R
+    bits from another one of it, and pictures at its ends may be further apart. No picture is opened. The exit status is
+    1 when nothing is found.
+
+    Equal codes are not proof of equal pictures: look before you delete.
+    """
+    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.jobs.duplicates import DuplicateOptions, find_duplicates
+
+    end = b"\0" if null else b"\n"
+    shown = (lambda path: printable(path).encode()) if sys.stdout.isatty() and not null else bytes
+    found = False
+    with CodeFile.open(codes) as file:
+        wanted = DuplicateOptions(max_distance=max_distance, under=under or (), across=across)
+        for group in find_duplicates(file, wanted):
+            if json:
+                pictures = [
+                    {"path": os.fsdecode(shown_path(one.path)), "size": one.size, "distance": one.distance}
+                    for one in group
+                ]
+                write_json({"pictures": pictures})
+            else:
+                write_bytes(end if found else b"")
+                write_bytes(b"".join(shown(shown_path(one.path)) + end for one in group))
+            found = True
+    flush()
+    if not found:
+        report("nothing found")
+        return ExitStatus.NOTHING_FOUND
+    return ExitStatus.DONE

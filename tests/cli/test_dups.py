@@ -1,0 +1,101 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drhn_cli.cli.app import run
+from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, write_code_file
+
+SIZES = {"a/1.jpg": 10, "a/2.jpg": 30, "a/in/3.jpg": 30, "b/4.jpg": 5, "b/5.jpg": 50, "c/6.jpg": 7}
+CODES = [0b0000, 0b0001, 0b0000, 0b1111, 0b1111, 0b0111_0000]
+
+
+@pytest.fixture
+def codes(tmp_path, monkeypatch):
+    """Groups {1, 3} and {4, 5} of equal codes; 2 is one bit from the first; 6 is alone."""
+    monkeypatch.chdir(tmp_path)
+    entries = Entries.from_columns([os.fsencode(path) for path in SIZES], list(SIZES.values()), [0] * 6)
+    manifest = CodeManifest(root=str(tmp_path), n_bits=8, model="none", fingerprint="0" * 64)
+    write_code_file("codes.bin", np.array(CODES, dtype=np.uint8)[:, np.newaxis], entries, manifest)
+    return "codes.bin"
+
+
+def test_equal_codes_by_default_the_largest_first(drhn, codes):
+    result = drhn("dups", codes)
+    assert (result.status, result.err) == (0, "")
+    assert result.lines == ["a/in/3.jpg", "a/1.jpg", "", "b/5.jpg", "b/4.jpg"]
+
+
+def test_equal_sizes_come_in_the_order_of_paths(drhn, codes):
+    assert drhn("dups", codes, "--max-distance", "1").lines[:3] == ["a/2.jpg", "a/in/3.jpg", "a/1.jpg"]
+
+
+def test_groups_end_up_as_one_when_the_distance_links_them(drhn, codes):
+    assert len(drhn("dups", codes, "--max-distance", "8").lines) == 6
+
+
+def test_nul_ends_paths_and_an_empty_entry_stands_between_groups(drhn, codes):
+    assert drhn("dups", codes, "-0").out == b"a/in/3.jpg\0a/1.jpg\0\0b/5.jpg\0b/4.jpg\0"
+
+
+def test_as_json_with_sizes_and_distances_from_the_first(drhn, codes):
+    groups = [json.loads(line) for line in drhn("dups", codes, "--max-distance", "1", "--json").lines]
+    assert groups[0] == {
+        "pictures": [
+            {"path": "a/2.jpg", "size": 30, "distance": 0},
+            {"path": "a/in/3.jpg", "size": 30, "distance": 1},
+            {"path": "a/1.jpg", "size": 10, "distance": 1},
+        ]
+    }
+    assert len(groups) == 2
+
+
+def test_across_the_folders_of_pictures(drhn, codes):
+    assert drhn("dups", codes, "--across").lines == ["a/in/3.jpg", "a/1.jpg"]
+
+
+def test_across_the_folders_that_are_named(drhn, codes):
+    assert drhn("dups", codes, "--across", "--under", "a", "--under", "b").status == 1
+    nested = drhn("dups", codes, "--across", "--under", "a", "--under", "a/in", "--under", "b")
+    assert nested.lines == ["a/in/3.jpg", "a/1.jpg"]
+    assert drhn("dups", codes, "--across", "--under", "a").lines == nested.lines
+
+
+def test_under_leaves_the_other_pictures_out(drhn, codes):
+    assert drhn("dups", codes, "--under", "b").lines == ["b/5.jpg", "b/4.jpg"]
+    assert drhn("dups", codes, "--under", "a/in").status == 1
+    assert drhn("dups", codes, "--under", "..").lines == drhn("dups", codes).lines
+    outside = drhn("dups", codes, "--under", "/elsewhere")
+    assert (outside.status, "outside of the code file" in outside.err) == (2, True)
+
+
+def test_nothing_found_is_status_1(drhn, codes):
+    result = drhn("dups", codes, "--under", "c", "--max-distance", "7")
+    assert (result.status, result.out, result.err) == (1, b"", "drhn: nothing found\n")
+
+
+def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, codes):  # noqa: ARG001
+    manifest = CodeManifest(root=str(tmp_path), n_bits=8, model="none", fingerprint="0" * 64)
+    entries = Entries.from_columns([b"\x1b[31m.jpg", b"b.jpg"], [2, 1], [0, 0])
+    write_code_file("odd.bin", np.zeros((2, 1), np.uint8), entries, manifest)
+    stdout, _ = terminal()
+    assert run(["dups", "odd.bin"]) == 0
+    assert stdout.drawn == "\\x1b[31m.jpg\nb.jpg\n"
+
+
+def test_pictures_that_are_alike_are_found_in_a_folder(drhn, update):
+    Path("photos/copy").mkdir()
+    Path("photos/copy/0.png").write_bytes(Path("photos/circle/0000.png").read_bytes())
+    update()
+    groups = [json.loads(line)["pictures"] for line in drhn("dups", "codes.bin", "--across", "--json").lines]
+    assert {"photos/copy/0.png", "photos/circle/0000.png"} <= {one["path"] for group in groups for one in group}
+
+
+def test_an_index_changes_nothing(drhn, codes):
+    before = drhn("dups", codes, "--max-distance", "1")
+    assert drhn("index", codes).status == 0
+    with CodeFile.open(codes) as file:
+        assert file.index is not None
+    assert drhn("dups", codes, "--max-distance", "1") == before
