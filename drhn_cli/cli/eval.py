@@ -33,6 +33,10 @@ def eval_(
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Plot precision and recall, too (.png or .svg); needs drhn[plot]."),
+    ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -53,9 +57,12 @@ def eval_(
         raise ConfigError("name either DATA, or both --queries and --gallery")
     from drhn_cli.jobs.data import load_queries_and_gallery, load_split
     from drhn_cli.jobs.evaluate import evaluate_weights
+    from drhn_cli.jobs.plot import require_plot, write_plot
     from drhn_cli.network.bundled import find_weights
     from drhn_cli.network.weights import load_weights
 
+    if plot is not None:
+        require_plot(plot)
     model = load_weights(find_weights(weights))
     if queries and gallery:
         query_images, gallery_images = load_queries_and_gallery(queries, gallery, model.preprocessing, workers=workers)
@@ -76,11 +83,14 @@ def eval_(
                 gallery_images,
                 code_lengths=bits or (),
                 depth=depth,
+                curves=plot is not None,
                 device=device,
                 on_progress=show,
             )
         )
     write_evaluations(evaluations, weights or model.name, json=json)
+    if plot is not None:
+        write_plot(plot, evaluations)
 
 
 def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool) -> None:

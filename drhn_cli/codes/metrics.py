@@ -78,19 +78,14 @@ def evaluate_retrieval(
         and Najork, Computing information retrieval performance measures efficiently in the presence of tied scores,
         ECIR 2008.
     """
-    _check_set(query_codes, query_labels, n_bits, "query")
-    _check_set(gallery_codes, gallery_labels, n_bits, "gallery")
     for name, value in (("k", k), ("depth", depth)):
         if value < 1:
             raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
-    # Trained codes repeat: equal queries are scored once, and equal gallery codes are measured once.
-    queries = _Distinct.of(query_codes, query_labels)
-    gallery = _Gallery.of(gallery_codes, gallery_labels, seed)
+    queries, gallery = _put_together(query_codes, query_labels, gallery_codes, gallery_labels, n_bits, seed)
     scores = np.concatenate([gallery.score(part, n_bits, k, depth) for part in queries.parts(len(gallery.codes))])
     counted = queries.repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
     n_queries = int(counted.sum())
-    if not n_queries:
-        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
+    _refuse_none(n_queries)
     means = counted @ np.nan_to_num(scores) / n_queries  # (4,)
     return RetrievalMetrics(
         mean_average_precision=float(means[0]),
@@ -103,6 +98,60 @@ def evaluate_retrieval(
         k=k,
         depth=depth,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RadiusCurve:
+    """Precision and recall of all items within a radius, each the mean over the queries.
+
+    Attributes:
+        precision: (n_bits + 1,) float64 in 0..1, for the radii from 0. A query that finds nothing counts as 0.
+        recall: (n_bits + 1,) float64 in 0..1, rising to 1.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
+def precision_recall_by_radius(
+    query_codes: NDArray[np.uint8],
+    query_labels: NDArray[np.integer],
+    gallery_codes: NDArray[np.uint8],
+    gallery_labels: NDArray[np.integer],
+    *,
+    n_bits: int,
+) -> RadiusCurve:
+    """Measure what looking up all codes within each radius finds.
+
+    A radius takes the whole of a tie or nothing of it, so every point is exact, and there is none between two radii: no
+    interpolation. At radius 2, the precision is ``RetrievalMetrics.precision_at_radius2``. Queries without one relevant
+    item are left out, as there.
+
+    Args:
+        query_codes: (q, code_size(n_bits)) uint8, padding bits zero, q >= 1.
+        query_labels: (q,) integers, the class of each query.
+        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
+        gallery_labels: (n,) integers.
+        n_bits: length of a code, 1..4096.
+
+    Raises:
+        DrhnError: arrays of another shape or dtype, an empty one, or no query with a relevant item in the gallery.
+
+    Source: a failed lookup has precision 0 as in Liu et al., Supervised hashing with kernels, CVPR 2012.
+    """
+    queries, gallery = _put_together(query_codes, query_labels, gallery_codes, gallery_labels, n_bits, 0)
+    precision, recall = np.zeros((2, n_bits + 1))
+    n_queries = 0
+    for part in queries.parts(len(gallery.codes)):
+        items, relevant = gallery.counts(hamming_distances(part.codes, gallery.codes), part.labels, n_bits)
+        within, relevant_within = items.cumsum(axis=1), relevant.cumsum(axis=1)  # (q, n_bits + 1)
+        n_relevant = relevant_within[:, -1:]
+        counted = part.repeats * (n_relevant[:, 0] > 0)
+        precision += counted @ (relevant_within / np.maximum(within, 1))
+        recall += counted @ (relevant_within / np.maximum(n_relevant, 1))
+        n_queries += int(counted.sum())
+    _refuse_none(n_queries)
+    return RadiusCurve(precision=precision / n_queries, recall=recall / n_queries)
 
 
 def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_distance: ArrayLike) -> NDArray[np.float64]:
@@ -143,6 +192,25 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
     n_relevant = relevant.sum(axis=-1)
     precision = total.sum(axis=-1) / np.maximum(n_relevant, 1)
     return np.asarray(np.where(n_relevant > 0, np.minimum(precision, 1.0), np.nan))
+
+
+def _put_together(
+    query_codes: NDArray[np.uint8],
+    query_labels: NDArray[np.integer],
+    gallery_codes: NDArray[np.uint8],
+    gallery_labels: NDArray[np.integer],
+    n_bits: int,
+    seed: int,
+) -> tuple[_Distinct, _Gallery]:
+    """Check both sets. Trained codes repeat: equal queries are scored once, and equal gallery codes measured once."""
+    _check_set(query_codes, query_labels, n_bits, "query")
+    _check_set(gallery_codes, gallery_labels, n_bits, "gallery")
+    return _Distinct.of(query_codes, query_labels), _Gallery.of(gallery_codes, gallery_labels, seed)
+
+
+def _refuse_none(n_queries: int) -> None:
+    if not n_queries:
+        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,18 +265,25 @@ class _Gallery:
 
     def score(self, queries: _Distinct, n_bits: int, k: int, depth: int) -> NDArray[np.float64]:
         """Return the measures of each query, (q, 4), in the order of RetrievalMetrics, NaN if nothing is relevant."""
-        none = np.empty(0, dtype=np.int64)
         distances = hamming_distances(queries.codes, self.codes)  # (q, u)
-        items = np.empty((len(distances), n_bits + 1), dtype=np.int64)
-        relevant = np.empty_like(items)
+        items, relevant = self.counts(distances, queries.labels, n_bits)
         cut = np.empty(len(distances))
         for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            items[row] = np.bincount(to_codes, weights=self.repeats, minlength=n_bits + 1)
-            relevant[row] = np.bincount(to_codes[self.ids_of_label.get(label, none)], minlength=n_bits + 1)
-            nearest = self._first_labels(to_codes, items[row], depth)
-            cut[row] = _average_precision(nearest == label)
+            cut[row] = _average_precision(self._first_labels(to_codes, items[row], depth) == label)
         full = tie_aware_average_precision(relevant, items)
         return np.stack([full, cut, _precision_at(relevant, items, k), _precision_within(relevant, items, 2)], axis=1)
+
+    def counts(
+        self, distances: NDArray[np.uint16], labels: NDArray[np.int64], n_bits: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many items there are at each distance, (q, n_bits + 1), and how many of the query's label."""
+        none = np.empty(0, dtype=np.int64)
+        items = np.empty((len(distances), n_bits + 1), dtype=np.int64)
+        relevant = np.empty_like(items)
+        for row, (to_codes, label) in enumerate(zip(distances, labels.tolist(), strict=True)):
+            items[row] = np.bincount(to_codes, weights=self.repeats, minlength=n_bits + 1)
+            relevant[row] = np.bincount(to_codes[self.ids_of_label.get(label, none)], minlength=n_bits + 1)
+        return items, relevant
 
     def _first_labels(self, to_codes: NDArray[np.uint16], items: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
         """Return the labels of the first ``depth`` items of a stable sort by distance of the shuffled gallery."""

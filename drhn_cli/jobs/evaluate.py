@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.metrics import RetrievalMetrics, evaluate_retrieval
+from drhn_cli.codes.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.images.labelled import LabelledPixels
 from drhn_cli.network.binarise import codes_of
@@ -27,12 +27,14 @@ class Evaluation:
             trained on.
         retrieval: mean average precision and its kin.
         n_codes: different codes in the gallery.
+        curve: precision and recall for each radius, if asked for.
     """
 
     n_bits: int
     accuracy: float | None
     retrieval: RetrievalMetrics
     n_codes: int
+    curve: RadiusCurve | None = None
 
 
 def evaluate_weights(
@@ -42,6 +44,7 @@ def evaluate_weights(
     *,
     code_lengths: Sequence[int] = (),
     depth: int = 1000,
+    curves: bool = False,
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Evaluation]:
@@ -53,6 +56,7 @@ def evaluate_weights(
         gallery: pictures that are found.
         code_lengths: in bits. Empty: the network's full length.
         depth: where the cut mean average precision ends.
+        curves: whether to measure precision and recall for each radius, too.
         device: auto, cuda, mps or cpu.
         on_progress: called with the pictures hashed so far and their number.
 
@@ -94,11 +98,11 @@ def evaluate_weights(
         accuracy = None
         if queries.class_names == weights.class_names:
             accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
+        sets = query_codes, queries.labels, gallery_codes, gallery.labels
         yield Evaluation(
             n_bits=n_bits,
             accuracy=accuracy,
-            retrieval=evaluate_retrieval(
-                query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=n_bits, depth=depth
-            ),
+            retrieval=evaluate_retrieval(*sets, n_bits=n_bits, depth=depth),
             n_codes=len(np.unique(gallery_codes, axis=0)),
+            curve=precision_recall_by_radius(*sets, n_bits=n_bits) if curves else None,
         )

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 from drhn_cli.atomic import atomic_write
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
+from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
@@ -54,8 +55,8 @@ def answer_on_sheet(
     kind = _KINDS.get(Path(os.fsdecode(path)).suffix.lower())
     if kind is None:
         raise DrhnError("no kind of sheet", path=path, expected=" or ".join(f"a name in {suffix}" for suffix in _KINDS))
+    refuse_foreign(path, MARK, "sheet")
     try:
-        _refuse_foreign(path)
         asked, drawn = tee(queries)
         with ThreadPoolExecutor(thread_name_prefix="drhn-sheet") as pool, atomic_write(path) as stream:
             sheet = kind(stream, _about(file))
@@ -65,18 +66,6 @@ def answer_on_sheet(
             sheet.finish()
     except OSError as error:
         raise DrhnError("cannot write the sheet", path=path, found=error.strerror or str(error)) from error
-
-
-def _refuse_foreign(path: AnyPath) -> None:
-    """Refuse to replace a file that is no sheet: a photograph, perhaps."""
-    if not os.path.isfile(path):
-        return
-    with open(path, "rb") as stream:
-        head = stream.read(512)
-    if head and MARK not in head:
-        raise DrhnError(
-            "another file is in the place of the sheet", path=path, hint="remove it, or choose another name"
-        )
 
 
 def _about(file: CodeFile) -> About:

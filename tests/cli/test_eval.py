@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_pictures_that_fail_are_told_and_left_out(eval_, labelled):
     assert result.status == 0
     assert "text.jpg: " in result.err
     assert json.loads(result.out)["n_queries"] == 8
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_plot_beside_the_answer(eval_):
+    arguments = (*TWO_FOLDERS, "--bits", "48", "--bits", "12", "--json")
+    assert eval_(*arguments, "--plot", "curves.svg") == eval_(*arguments)
+    assert {"12 bits", "48 bits"} <= set(re.findall(r">([^<>]*)</text>", Path("curves.svg").read_text()))
+
+
+@pytest.mark.parametrize("path", ["curves.pdf", "labelled/test/class 0/0000.png"])
+@pytest.mark.usefixtures("labelled")
+def test_a_plot_that_cannot_be_is_an_error_before_the_work(eval_, path):
+    result = eval_("nowhere", "--plot", path)
+    assert (result.status, result.out, "nowhere" in result.err, path in result.err) == (2, b"", False, True)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
         )
 
 
+def test_curves_are_measured_if_asked_for(weights, queries, gallery):
+    for one in evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), curves=True, device="cpu"):
+        assert one.curve.recall.shape == (one.n_bits + 1,)
+        assert one.curve.recall[-1] == pytest.approx(1)
+        assert one.curve.precision[-1] == pytest.approx(1 / 4)
+        assert one.curve.precision[2] == pytest.approx(one.retrieval.precision_at_radius2)
+    [one] = evaluate_weights(weights, queries, gallery, device="cpu")
+    assert one.curve is None
+
+
 def test_the_whole_code_is_measured_unless_told(weights, queries, gallery):
     [one] = evaluate_weights(weights, queries, gallery, device="cpu")
     assert one.n_bits == 16

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.metrics import evaluate_retrieval, tie_aware_average_precision
+from drhn_cli.codes.metrics import evaluate_retrieval, precision_recall_by_radius, tie_aware_average_precision
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 
@@ -184,3 +184,41 @@ def test_the_order_of_the_gallery_does_not_help():
     last = evaluate_retrieval(ZERO, labels(1), gallery, gallery_labels[::-1], n_bits=8, depth=10)
     assert first.mean_average_precision == last.mean_average_precision
     assert first.mean_average_precision_at_depth < 1
+
+
+def test_a_radius_curve_by_hand():
+    gallery = code(0b0, 0b1, 0b11, 0b111, 0b1111)  # distances 0..4
+    curve = precision_recall_by_radius(ZERO, labels(1), gallery, labels(1, 0, 1, 0, 1), n_bits=8)
+    np.testing.assert_allclose(curve.precision, [1, 1 / 2, 2 / 3, 2 / 4, *[3 / 5] * 5])
+    np.testing.assert_allclose(curve.recall, [1 / 3, 1 / 3, 2 / 3, 2 / 3, *[1] * 5])
+
+
+def test_a_radius_curve_is_the_mean_over_queries_and_a_failed_lookup_has_precision_0():
+    queries, gallery = code(0b0, 0b11111111, 0b0), code(0b0, 0b1, 0b1)
+    curve = precision_recall_by_radius(queries, labels(1, 0, 7), gallery, labels(1, 0, 0), n_bits=8)
+    np.testing.assert_allclose(curve.precision, [1 / 2, *[1 / 6] * 6, (1 / 3 + 1) / 2, (1 / 3 + 2 / 3) / 2])
+    np.testing.assert_allclose(curve.recall, [*[1 / 2] * 7, 1, 1])
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 23])
+def test_a_radius_curve_equals_a_naive_one_and_meets_the_precision_within_radius_2(monkeypatch, chunk_bytes):
+    monkeypatch.setattr("drhn_cli.codes.metrics._CHUNK_BYTES", chunk_bytes)
+    rng = np.random.default_rng(0)
+    query_bits, gallery_bits = rng.random((30, 12)) > 0.6, rng.random((80, 12)) > 0.6
+    query_labels, gallery_labels = rng.integers(0, 4, 30), rng.integers(0, 3, 80)  # nothing is relevant to class 3
+    sets = pack_bits(query_bits), query_labels, pack_bits(gallery_bits), gallery_labels
+    curve = precision_recall_by_radius(*sets, n_bits=12)
+    counted = query_labels < 3
+    distances = (query_bits[counted, None] != gallery_bits[None]).sum(axis=2)
+    is_relevant = query_labels[counted, None] == gallery_labels[None]
+    for radius in range(13):
+        found = distances <= radius
+        hits = (found & is_relevant).sum(axis=1)
+        assert curve.precision[radius] == pytest.approx(np.mean(hits / np.maximum(found.sum(axis=1), 1)))
+        assert curve.recall[radius] == pytest.approx(np.mean(hits / is_relevant.sum(axis=1)))
+    assert curve.precision[2] == pytest.approx(evaluate_retrieval(*sets, n_bits=12).precision_at_radius2)
+
+
+def test_a_radius_curve_of_unknown_classes_is_refused():
+    with pytest.raises(DrhnError, match="no query has a relevant item"):
+        precision_recall_by_radius(ZERO, labels(1), ZERO, labels(0), n_bits=8)

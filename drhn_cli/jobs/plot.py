@@ -1,0 +1,117 @@
+"""Plot evaluations: precision-recall curves, and mean average precision by code length."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drhn_cli.atomic import atomic_write
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError
+from drhn_cli.jobs.evaluate import Evaluation
+from drhn_cli.jobs.place import refuse_foreign
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FORMATS = {".png": "png", ".svg": "svg"}
+_MARK = b"Matplotlib"  # which it leaves in the head of either
+_INK, _SOFT, _GRID = "#1c1b19", "#67645d", "#e4e2dc"
+_LOOKS: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "grid.color": _GRID,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "drhn",  # equal figures give equal files
+    "text.color": _INK,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+}
+
+
+def require_plot(path: AnyPath) -> None:
+    """Find out before the long work whether a plot can be drawn at all.
+
+    Raises:
+        ConfigError: a suffix other than .png and .svg, or matplotlib is not installed.
+        DrhnError: another file than an earlier plot is in the place.
+    """
+    _format_of(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("plotting needs matplotlib", hint="install it with `pip install 'drhn[plot]'`")
+    refuse_foreign(path, _MARK, "plot")
+
+
+def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
+    """Draw a plot; a crash leaves the old file or the new one. Equal evaluations give equal files.
+
+    Args:
+        path: ends in .png or .svg.
+        evaluations: one or more, with curves.
+
+    Raises:
+        ConfigError: see ``require_plot``.
+        DrhnError: the plot cannot be written.
+    """
+    require_plot(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
+
+    kind = _format_of(path)
+    with mpl.rc_context(_LOOKS):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        _draw(figure, sorted(evaluations, key=lambda one: one.n_bits))
+        try:
+            with atomic_write(path) as stream:
+                figure.savefig(stream, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        except OSError as error:
+            raise DrhnError("cannot write the plot", path=path, found=error.strerror or str(error)) from error
+
+
+def _format_of(path: AnyPath) -> str:
+    suffix = Path(os.fsdecode(path)).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigError("no kind of plot", path=path, expected="a name in .png or .svg")
+    return _FORMATS[suffix]
+
+
+def _draw(figure: Figure, evaluations: Sequence[Evaluation]) -> None:
+    import matplotlib as mpl
+
+    # From the longest, dark, to the shortest, without the pale end of the scale.
+    shades = [mpl.colormaps["viridis"](0.25 + 0.55 * i / len(evaluations)) for i in range(len(evaluations))][::-1]
+    curves, lengths = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_curves(curves, evaluations, shades)
+    _draw_lengths(lengths, evaluations, shades)
+
+
+def _draw_curves(axes: Axes, evaluations: Sequence[Evaluation], shades: Sequence[tuple[float, ...]]) -> None:
+    for one, shade in zip(evaluations, shades, strict=True):
+        assert one.curve is not None  # noqa: S101 - asked for by the only caller
+        recall, precision = one.curve.recall, one.curve.precision
+        axes.plot(recall, precision, color=shade, marker=".", markersize=4, linewidth=1.5, label=f"{one.n_bits} bits")
+        axes.plot(recall[2:3], precision[2:3], color=shade, marker="o", markersize=7)
+    axes.set(title="Lookup within each radius (large dot: 2)", xlabel="recall", ylabel="precision")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(loc="lower center")
+
+
+def _draw_lengths(axes: Axes, evaluations: Sequence[Evaluation], shades: Sequence[tuple[float, ...]]) -> None:
+    means = [one.retrieval.mean_average_precision for one in evaluations]
+    places = range(len(means))
+    bars = axes.bar(places, means, width=0.6, color=shades)
+    axes.bar_label(bars, [f"{mean:.4f}" for mean in means], padding=3)
+    axes.set_xticks(places, [str(one.n_bits) for one in evaluations])
+    axes.set(title="Mean average precision", xlabel="bits", xlim=(-0.8, len(means) - 0.2), ylim=(0, 1.02))
+    axes.grid(visible=False, axis="x")
