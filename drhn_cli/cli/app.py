@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from drhn_cli import __version__
+from drhn_cli.cli.compare import compare
 from drhn_cli.cli.dups import dups
 from drhn_cli.cli.eval import eval_
 from drhn_cli.cli.hash import hash_
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("hash")(hash_)
 app.command("query")(query)
 app.command("dups")(dups)
+app.command("compare")(compare)
 app.command("index")(index)
 app.command("info")(info)
 app.command("train")(train)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, require_code_file, write_code_file
 from drhn_cli.codes.pack import code_size
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, SourceError
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.find import Found, FoundFile, find_images
 from drhn_cli.images.load import load_batches
-from drhn_cli.jobs.model import load_weights_of
+from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import load_encoder
 from drhn_cli.network.weights import Weights, load_weights
@@ -201,7 +201,7 @@ class _Update:
         if self._is_new:
             require_code_file(codes_path)
             self._weights = load_weights(find_weights(options.weights))
-            self._n_bits = _choose_bits(options.n_bits, self._weights)
+            self._n_bits = choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
         else:
             with CodeFile.open(codes_path) as file:
@@ -333,20 +333,6 @@ def _require_length(file: CodeFile, n_bits: int | None) -> None:
             found=f"{file.n_bits} bits",
             hint="leave --bits out, or hash again with --rebuild",
         )
-
-
-def _choose_bits(n_bits: int | None, weights: Weights) -> int:
-    """Return the code length to make: the one asked for, if the network was trained for it."""
-    lengths = weights.network.code_lengths
-    if n_bits is None:
-        return lengths[-1]
-    if n_bits not in lengths:
-        raise ConfigError(
-            f"{display_path(weights.name)} makes no codes of {n_bits} bits",
-            expected=" or ".join(map(str, lengths)),
-            hint="choose one of these with --bits, or train a network for that length",
-        )
-    return n_bits
 
 
 def _is_below(path: bytes, folders: set[bytes]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drhn_cli.codes.file import CodeFile
-from drhn_cli.errors import CodeFileError
+from drhn_cli.errors import CodeFileError, ConfigError, display_path
 from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights import Weights, load_weights
 
@@ -30,3 +30,21 @@ def load_weights_of(file: CodeFile, name: str | None) -> Weights:
             hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
         )
     return weights
+
+
+def choose_bits(n_bits: int | None, weights: Weights) -> int:
+    """Return the code length to make: the one asked for, or the network's longest.
+
+    Raises:
+        ConfigError: the network was not trained for that length.
+    """
+    lengths = weights.network.code_lengths
+    if n_bits is None:
+        return lengths[-1]
+    if n_bits not in lengths:
+        raise ConfigError(
+            f"{display_path(weights.name)} makes no codes of {n_bits} bits",
+            expected=" or ".join(map(str, lengths)),
+            hint="choose one of these with --bits, or train a network for that length",
+        )
+    return n_bits

@@ -14,6 +14,7 @@ IMAGE = "photos/circle/0000.png"
         ("hash", "--help"),
         ("weights",),
         ("info", "codes.bin"),
+        ("compare", IMAGE, IMAGE),
         ("dups", "codes.bin", "--max-distance", "64"),
         ("query", "--code", CODE, "codes.bin"),
         ("query", IMAGE, "codes.bin"),

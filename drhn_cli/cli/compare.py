@@ -1,0 +1,51 @@
+"""``drhn compare``."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, write_bytes, write_json
+from drhn_cli.cli.status import ExitStatus
+from drhn_cli.errors import ConfigError
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A picture; - is stdin.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another picture; - is stdin.")],
+    *,
+    max_distance: Annotated[
+        int, typer.Option(min=0, metavar="R", help="Pictures at most R bits apart are near: exit status 0.")
+    ] = 0,
+    weights: options.Weights = None,
+    bits: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
+    ] = None,
+    json: options.Json = False,
+) -> int:
+    """Tell how many bits two pictures are apart.
+
+    drhn compare a.jpg b.jpg --max-distance 4
+
+    if drhn compare old.png new.png >/dev/null; then echo alike; fi
+
+    Prints the distance. The exit status is 0 when the pictures are near, 1 when they are far, 2 when one cannot be
+    read.
+    """
+    from drhn_cli.jobs.compare import compare_pictures
+
+    if first == second == "-":
+        raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
+    pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == "-" else path for path in (first, second)]
+    found = compare_pictures(pictures[0], pictures[1], weights=weights, n_bits=bits)
+    near = found.distance <= max_distance
+    if json:
+        write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
+    else:
+        write_bytes(b"%d\n" % found.distance)
+    flush()
+    return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND
