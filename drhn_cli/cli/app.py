@@ -11,7 +11,9 @@ from drhn_cli import __version__
 from drhn_cli.cli.compare import compare
 from drhn_cli.cli.dups import dups
 from drhn_cli.cli.eval import eval_
+from drhn_cli.cli.export import export
 from drhn_cli.cli.hash import hash_
+from drhn_cli.cli.import_ import import_
 from drhn_cli.cli.index import index
 from drhn_cli.cli.info import info
 from drhn_cli.cli.query import query
@@ -35,6 +37,8 @@ app.command("dups")(dups)
 app.command("compare")(compare)
 app.command("index")(index)
 app.command("info")(info)
+app.command("export")(export)
+app.command("import")(import_)
 app.command("train")(train)
 app.command("eval")(eval_)
 app.command("weights")(weights)

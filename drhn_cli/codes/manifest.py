@@ -11,6 +11,10 @@ from drhn_cli import __version__
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import CodeFileError, ConfigError
 
+IMPORTED_MODEL = "imported"
+IMPORTED_FINGERPRINT = "0" * 64
+"""Of codes that no network of ours made: the sha256 of nothing that is known."""
+
 _TYPES: dict[str, type] = {
     "root": str,
     "bits": int,

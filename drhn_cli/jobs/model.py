@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT
 from drhn_cli.errors import CodeFileError, ConfigError, display_path
 from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights import Weights, load_weights
@@ -16,10 +17,16 @@ def load_weights_of(file: CodeFile, name: str | None) -> Weights:
         name: a bundled model's name or a weights file. None: the bundled model that made the file.
 
     Raises:
-        CodeFileError: the codes were made with other weights, or with ones that are not bundled.
+        CodeFileError: the codes were made with other weights, with ones that are not bundled, or by no network.
         WeightsError: the weights cannot be read.
     """
     manifest = file.manifest
+    if manifest.fingerprint == IMPORTED_FINGERPRINT:
+        raise CodeFileError(
+            "no network made these codes: they were imported",
+            path=file.path,
+            hint="look up a code with --code or a path that the file holds, and hash pictures into another file",
+        )
     weights = find_weights_of(manifest.fingerprint) if name is None else load_weights(find_weights(name))
     if weights is None or weights.fingerprint != manifest.fingerprint:
         raise CodeFileError(

@@ -15,6 +15,7 @@ IMAGE = "photos/circle/0000.png"
         ("weights",),
         ("info", "codes.bin"),
         ("compare", IMAGE, IMAGE),
+        ("export", "codes.bin"),
         ("dups", "codes.bin", "--max-distance", "64"),
         ("query", "--code", CODE, "codes.bin"),
         ("query", IMAGE, "codes.bin"),

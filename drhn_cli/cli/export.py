@@ -1,0 +1,61 @@
+"""``drhn export``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, report, shown_path, write_bytes
+from drhn_cli.errors import ConfigError, display_path
+
+
+def export(
+    codes: options.Codes,
+    *,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
+    ] = "-",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="npy, tsv, ndjson or parquet.  [default: the file's suffix; tsv on stdout]"
+        ),
+    ] = None,
+    null: options.Null = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write codes and paths in forms that other programs read.
+
+    drhn export codes.bin -o codes.parquet
+
+    drhn export codes.bin --format ndjson | jq -r .path
+
+    Rows are in the order of paths. tsv has code, size, time in ns and path; ndjson and parquet have the same; npy has
+    the packed codes alone, for numpy and faiss.
+    """
+    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.jobs.export import FORMATS, TEXT_FORMATS, export_file, export_rows
+
+    to_stdout = output == "-"
+    chosen = form or ("tsv" if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())
+    known = TEXT_FORMATS if to_stdout else FORMATS
+    if chosen not in known:
+        raise ConfigError(
+            "no such format for stdout" if to_stdout else "no such format",
+            expected=" or ".join(known),
+            found=display_path(chosen) or "no suffix",
+            hint="write to a file with -o" if chosen in FORMATS else "choose one with --format",
+        )
+    end = b"\0" if null else b"\n"
+    with CodeFile.open(codes) as file:
+        if to_stdout:
+            for row in export_rows(file, chosen, show_path=shown_path, end=end):
+                write_bytes(row)
+            flush()
+            return
+        export_file(file, output, chosen, show_path=shown_path, end=end)
+        if not quiet:
+            report(f"{display_path(output)}: {file.n_items} codes")

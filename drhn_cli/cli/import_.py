@@ -1,0 +1,45 @@
+"""``drhn import``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, report, write_json
+from drhn_cli.errors import display_path
+
+
+def import_(
+    array: Annotated[
+        str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
+    ],
+    *,
+    paths: Annotated[
+        str, typer.Option(metavar="LIST|-", help="The path of each code, one a line (NUL-ended with -0).")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
+    bits: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
+    ] = None,
+    null: options.Null = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a code file of codes from elsewhere.
+
+    drhn import codes.npy --paths paths.txt -o codes.bin --bits 48
+
+    Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
+    picture.
+    """
+    from drhn_cli.jobs.import_codes import import_codes
+
+    summary = import_codes(array, options.read_files_from(paths, null=null), output, bits)
+    if json:
+        write_json(asdict(summary))
+    elif not quiet:
+        report(f"{display_path(output)}: {summary.n_items} codes of {summary.n_bits} bits")
+    flush()
