@@ -49,6 +49,9 @@ def query(
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
     under: options.Under = None,
+    not_self: Annotated[
+        bool, typer.Option("--not-self", help="Leave the query picture's own entry out of its matches.")
+    ] = False,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
@@ -83,6 +86,7 @@ def query(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,
         under=under or (),
+        not_self=not_self,
         weights=weights,
         device=device,
     )

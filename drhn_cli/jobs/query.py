@@ -41,6 +41,7 @@ class QueryOptions:
         top_k: at most so many matches for each query. None: all within ``max_distance``.
         max_distance: matches at most so many bits away. None: any distance.
         under: only pictures in these folders.
+        not_self: leave a picture that is looked up by its path out of its own matches. A copy elsewhere stays.
         weights: a bundled model's name or a weights file. None: the bundled model that made the code file.
         device: auto, cuda, mps or cpu.
     """
@@ -48,6 +49,7 @@ class QueryOptions:
     top_k: int | None = 10
     max_distance: int | None = None
     under: Sequence[AnyPath] = ()
+    not_self: bool = False
     weights: str | None = None
     device: str = "cpu"
 
@@ -109,8 +111,12 @@ def answer_queries(file: CodeFile, queries: Iterable[Query], options: QueryOptio
         except ImageError as error:
             yield Answer(query=query.name, matches=[], error=error)
             continue
-        (found,) = file.search(code, top_k=options.top_k, max_distance=options.max_distance, rows=rows)
-        pairs = zip(found.indices.tolist(), found.distances.tolist(), strict=True)
+        own_row = _row_of(file, query.image) if options.not_self else None
+        top_k = options.top_k if options.top_k is None or own_row is None else options.top_k + 1
+        (found,) = file.search(code, top_k=top_k, max_distance=options.max_distance, rows=rows)
+        pairs = list(zip(found.indices.tolist(), found.distances.tolist(), strict=True))
+        if own_row is not None:
+            pairs = [pair for pair in pairs if pair[0] != own_row][: options.top_k]
         matches = [
             Match(rank=rank, distance=distance, path=os.path.join(root, file.path_bytes(row)))
             for rank, (row, distance) in enumerate(pairs, start=1)
@@ -133,10 +139,9 @@ class _Coder:
         if query.code is not None:
             return parse_hex(query.code, self._file.n_bits)[np.newaxis]
         assert query.image is not None  # noqa: S101 - a query is a picture or a code
-        if isinstance(query.image, (str, bytes, os.PathLike)):
-            row = _stored_row(self._file, query.image)
-            if row is not None:
-                return self._file.codes[row : row + 1]
+        row = _row_of(self._file, query.image)
+        if row is not None and _is_current(self._file, row):
+            return self._file.codes[row : row + 1]
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
 
         if self._weights is None:
@@ -147,19 +152,21 @@ class _Coder:
         return self._encoder.codes(pixels[np.newaxis], self._file.n_bits)
 
 
-def _stored_row(file: CodeFile, path: AnyPath) -> int | None:
-    """Return the row of a picture that the code file holds as it is now, or None."""
-    absolute = os.path.abspath(os.fsencode(path))
+def _row_of(file: CodeFile, image: AnyPath | BinaryIO | None) -> int | None:
+    """Return the row of a picture by its path, or None."""
+    if not isinstance(image, (str, bytes, os.PathLike)):
+        return None
+    absolute = os.path.abspath(os.fsencode(image))
     root = os.path.join(os.fsencode(file.root), b"")
-    if not absolute.startswith(root):
-        return None
-    row = file.find(absolute[len(root) :])
-    if row is None:
-        return None
+    return file.find(absolute[len(root) :]) if absolute.startswith(root) else None
+
+
+def _is_current(file: CodeFile, row: int) -> bool:
+    """Tell whether the picture of a row is as it was when it was hashed."""
+    entry = file.entry(row)
     try:
-        status = os.stat(absolute)
+        status = os.stat(os.path.join(os.fsencode(file.root), entry.path))
     except OSError:
         # Gone, but its code is here: that is what the code file is for.
-        return row
-    entry = file.entry(row)
-    return row if (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
+        return True
+    return (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns)

@@ -193,3 +193,26 @@ def test_the_network_is_loaded_once(file, weights_path, monkeypatch):
     images = [Query(name=b"-", image=io.BytesIO(Path(STORED).read_bytes())) for _ in range(2)]
     first, second = answer_queries(file, images, QueryOptions(weights=str(weights_path)))
     assert (first, len(loads)) == (second, 1)
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 8, None])
+def test_a_picture_may_be_left_out_of_its_own_matches(ask, top_k):
+    others = [path for path in paths(ask(STORED, top_k=None)) if path != STORED]
+    answer = ask(STORED, top_k=top_k, not_self=True)
+    assert paths(answer) == others[:top_k]
+    assert [match.rank for match in answer.matches] == list(range(1, len(others[:top_k]) + 1))
+
+
+def test_only_the_entry_of_its_own_path_is_left_out(ask, weights_path):
+    Path("elsewhere.png").write_bytes(Path(STORED).read_bytes())
+    for image in ("elsewhere.png", io.BytesIO(Path(STORED).read_bytes())):
+        answer = ask(image, weights=str(weights_path), not_self=True, top_k=None)
+        assert (len(answer.matches), STORED in paths(answer)) == (8, True)
+    assert len(ask(code="00" * 8, not_self=True).matches) == 8
+    draw_picture("checker", 7, 16).save(STORED)
+    assert STORED not in paths(ask(STORED, weights=str(weights_path), not_self=True))
+
+
+def test_without_itself_but_with_its_folder(ask):
+    assert paths(ask(STORED, under=["photos/circle"], not_self=True)) == ["photos/circle/0001.png"]
+    assert len(ask(STORED, under=["photos/square"], not_self=True, top_k=1).matches) == 1
