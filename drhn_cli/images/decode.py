@@ -11,10 +11,11 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, ImageCms
 
 from drhn_cli.errors import AnyPath, ImageError
-from drhn_cli.images.formats import picture_formats
+from drhn_cli.images.formats import is_heif, picture_formats, register_heif
 from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
 from drhn_cli.images.opened import OpenedPicture, open_picture
 from drhn_cli.images.quiet import ignore_pillow_warnings
+from drhn_cli.images.raw import refuse_raw, refuse_thumbnail
 
 # Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
 MAX_PIXELS = 300_000_000
@@ -113,14 +114,22 @@ def _identify(opened: OpenedPicture) -> Image.Image:
     mapping raw files into memory by their path, where a file that is cut while it is read kills the process.
     """
     prefix = opened.stream.read(16)
+    if is_heif(prefix) and not register_heif():
+        hint = "install its decoder: pip install 'drhn[heif]'"
+        raise ImageError("HEIC is not decoded by Pillow alone", path=opened.path, hint=hint)
     for name in picture_formats():
         reader, accept = Image.OPEN[name]
         accepted = accept is None or accept(prefix)
         if isinstance(accepted, str):  # known, but not built into this Pillow
             raise ImageError(f"{name} is not supported here", path=opened.path, hint="reinstall Pillow from its wheel")
         if accepted:
+            if name == "TIFF":
+                refuse_raw(opened.path, prefix)
             opened.stream.seek(0)
-            return reader(opened.stream, "")
+            picture = reader(opened.stream, "")
+            refuse_thumbnail(opened.path, picture)
+            return picture
+    refuse_raw(opened.path, prefix)
     raise ImageError(
         "not a picture",
         path=opened.path,
@@ -131,8 +140,6 @@ def _identify(opened: OpenedPicture) -> Image.Image:
 
 
 def _describe(prefix: bytes) -> str:
-    if prefix[4:12] in (b"ftypheic", b"ftypheix"):
-        return "HEIC"
     text = prefix.decode("ascii", "replace")
     is_text = text.isascii() and text.replace("\n", "").isprintable()
     return f"text {text!r}" if is_text else f"bytes {prefix[:8].hex(' ')}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
 # forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
 from PIL import (  # noqa: F401
@@ -45,9 +47,10 @@ SUFFIXES = (
     ".ppm",
 )
 
-# Pillow has no HEIF decoder of its own; a program that registers one (pillow-heif) gets these as well.
+# Pillow has no HEIF decoder of its own. pillow-heif brings one, and is imported when the first such picture is met.
 _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heif")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 
 def picture_formats() -> tuple[str, ...]:
@@ -60,5 +63,25 @@ def picture_suffixes() -> frozenset[bytes]:
 
     They are bytes because file names are: a name need not be valid in any encoding.
     """
-    suffixes = SUFFIXES + _HEIF_SUFFIXES if _HEIF_FORMAT in Image.OPEN else SUFFIXES
+    has_heif = _HEIF_FORMAT in Image.OPEN or find_spec("pillow_heif") is not None
+    suffixes = SUFFIXES + _HEIF_SUFFIXES if has_heif else SUFFIXES
     return frozenset(suffix.encode("ascii") for suffix in suffixes)
+
+
+def is_heif(prefix: bytes) -> bool:
+    """Tell a HEIC picture by its first 12 bytes.
+
+    Source: ISO/IEC 23008-12, the brands of HEVC pictures.
+    """
+    return prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
+
+
+def register_heif() -> bool:
+    """Make Pillow read HEIC pictures, if pillow-heif is installed; return whether it does."""
+    if _HEIF_FORMAT not in Image.OPEN:
+        try:
+            import pillow_heif
+        except ImportError:
+            return False
+        pillow_heif.register_heif_opener()
+    return True

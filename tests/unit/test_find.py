@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from drhn_cli.errors import SourceError
+from drhn_cli.images import formats
 from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.find import Found, find_images, read_path_list
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes
@@ -55,6 +56,9 @@ def test_every_suffix_is_one_that_pillow_knows(suffix: str) -> None:
 
 
 def test_heif_counts_only_with_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    assert {b".heic", b".heif"} < picture_suffixes()  # pillow-heif is installed for the tests
+    monkeypatch.setattr(formats, "find_spec", lambda _: None)
     assert b".heic" not in picture_suffixes()
     assert picture_formats() == FORMATS
     monkeypatch.setitem(Image.OPEN, "HEIF", (lambda *_: None, None))
