@@ -11,9 +11,19 @@ from drhn_cli.errors import ConfigError
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
+Rank = Literal["hamming", "asymmetric"]
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
+
+
+def check_rank(rank: str) -> None:
+    """Refuse an unknown order of matches.
+
+    Raises:
+        ConfigError: it is no ``Rank``.
+    """
+    _require(rank in get_args(Rank), "rank", " or ".join(get_args(Rank)), rank)
 
 
 class _Stored:

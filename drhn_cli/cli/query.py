@@ -48,6 +48,10 @@ def query(
     code: Annotated[
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
+    rank: Annotated[
+        str,
+        typer.Option(help="What is nearest: by hamming distance, or asymmetric: by activations against stored bits."),
+    ] = "hamming",
     under: options.Under = None,
     not_self: Annotated[
         bool, typer.Option("--not-self", help="Leave the query picture's own entry out of its matches.")
@@ -85,6 +89,7 @@ def query(
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,
+        rank=rank,  # type: ignore[arg-type]  # answer_queries checks it
         under=under or (),
         not_self=not_self,
         weights=weights,
@@ -153,6 +158,7 @@ class _Output:
                         "rank": match.rank,
                         "distance": match.distance,
                         "path": os.fsdecode(shown_path(match.path)),
+                        **({} if match.score is None else {"score": round(match.score, 4)}),
                     }
                 )
         elif self.only_paths:

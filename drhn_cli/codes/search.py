@@ -32,10 +32,12 @@ class Neighbours:
     Attributes:
         indices: (k,) int64, rows of the codes.
         distances: (k,) int32, bits that differ, 0..n_bits.
+        scores: (k,) float64, what orders them instead of the distance; None where the distance does.
     """
 
     indices: NDArray[np.int64]
     distances: NDArray[np.int32]
+    scores: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -73,7 +75,7 @@ def search(
     """
     check_codes(codes, n_bits)
     check_search(queries, n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
-    candidates = None if rows is None else _candidate_rows(rows, len(codes))
+    candidates = None if rows is None else candidate_rows(rows, len(codes))
     n_rows = len(codes) if candidates is None else len(candidates)
     limit = n_bits if max_distance is None else min(max_distance, n_bits)
     scan = _Scan(
@@ -233,7 +235,7 @@ def _merge(parts: tuple[_Best, ...]) -> Neighbours:
     return first.result()
 
 
-def _candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
+def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
     """Return the rows to look at, ascending and each once."""
     if rows.dtype == np.bool_:
         if rows.shape != (n,):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import parse_hex
+from drhn_cli.codes.search import Neighbours
+from drhn_cli.config import Rank, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.jobs.folders import locate_rows
 from drhn_cli.jobs.model import load_weights_of
@@ -40,6 +42,7 @@ class QueryOptions:
     Attributes:
         top_k: at most so many matches for each query. None: all within ``max_distance``.
         max_distance: matches at most so many bits away. None: any distance.
+        rank: nearest by Hamming distance, or by the query's activations against the stored bits.
         under: only pictures in these folders.
         not_self: leave a picture that is looked up by its path out of its own matches. A copy elsewhere stays.
         weights: a bundled model's name or a weights file. None: the bundled model that made the code file.
@@ -48,6 +51,7 @@ class QueryOptions:
 
     top_k: int | None = 10
     max_distance: int | None = None
+    rank: Rank = "hamming"
     under: Sequence[AnyPath] = ()
     not_self: bool = False
     weights: str | None = None
@@ -62,11 +66,13 @@ class Match:
         rank: from 1.
         distance: bits that differ.
         path: absolute.
+        score: the distance expected of the query's activations, in bits; None where the distance gives the order.
     """
 
     rank: int
     distance: int
     path: bytes
+    score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,43 +104,70 @@ def answer_queries(file: CodeFile, queries: Iterable[Query], options: QueryOptio
         An answer for each query, in order. A picture that cannot be read gives an answer with an error.
 
     Raises:
-        DrhnError: a code of another length, a folder outside of the code file.
+        ConfigError: an unknown rank.
+        DrhnError: a code of another length or, by asymmetric rank, any; a folder outside of the code file.
         CodeFileError: the code file was made with another model than the weights.
         WeightsError: the weights cannot be read.
     """
+    check_rank(options.rank)
     rows = locate_rows(file, options.under) >= 0 if options.under else None
-    coder = _Coder(file, options)
+    searcher = _Searcher(file, options, rows)
     root = os.fsencode(file.root)
     for query in queries:
+        own_row = _row_of(file, query.image) if options.not_self else None
+        top_k = options.top_k if options.top_k is None or own_row is None else options.top_k + 1
         try:
-            code = coder.code_of(query)
+            found = searcher.search(query, top_k)
         except ImageError as error:
             yield Answer(query=query.name, matches=[], error=error)
             continue
-        own_row = _row_of(file, query.image) if options.not_self else None
-        top_k = options.top_k if options.top_k is None or own_row is None else options.top_k + 1
-        (found,) = file.search(code, top_k=top_k, max_distance=options.max_distance, rows=rows)
-        pairs = list(zip(found.indices.tolist(), found.distances.tolist(), strict=True))
+        scores = [None] * len(found) if found.scores is None else found.scores.tolist()
+        columns = list(zip(found.indices.tolist(), found.distances.tolist(), scores, strict=True))
         if own_row is not None:
-            pairs = [pair for pair in pairs if pair[0] != own_row][: options.top_k]
+            columns = [column for column in columns if column[0] != own_row][: options.top_k]
         matches = [
-            Match(rank=rank, distance=distance, path=os.path.join(root, file.path_bytes(row)))
-            for rank, (row, distance) in enumerate(pairs, start=1)
+            Match(rank=rank, distance=distance, path=os.path.join(root, file.path_bytes(row)), score=score)
+            for rank, (row, distance, score) in enumerate(columns, start=1)
         ]
         yield Answer(query=query.name, matches=matches)
 
 
-class _Coder:
-    """Gives the code of each query, loading as little as it takes."""
+class _Searcher:
+    """Searches for each query, loading as little as it takes."""
 
-    def __init__(self, file: CodeFile, options: QueryOptions) -> None:
+    def __init__(self, file: CodeFile, options: QueryOptions, rows: NDArray[np.bool_] | None) -> None:
         self._file = file
         self._options = options
+        self._rows = rows
         self._encoder: Encoder | None = None
         # Weights that do not belong to this file are an error even where no picture has to be decoded.
         self._weights = load_weights_of(file, options.weights) if options.weights else None
 
-    def code_of(self, query: Query) -> NDArray[np.uint8]:
+    def search(self, query: Query, top_k: int | None) -> Neighbours:
+        """Return the rows nearest to a query."""
+        max_distance = self._options.max_distance
+        if self._options.rank == "hamming":
+            code = self._code_of(query)
+            (found,) = self._file.search(code, top_k=top_k, max_distance=max_distance, rows=self._rows)
+            return found
+        if query.image is None:
+            raise DrhnError(
+                "a code has no activations to rank by",
+                expected="a picture",
+                found=query.code,
+                hint="name the picture instead, or leave --rank out",
+            )
+        from drhn_cli.codes.asymmetric import search_asymmetric
+        from drhn_cli.network.binarise import bit_probabilities
+
+        encoder, pixels = self._prepare(query.image)
+        activations = encoder.activations(pixels)
+        (probabilities,) = bit_probabilities(activations, encoder.weights.network, self._file.n_bits)
+        return search_asymmetric(
+            self._file.codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self._rows
+        )
+
+    def _code_of(self, query: Query) -> NDArray[np.uint8]:
         """Return (1, code_size) uint8."""
         if query.code is not None:
             return parse_hex(query.code, self._file.n_bits)[np.newaxis]
@@ -142,14 +175,19 @@ class _Coder:
         row = _row_of(self._file, query.image)
         if row is not None and _is_current(self._file, row):
             return self._file.codes[row : row + 1]
+        encoder, pixels = self._prepare(query.image)
+        return encoder.codes(pixels, self._file.n_bits)
+
+    def _prepare(self, image: AnyPath | BinaryIO) -> tuple[Encoder, NDArray[np.uint8]]:
+        """Return the network and a picture's (1, s, s, 3) pixels."""
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
 
         if self._weights is None:
             self._weights = load_weights_of(self._file, None)
-        pixels = load_image(query.image, self._weights.preprocessing)
+        pixels = load_image(image, self._weights.preprocessing)
         if self._encoder is None:
             self._encoder = load_encoder(self._weights, device=self._options.device, n_images=1)
-        return self._encoder.codes(pixels[np.newaxis], self._file.n_bits)
+        return self._encoder, pixels[np.newaxis]
 
 
 def _row_of(file: CodeFile, image: AnyPath | BinaryIO | None) -> int | None:

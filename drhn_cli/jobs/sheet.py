@@ -125,7 +125,8 @@ def _summary(answer: Answer, n_bits: int) -> str:
         return "not answered"
     if not answer.matches:
         return "nothing found"
-    nearest, farthest = answer.matches[0].distance, answer.matches[-1].distance
+    distances = [match.distance for match in answer.matches]  # in another order by asymmetric rank
+    nearest, farthest = min(distances), max(distances)
     apart = f"{nearest} to {farthest}" if nearest != farthest else f"{nearest}"
     n_matches = f"{len(answer.matches)} match{'es' * (len(answer.matches) != 1)}"
     return f"{n_matches}, {apart} of {n_bits} bits apart"

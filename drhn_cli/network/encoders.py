@@ -16,6 +16,8 @@ NUMPY_LIMIT = 500
 class Encoder(Protocol):
     """A trained network, ready to hash."""
 
+    weights: Weights
+
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         ...

@@ -228,3 +228,13 @@ def test_query_and_hash_agree_for_the_bundled_model(drhn, photos):
     Path("elsewhere.png").write_bytes(Path(IMAGE).read_bytes())
     result = drhn("query", "elsewhere.png", "codes.bin", "--max-distance", "0", "--paths")
     assert (result.status, IMAGE in result.lines) == (0, True)
+
+
+def test_asymmetric_rank_adds_scores_to_json_and_orders_text(query):
+    rows = [json.loads(line) for line in query(IMAGE, "--rank", "asymmetric", "--json").lines]
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores)
+    assert query(IMAGE, "--rank", "asymmetric").lines == [f"{row['distance']}\t{row['path']}" for row in rows]
+    assert all("score" not in json.loads(line) for line in query(IMAGE, "--json").lines)
+    refused = query("--code", CODE, "--rank", "asymmetric")
+    assert (refused.status, "leave --rank out" in refused.err) == (2, True)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes.file import CodeFile
-from drhn_cli.codes.pack import format_hex
-from drhn_cli.errors import CodeFileError, DrhnError, ImageError
+from drhn_cli.codes.pack import format_hex, unpack_bits
+from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, ImageError
 from drhn_cli.images import load as load_module
+from drhn_cli.images.load import load_image
 from drhn_cli.jobs import query as query_module
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.binarise import bit_probabilities
+from drhn_cli.network.encode_numpy import NumpyEncoder
+from drhn_cli.network.weights import load_weights, save_weights
 from tests.drawing import draw_picture
 from tests.networks import random_weights, tiny_config
 
@@ -216,3 +219,43 @@ def test_only_the_entry_of_its_own_path_is_left_out(ask, weights_path):
 def test_without_itself_but_with_its_folder(ask):
     assert paths(ask(STORED, under=["photos/circle"], not_self=True)) == ["photos/circle/0001.png"]
     assert len(ask(STORED, under=["photos/square"], not_self=True, top_k=1).matches) == 1
+
+
+def test_without_itself_by_asymmetric_rank(ask, weights_path):
+    ranked = {"rank": "asymmetric", "weights": str(weights_path)}
+    others = [path for path in paths(ask(STORED, top_k=None, **ranked)) if path != STORED]
+    assert paths(ask(STORED, top_k=3, not_self=True, **ranked)) == others[:3]
+
+
+def test_asymmetric_rank_is_by_activations_against_stored_bits(file, ask, weights_path):
+    weights = load_weights(weights_path)
+    activations = NumpyEncoder(weights).activations(load_image(STORED, weights.preprocessing)[np.newaxis])
+    scores = np.abs(bit_probabilities(activations, weights.network, 64) - unpack_bits(file.codes, 64)).sum(axis=1)
+    answer = ask(STORED, rank="asymmetric", weights=str(weights_path), top_k=None)
+    order = np.argsort(scores, kind="stable")
+    assert [match.path for match in answer.matches] == [
+        os.path.join(os.fsencode(file.root), file.path_bytes(row)) for row in order.tolist()
+    ]
+    np.testing.assert_allclose([match.score for match in answer.matches], scores[order])
+    by_distance = {match.path: match.distance for match in ask(STORED, top_k=None).matches}
+    assert {match.path: match.distance for match in answer.matches} == by_distance
+
+
+def test_asymmetric_rank_keeps_the_radius_and_the_folder(ask, weights_path):
+    near = ask(STORED, top_k=None, max_distance=20, under=["photos/square", "photos/circle"]).matches
+    ranked = ask(
+        STORED,
+        top_k=None,
+        max_distance=20,
+        under=["photos/square", "photos/circle"],
+        rank="asymmetric",
+        weights=str(weights_path),
+    ).matches
+    assert {match.path for match in ranked} == {match.path for match in near} != set()
+
+
+def test_asymmetric_rank_needs_a_picture_and_its_name_right(ask):
+    with pytest.raises(DrhnError, match=r"a code has no activations to rank by .*leave --rank out"):
+        ask(code="00" * 8, rank="asymmetric")
+    with pytest.raises(ConfigError, match="hamming or asymmetric"):
+        ask(STORED, rank="cosine")
