@@ -32,6 +32,9 @@ def hash_(
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
     ] = False,
+    root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the code file's root folder has been moved.")
+    ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: Annotated[
@@ -67,6 +70,7 @@ def hash_(
         n_bits=bits,
         rebuild=rebuild,
         keep_missing=keep_missing,
+        root=root,
         exclude=exclude or (),
         hidden=hidden,
         follow=follow,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, require_code_file, write_code_file
 from drhn_cli.codes.pack import code_size
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, SourceError
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.find import Found, FoundFile, find_images
 from drhn_cli.images.load import load_batches
@@ -37,6 +37,7 @@ class HashOptions:
         n_bits: length of the codes. None: that of the code file, or the network's.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
+        root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
         exclude: globs of files and folders to leave out.
         hidden: take files and folders whose names begin with a dot.
         follow: follow symbolic links.
@@ -50,6 +51,7 @@ class HashOptions:
     n_bits: int | None = None
     rebuild: bool = False
     keep_missing: bool = False
+    root: AnyPath | None = None
     exclude: Sequence[str] = ()
     hidden: bool = False
     follow: bool = False
@@ -163,7 +165,8 @@ def hash_pictures(
         What was done.
 
     Raises:
-        SourceError: no source can be read.
+        SourceError: no source can be read, or nothing of the code file is below ``root``.
+        ConfigError: ``root`` without a code file to move.
         CodeFileError: the code file is damaged, was made with another model or code length, is locked, or cannot be
             written.
         WeightsError: the weights cannot be read.
@@ -199,6 +202,9 @@ class _Update:
         # An empty file is what mktemp makes.
         self._is_new = options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path)
         if self._is_new:
+            if options.root is not None:
+                hint = "leave --root out"
+                raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
             require_code_file(codes_path)
             self._weights = load_weights(find_weights(options.weights))
             self._n_bits = choose_bits(options.n_bits, self._weights)
@@ -212,7 +218,7 @@ class _Update:
                 self._had_index = file.index is not None
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
-                self._root = os.fsencode(file.root)
+                self._root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
                 for row, entry in enumerate(file):
                     path = os.path.join(self._root, entry.path)
                     self._noted[path] = _Noted(entry.size, entry.mtime_ns, entry.inode, row)
@@ -295,7 +301,8 @@ class _Update:
         """Write the code file, unless it holds all of this already."""
         # A changed picture that can no longer be read is in no count, but its entry has to go.
         n_lost = len(self._noted) - len(self._collection)
-        if self._is_new or n_lost or any(self._counts[name] for name in ("added", "changed", "moved", "removed")):
+        is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
+        if self._is_new or self._options.root is not None or n_lost or is_other:
             self._save()
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
@@ -322,6 +329,19 @@ class _Update:
     def _save(self) -> None:
         self._collection.write(self._codes_path, self._root, self._weights)
         self._saved = True
+
+
+def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
+    """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
+    absolute = os.path.abspath(os.fsencode(root))
+    if file.n_items and not any(os.path.lexists(os.path.join(absolute, entry.path)) for entry in file):
+        raise SourceError(
+            "no picture of the code file is below this folder",
+            path=root,
+            expected=f"the folder that was {display_path(file.root)}",
+            hint="paths in a code file are relative to the root that drhn info shows",
+        )
+    return absolute
 
 
 def _require_length(file: CodeFile, n_bits: int | None) -> None:

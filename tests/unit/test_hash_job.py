@@ -431,3 +431,40 @@ def test_a_link_to_where_no_file_is_yet_is_written_through(update):
 def test_an_unknown_device_is_refused(update):
     with pytest.raises(ConfigError, match="device"):
         update("photos", device="abacus")
+
+
+@pytest.fixture
+def moved(update, monkeypatch):
+    """``photos`` hashed, then moved to ``elsewhere/pictures``; nothing can be decoded any more."""
+    update()
+    os.makedirs("elsewhere")
+    os.rename("photos", "elsewhere/pictures")
+    monkeypatch.setattr(hash_module, "load_batches", None)
+    return "elsewhere/pictures"
+
+
+def test_a_moved_root_keeps_its_codes(update, moved):
+    with CodeFile.open("codes.bin") as file:
+        before = [(entry, code.tobytes()) for entry, code in zip(file, file.codes, strict=True)]
+    summary = update(moved, root=moved)
+    assert (summary.unchanged, summary.added, summary.removed, summary.n_items) == (8, 0, 0, 8)
+    with CodeFile.open("codes.bin") as file:
+        assert file.root == os.path.abspath(moved)
+        assert [(entry, code.tobytes()) for entry, code in zip(file, file.codes, strict=True)] == before
+    assert update(moved).unchanged == 8
+
+
+@pytest.mark.usefixtures("moved")
+def test_a_root_without_any_of_the_pictures_is_refused(update):
+    before = Path("codes.bin").read_bytes()
+    with pytest.raises(SourceError, match="no picture of the code file is below this folder"):
+        update("elsewhere", root="elsewhere")
+    assert Path("codes.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_root_without_a_code_file_is_refused(update, rebuild):
+    if rebuild:
+        update()
+    with pytest.raises(ConfigError, match="leave --root out"):
+        update(root="photos", rebuild=rebuild)
