@@ -137,6 +137,7 @@ def train(
         "precision": precision,
     }
     from drhn_cli.jobs.train import TrainHooks, TrainOptions, train_weights
+    from drhn_cli.network.team import find_team
 
     train_options = TrainOptions(
         data=data,
@@ -153,7 +154,7 @@ def train(
         workers=workers,
         command=["drhn", *sys.argv[1:]],
     )
-    with progress_bar("training", quiet=quiet) as show:
+    with progress_bar("training", quiet=quiet or not find_team().leads) as show:
 
         def tell_data(n_images: int, n_validation: int, failures: Sequence[ImageError]) -> None:
             for failure in failures:

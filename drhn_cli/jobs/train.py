@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def history_path_of(weights_path: Path) -> Path:
 def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, list[Evaluation]]:
     """Train a network, measure it and write its weights.
 
-    It is measured on the test pictures if there are any, else on the validation part.
+    It is measured on the test pictures if there are any, else on the validation part. Under ``torchrun`` all processes
+    train, and the first alone tells, measures and writes.
 
     Returns:
         The weights as written, and what was measured, one evaluation for each code length; empty where there was
@@ -103,30 +105,22 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         WeightsError: the weights cannot be written.
     """
     from drhn_cli.network.device import choose_device, choose_precision
+    from drhn_cli.network.team import find_team
 
     if options.preset not in PRESETS:
         raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=options.preset)
-    _check_paths(options)
-    for path in (options.weights_path, checkpoint_path_of(options.weights_path), history_path_of(options.weights_path)):
-        remove_leftovers(path)  # what a killed run was writing
+    team = find_team()
+    if team.leads:
+        _check_paths(options)
+        weights_path = options.weights_path
+        for path in (weights_path, checkpoint_path_of(weights_path), history_path_of(weights_path)):
+            remove_leftovers(path)  # what a killed run was writing
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
     network_settings = {**PRESETS[options.preset], **options.network}
     size = NetworkConfig(n_classes=2, **network_settings).input_size
-    device = choose_device(options.device)
+    device = team.device_of(choose_device(options.device))
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
     preprocessing = Preprocessing(size=size, fit=options.fit)
-
-    train, test = load_split(
-        options.data, preprocessing, workers=options.workers, data_dir=options.data_dir, download=options.download
-    )
-    network_config = NetworkConfig(n_classes=len(train.class_names), **network_settings)
-    preprocessing = measure_colours(train.pixels, preprocessing)
-    images, validation = _split(train, options.validation, config.seed)
-    hooks.on_data(
-        len(images.labels),
-        len(validation.labels) if validation else 0,
-        [*train.failures, *(test.failures if test else ())],
-    )
 
     history: list[EpochReport] = []
 
@@ -141,18 +135,37 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         _write_history(history_path_of(options.weights_path), history)
         hooks.on_epoch(report)
 
-    trained = train_network(
-        images,
-        network_config=network_config,
-        config=config,
-        preprocessing=preprocessing,
-        device=device,
-        validation=validation,
-        checkpoint_path=checkpoint_path_of(options.weights_path),
-        on_start=tell_start,
-        on_step=hooks.on_step,
-        on_epoch=tell_epoch,
-    )
+    with team.assembled(device):
+        with team.first_here_first() if options.download else nullcontext():
+            train, test = load_split(
+                options.data,
+                preprocessing,
+                workers=options.workers,
+                data_dir=options.data_dir,
+                download=options.download,
+            )
+        network_config = NetworkConfig(n_classes=len(train.class_names), **network_settings)
+        preprocessing = measure_colours(train.pixels, preprocessing)
+        images, validation = _split(train, options.validation, config.seed)
+        if team.leads:
+            hooks.on_data(
+                len(images.labels),
+                len(validation.labels) if validation else 0,
+                [*train.failures, *(test.failures if test else ())],
+            )
+        trained = train_network(
+            images,
+            network_config=network_config,
+            config=config,
+            preprocessing=preprocessing,
+            device=device,
+            team=team,
+            validation=validation,
+            checkpoint_path=checkpoint_path_of(options.weights_path),
+            on_start=tell_start,
+            on_step=hooks.on_step,
+            on_epoch=tell_epoch,
+        )
     weights = Weights(
         name=options.weights_path.stem,
         network=network_config,
@@ -165,11 +178,13 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
             "n_images": len(images.labels),
             "validation": options.validation,
             "command": list(options.command),
-            "hardware": f"{_processor()}, {os.cpu_count()} cores, {device}",
+            "hardware": f"{_processor()}, {os.cpu_count()} cores, {team.size} x {device.type}",
             "hours": round(trained.seconds / 3600, 3),
             "cpu_hours": round(trained.cpu_seconds / 3600, 3),
         },
     )
+    if not team.leads:
+        return weights, []
     measured_on = test or validation
     evaluations: list[Evaluation] = []
     if measured_on:

@@ -28,6 +28,7 @@ from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
+from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights import halve_filters
 
 GALLERY_LIMIT = 5000
@@ -64,7 +65,7 @@ class TrainedNetwork:
         arrays: the network's state, as ``array_shapes`` names it, ready for the weights file.
         history: a report for each epoch.
         seconds: wall-clock time.
-        cpu_seconds: processor time of this process, all threads.
+        cpu_seconds: processor time of all processes and threads.
     """
 
     arrays: dict[str, NDArray[Any]] = field(repr=False)
@@ -94,6 +95,7 @@ def train_network(
     config: TrainConfig,
     preprocessing: Preprocessing,
     device: torch.device,
+    team: Team = ALONE,
     validation: LabelledPixels | None = None,
     checkpoint_path: Path | None = None,
     on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
@@ -111,6 +113,9 @@ def train_network(
         config: how it is trained.
         preprocessing: gives the mean and standard deviation of the channels.
         device: where it is trained.
+        team: the processes that train it together, assembled. Each step's images are divided among them; the order of
+            the images is that of one process, the augmentation is not. The first process alone measures, reads,
+            writes and calls.
         validation: images that are measured after every epoch and never trained on.
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
         on_start: called once with the reports of the epochs that an earlier run has done.
@@ -118,10 +123,12 @@ def train_network(
         on_epoch: called after each epoch.
 
     Raises:
-        ConfigError: images would be shifted by more than their size.
-        DrhnError: fewer than two images, or the loss is no longer a number.
+        ConfigError: images would be shifted by more than their size, or the first process trains something else.
+        DrhnError: fewer than two images in all or for a process, or the loss is no longer a number.
         CheckpointError: the checkpoint is damaged or of another run, or cannot be written.
     """
+    if not team.leads:
+        on_start, on_step, on_epoch = (lambda _: None), (lambda *_: None), (lambda _: None)
     if len(images.labels) < 2:
         raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
     side = network_config.input_size
@@ -139,20 +146,28 @@ def train_network(
     network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = make_optimisers(network, config)
     history: list[EpochReport] = []
-    earlier_seconds = earlier_cpu_seconds = 0.0
-    saved = load_checkpoint(checkpoint_path, run) if checkpoint_path else None
+    earlier_seconds = cpu_seconds = 0.0
+    saved = load_checkpoint(checkpoint_path, run) if checkpoint_path and team.leads else None
+    first_run, saved = team.from_first((run, saved))
+    if first_run != run:
+        differing = ", ".join(key for key in run if run[key] != first_run[key])
+        hint = "give every process the same pictures and options, --precision among them"
+        raise ConfigError(f"process {team.rank} trains something else than the first: {differing}", hint=hint)
     if saved:
         network.load_state_dict(saved.network)
         for optimiser, state in zip(optimisers, saved.optimisers, strict=True):
             optimiser.load_state_dict(state)
         history = [EpochReport(**report) for report in saved.history]
-        earlier_seconds, earlier_cpu_seconds = saved.seconds, saved.cpu_seconds
+        earlier_seconds, cpu_seconds = saved.seconds, saved.cpu_seconds
     on_start(tuple(history))
 
-    clock, cpu_clock = time.monotonic(), time.process_time()
+    clock, cpu_clock, earlier_cpu_seconds = time.monotonic(), time.process_time(), cpu_seconds
     for epoch in range(len(history), config.epochs):
-        loss, accuracy = _train_epoch(network, optimisers, images, epoch, config, preprocessing, on_step)
-        measured = _measure(network, images, validation, preprocessing, config) if validation else (None, None)
+        loss, accuracy = _train_epoch(network, team, optimisers, images, epoch, config, preprocessing, on_step)
+        measured: tuple[float, float] | tuple[None, None] = (None, None)
+        if validation and team.leads:
+            measured = _measure(network, images, validation, preprocessing, config)
+        cpu_seconds = earlier_cpu_seconds + team.total(time.process_time() - cpu_clock, device)
         seconds = earlier_seconds + time.monotonic() - clock
         history.append(
             EpochReport(
@@ -164,7 +179,7 @@ def train_network(
                 seconds=seconds,
             )
         )
-        if checkpoint_path:
+        if checkpoint_path and team.leads:
             checkpoint = Checkpoint(
                 run=run,
                 epoch=epoch + 1,
@@ -172,7 +187,7 @@ def train_network(
                 optimisers=[optimiser.state_dict() for optimiser in optimisers],
                 history=[asdict(report) for report in history],
                 seconds=seconds,
-                cpu_seconds=earlier_cpu_seconds + time.process_time() - cpu_clock,
+                cpu_seconds=cpu_seconds,
             )
             save_checkpoint(checkpoint_path, checkpoint)
         on_epoch(history[-1])
@@ -185,7 +200,7 @@ def train_network(
         arrays=halve_filters(state),
         history=history,
         seconds=earlier_seconds + time.monotonic() - clock,
-        cpu_seconds=earlier_cpu_seconds + time.process_time() - cpu_clock,
+        cpu_seconds=cpu_seconds,
     )
 
 
@@ -195,6 +210,7 @@ def _digest(images: LabelledPixels) -> str:
 
 def _train_epoch(
     network: DRHN,
+    team: Team,
     optimisers: list[Optimizer],
     images: LabelledPixels,
     epoch: int,
@@ -202,45 +218,62 @@ def _train_epoch(
     preprocessing: Preprocessing,
     on_step: Callable[[int, int], None],
 ) -> tuple[float, float]:
-    """Go once over the training images; return the mean loss and the accuracy on the way."""
+    """Go once over the training images, this process over its share of each batch.
+
+    Returns:
+        The mean loss and the accuracy on the way.
+    """
     device = next(network.parameters()).device
     pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
     batch_size = min(config.batch_size, len(images.labels))
     n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
     generator = torch.Generator().manual_seed((config.seed << 20) + epoch)
     order = torch.randperm(len(images.labels), generator=generator)
+    share = team.share_of(batch_size)
+    weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have
+    generator = team.own_generator(generator)
     network.train()
     total_loss = torch.zeros((), device=device)
     n_right = torch.zeros((), device=device)
     for step in range(n_steps):
-        indices = order[step * batch_size : (step + 1) * batch_size]
+        indices = order[step * batch_size : (step + 1) * batch_size][share]
         batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
         batch = augment(batch, indices, epoch, config, generator)
         truth = labels[indices].to(device)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
-        loss, scores = _step(network, optimisers, batch, truth, config)
+        loss, scores = _step(network, team, weight, optimisers, batch, truth, config)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
         on_step(step + 1, n_steps)
-    mean_loss = total_loss.item() / n_steps
+    # Batch normalisation has taken each process's share by itself: its running statistics differ.
+    team.average(buffer for buffer in network.buffers() if buffer.is_floating_point())
+    mean_loss = team.total(total_loss.item(), device) / (n_steps * team.size)
     if not math.isfinite(mean_loss):
         raise DrhnError(
             f"the loss is no longer a number in epoch {epoch + 1}",
             hint="lower --rate and --conv-rate, or use --precision float32",
         )
-    return mean_loss, n_right.item() / (n_steps * batch_size)
+    return mean_loss, team.total(n_right.item(), device) / (n_steps * batch_size)
 
 
 def _step(
-    network: DRHN, optimisers: list[Optimizer], batch: Tensor, labels: Tensor, config: TrainConfig
+    network: DRHN,
+    team: Team,
+    weight: float,
+    optimisers: list[Optimizer],
+    batch: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; return the loss and the (n, n_classes) scores, detached."""
+    """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         activations = network(batch)
     loss, scores = training_loss(network, activations, labels, config)
+    loss = loss * weight
     for optimiser in optimisers:
         optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    team.average(p.grad for p in network.parameters() if p.grad is not None)
     for optimiser in optimisers:
         optimiser.step()
     return loss.detach(), scores.detach()
