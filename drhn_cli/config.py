@@ -69,6 +69,7 @@ class Preprocessing(_Stored):
         fit: how a picture that is not square fits: ``crop`` its centre, ``squash`` it, or ``pad`` it with grey.
         mean: per-channel mean of the training pixels, in 0..1, in RGB order.
         std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
+        mirror: whether activations are the mean of those of the picture and of its mirror image.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -78,12 +79,21 @@ class Preprocessing(_Stored):
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         _require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
         _require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
+        _require(isinstance(self.mirror, bool), "mirror", "true or false", self.mirror)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; without ``mirror`` unless it is set, as before there was one."""
+        values = super().to_dict()
+        if not self.mirror:  # fingerprints stay what they were
+            del values["mirror"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
+    tta: options.Tta = False,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
     plot: Annotated[
         str | None,
@@ -64,6 +65,8 @@ def eval_(
     if plot is not None:
         require_plot(plot)
     model = load_weights(find_weights(weights))
+    if tta:
+        model = model.mirrored()
     if queries and gallery:
         query_images, gallery_images = load_queries_and_gallery(queries, gallery, model.preprocessing, workers=workers)
     else:

@@ -26,6 +26,7 @@ def hash_(
             min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
         ),
     ] = None,
+    tta: options.Tta = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
     ] = False,
@@ -68,6 +69,7 @@ def hash_(
     hash_options = HashOptions(
         weights=weights,
         n_bits=bits,
+        tta=tta,
         rebuild=rebuild,
         keep_missing=keep_missing,
         root=root,

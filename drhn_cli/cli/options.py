@@ -21,6 +21,7 @@ Workers = Annotated[
     typer.Option(min=1, metavar="N", help="Threads that decode pictures.  [default: one for each processor]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Tta = Annotated[bool, typer.Option("--tta", help="Average each picture's activations with its mirror image's.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]
 Null = Annotated[
     bool,

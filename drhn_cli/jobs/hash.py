@@ -35,6 +35,7 @@ class HashOptions:
     Attributes:
         weights: a bundled model's name or a weights file. None: the code file's, or the default.
         n_bits: length of the codes. None: that of the code file, or the network's.
+        tta: average the activations of each picture and its mirror image. A code file made so stays so without it.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
         root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
@@ -49,6 +50,7 @@ class HashOptions:
 
     weights: str | None = None
     n_bits: int | None = None
+    tta: bool = False
     rebuild: bool = False
     keep_missing: bool = False
     root: AnyPath | None = None
@@ -206,13 +208,15 @@ class _Update:
                 hint = "leave --root out"
                 raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
             require_code_file(codes_path)
-            self._weights = load_weights(find_weights(options.weights))
+            weights = load_weights(find_weights(options.weights))
+            self._weights = weights.mirrored() if options.tta else weights
             self._n_bits = choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
         else:
             with CodeFile.open(codes_path) as file:
                 self._weights = load_weights_of(file, options.weights)
                 _require_length(file, options.n_bits)
+                _require_mirrored(file, self._weights, options.tta)
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
                 self._had_index = file.index is not None
@@ -342,6 +346,13 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
             hint="paths in a code file are relative to the root that drhn info shows",
         )
     return absolute
+
+
+def _require_mirrored(file: CodeFile, weights: Weights, tta: bool) -> None:
+    if tta and not weights.preprocessing.mirror:
+        raise CodeFileError(
+            "the codes were made without --tta", path=file.path, hint="leave --tta out, or hash again with --rebuild"
+        )
 
 
 def _require_length(file: CodeFile, n_bits: int | None) -> None:

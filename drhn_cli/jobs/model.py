@@ -10,7 +10,7 @@ from drhn_cli.network.weights import Weights, load_weights
 
 
 def load_weights_of(file: CodeFile, name: str | None) -> Weights:
-    """Return the weights that made a code file.
+    """Return the weights that made a code file, mirrored if they were.
 
     Args:
         file: an open code file.
@@ -27,7 +27,13 @@ def load_weights_of(file: CodeFile, name: str | None) -> Weights:
             path=file.path,
             hint="look up a code with --code or a path that the file holds, and hash pictures into another file",
         )
-    weights = find_weights_of(manifest.fingerprint) if name is None else load_weights(find_weights(name))
+    mirror = manifest.preprocessing.get("mirror") is True
+    if name is None:
+        weights = find_weights_of(manifest.fingerprint, mirror=mirror)
+    else:
+        weights = load_weights(find_weights(name))
+        if mirror:
+            weights = weights.mirrored()
     if weights is None or weights.fingerprint != manifest.fingerprint:
         raise CodeFileError(
             "the codes were made with another model",

@@ -43,10 +43,12 @@ def find_weights(name: str | None) -> Path:
     )
 
 
-def find_weights_of(fingerprint: str) -> Weights | None:
-    """Return the bundled model with a fingerprint, or None."""
+def find_weights_of(fingerprint: str, *, mirror: bool = False) -> Weights | None:
+    """Return the bundled model with a fingerprint, or None; with ``mirror``, look among those made ``mirrored``."""
     for path in bundled_paths():
         weights = load_weights(path)
+        if mirror:
+            weights = weights.mirrored()
         if weights.fingerprint == fingerprint:
             return weights
     return None

@@ -39,7 +39,7 @@ def encode_pixels(
     Args:
         network: in evaluation mode.
         pixels: (n, s, s, 3).
-        preprocessing: the mean and standard deviation the network was trained with.
+        preprocessing: the mean and standard deviation the network was trained with, and whether to mirror.
         batch_size: images at a time.
         precision: float32, or bfloat16 where approximate activations will do.
 
@@ -51,7 +51,11 @@ def encode_pixels(
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         for start in range(0, len(pixels), batch_size):
             chunk = torch.from_numpy(pixels[start : start + batch_size]).to(device)
-            parts.append(network(normalise(chunk.permute(0, 3, 1, 2), preprocessing)).cpu())
+            inputs = normalise(chunk.permute(0, 3, 1, 2), preprocessing)  # (n, 3, s, s)
+            activations = network(inputs)
+            if preprocessing.mirror:
+                activations = (activations + network(inputs.flip(3))) / 2
+            parts.append(activations.cpu())
     return cast("NDArray[np.float32]", torch.cat(parts).numpy())
 
 

@@ -55,7 +55,13 @@ class NumpyEncoder:
     def activations(self, pixels: NDArray[np.uint8]) -> _Floats:
         """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         parts = [np.empty((0, self.weights.network.bits), np.float32)]
-        parts += [self._forward(pixels[start : start + _CHUNK]) for start in range(0, len(pixels), _CHUNK)]
+        for start in range(0, len(pixels), _CHUNK):
+            chunk = pixels[start : start + _CHUNK]
+            activations = self._forward(chunk)
+            if self.weights.preprocessing.mirror:
+                activations += self._forward(chunk[:, :, ::-1])
+                activations /= 2
+            parts.append(activations)
         return np.concatenate(parts)
 
     def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,10 @@ class Weights:
         """Hex digest of all that decides a code: arrays, network with its threshold, preprocessing."""
         settings = json.dumps([self.network.to_dict(), self.preprocessing.to_dict()], sort_keys=True)
         return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
+
+    def mirrored(self) -> Weights:
+        """Return the model that averages the activations of a picture and its mirror image: other codes, so another."""
+        return replace(self, preprocessing=replace(self.preprocessing, mirror=True))
 
     def manifest(self) -> dict[str, Any]:
         """Return everything but the arrays as JSON-ready values."""

@@ -151,3 +151,10 @@ def test_a_terminal_gets_a_column_for_each_length(terminal, weights_path):
     rows = [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", stdout.drawn).splitlines()]
     assert rows[0] == ["bits", "48", "12"]
     assert ["n_queries", "8", "8"] in rows
+
+
+@pytest.mark.usefixtures("labelled")
+def test_tta_is_measured_with_other_codes(eval_):
+    plain, mirrored = (json.loads(eval_(*TWO_FOLDERS, *tta, "--json").lines[0]) for tta in ((), ("--tta",)))
+    assert plain.keys() == mirrored.keys()
+    assert plain["mAP"] != mirrored["mAP"]

@@ -57,3 +57,6 @@ def test_unknown_weights_are_refused_with_the_known_names(folder, name):
 def test_weights_are_found_by_fingerprint(folder):
     assert find_weights_of(load_weights(folder / "b.npz").fingerprint).name == "b"
     assert find_weights_of("0" * 64) is None
+    mirrored = load_weights(folder / "b.npz").mirrored().fingerprint
+    assert find_weights_of(mirrored) is None
+    assert find_weights_of(mirrored, mirror=True).preprocessing.mirror

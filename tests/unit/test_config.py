@@ -97,3 +97,11 @@ def test_an_unknown_setting_is_told_as_of_a_newer_version():
 def test_settings_that_are_missing_or_of_another_type_are_refused(values):
     with pytest.raises(ConfigError):
         NetworkConfig.from_dict(values)
+
+
+def test_settings_without_mirror_are_stored_as_before_there_was_one():
+    assert "mirror" not in Preprocessing().to_dict()
+    mirrored = Preprocessing(mirror=True)
+    assert Preprocessing.from_dict(mirrored.to_dict()) == mirrored
+    with pytest.raises(ConfigError, match="mirror"):
+        Preprocessing(mirror="yes")

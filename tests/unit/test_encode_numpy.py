@@ -54,6 +54,18 @@ def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None
     np.testing.assert_allclose(NumpyEncoder(weights).activations(pixels), expected, atol=2e-5)
 
 
+def test_mirrored_is_the_mean_of_both_views_in_numpy_and_torch() -> None:
+    weights = random_weights(**PRESETS["tiny"])
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    plain, mirrored = NumpyEncoder(weights), NumpyEncoder(weights.mirrored())
+    expected = (plain.activations(pixels) + plain.activations(pixels[:, :, ::-1])) / 2
+    assert np.abs(expected - plain.activations(pixels)).max() > 2e-4
+    np.testing.assert_array_equal(mirrored.activations(pixels), expected)
+    torch_encoder = TorchEncoder(weights.mirrored(), torch.device("cpu"), batch_size=3)
+    np.testing.assert_allclose(torch_encoder.activations(pixels), expected, atol=2e-5)
+    assert weights.mirrored().fingerprint != weights.fingerprint
+
+
 def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
     weights = load_weights(find_weights(None))
     pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])

@@ -13,6 +13,7 @@ from drhn_cli.codes.pack import truncate_codes
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.jobs import hash as hash_module
+from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network import encoders
 from tests.drawing import draw_picture
 
@@ -468,3 +469,24 @@ def test_a_root_without_a_code_file_is_refused(update, rebuild):
         update()
     with pytest.raises(ConfigError, match="leave --root out"):
         update(root="photos", rebuild=rebuild)
+
+
+@pytest.mark.usefixtures("hashed")
+def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_path):
+    plain = stored()
+    with pytest.raises(CodeFileError, match=r"made without --tta.*--rebuild"):
+        update("photos", tta=True)
+    assert stored() == plain
+    assert counts(update("photos", tta=True, rebuild=True)) == {"added": 8}
+    mirrored = stored()
+    assert mirrored != plain
+    write_picture("photos/new.png")
+    assert counts(update("photos")) == {"added": 1, "unchanged": 8}
+    shutil.copy("photos/circle/0000.png", "elsewhere.png")
+    with CodeFile.open(CODES) as file:
+        assert file.manifest.preprocessing["mirror"] is True
+        options = QueryOptions(top_k=None, max_distance=0, weights=str(weights_path))
+        (answer,) = answer_queries(file, [Query(name=b"q", image="elsewhere.png")], options)
+    assert os.path.abspath("photos/circle/0000.png").encode() in [match.path for match in answer.matches]
+    update("photos", rebuild=True)
+    assert {path: code for path, code in stored().items() if path in plain} == plain
