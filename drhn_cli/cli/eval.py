@@ -32,6 +32,7 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
+    rank: Annotated[str, typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")] = "hamming",
     tta: options.Tta = False,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
     plot: Annotated[
@@ -87,6 +88,7 @@ def eval_(
                 code_lengths=bits or (),
                 depth=depth,
                 curves=plot is not None,
+                rank=rank,  # type: ignore[arg-type]  # evaluate_weights checks it
                 device=device,
                 on_progress=show,
             )
@@ -116,6 +118,7 @@ def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
     return {
         "bits": evaluation.n_bits,
         "mAP": retrieval.mean_average_precision,
+        **({} if evaluation.asymmetric_map is None else {"mAP_asymmetric": evaluation.asymmetric_map}),
         f"mAP@{retrieval.depth}": retrieval.mean_average_precision_at_depth,
         f"precision@{retrieval.k}": retrieval.precision_at_k,
         "precision@radius2": retrieval.precision_at_radius2,

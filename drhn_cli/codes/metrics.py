@@ -224,7 +224,7 @@ class _Distinct:
     @classmethod
     def of(cls, codes: NDArray[np.uint8], labels: NDArray[np.integer]) -> _Distinct:
         """Find the distinct pairs of (n, code_size) codes and (n,) labels."""
-        distinct_codes, code_ids = _unique_rows(codes)
+        distinct_codes, code_ids = unique_rows(codes)
         distinct_labels, label_ids = np.unique(labels, return_inverse=True)
         pairs, repeats = np.unique(label_ids * len(distinct_codes) + code_ids, return_counts=True)
         return cls(
@@ -253,7 +253,7 @@ class _Gallery:
 
     @classmethod
     def of(cls, codes: NDArray[np.uint8], labels: NDArray[np.integer], seed: int) -> _Gallery:
-        distinct, ids = _unique_rows(codes)
+        distinct, ids = unique_rows(codes)
         order = np.random.default_rng(seed).permutation(len(codes))
         return cls(
             codes=distinct,
@@ -314,7 +314,7 @@ def _precision_within(relevant: NDArray[np.int64], items: NDArray[np.int64], rad
     return precision
 
 
-def _unique_rows(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def unique_rows(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the distinct codes, (u, code_size), and which of them each code is, (n,)."""
     # As one opaque value a row: many times faster than axis=0, and the order does not matter.
     keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1])))[:, 0]

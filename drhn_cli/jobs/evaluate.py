@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.asymmetric import asymmetric_mean_average_precision
 from drhn_cli.codes.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.config import Rank, check_rank
+from drhn_cli.errors import DrhnError
 from drhn_cli.images.labelled import LabelledPixels
-from drhn_cli.network.binarise import codes_of
+from drhn_cli.jobs.model import choose_bits
+from drhn_cli.network.binarise import bit_probabilities, codes_of
 from drhn_cli.network.weights import Weights
 
 _PROGRESS_STEP = 1000  # images
@@ -28,6 +31,7 @@ class Evaluation:
         retrieval: mean average precision and its kin.
         n_codes: different codes in the gallery.
         curve: precision and recall for each radius, if asked for.
+        asymmetric_map: mean average precision by asymmetric rank, if asked for.
     """
 
     n_bits: int
@@ -35,6 +39,7 @@ class Evaluation:
     retrieval: RetrievalMetrics
     n_codes: int
     curve: RadiusCurve | None = None
+    asymmetric_map: float | None = None
 
 
 def evaluate_weights(
@@ -45,6 +50,7 @@ def evaluate_weights(
     code_lengths: Sequence[int] = (),
     depth: int = 1000,
     curves: bool = False,
+    rank: Rank = "hamming",
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Evaluation]:
@@ -57,23 +63,19 @@ def evaluate_weights(
         code_lengths: in bits. Empty: the network's full length.
         depth: where the cut mean average precision ends.
         curves: whether to measure precision and recall for each radius, too.
+        rank: whether to measure mean average precision by asymmetric rank, too.
         device: auto, cuda, mps or cpu.
         on_progress: called with the pictures hashed so far and their number.
 
     Raises:
-        ConfigError: the network was not trained for a code length.
+        ConfigError: the network was not trained for a code length, or the rank is unknown.
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.device import choose_device
     from drhn_cli.network.encode import TorchEncoder
 
-    lengths = tuple(code_lengths) or (weights.network.bits,)
-    for n_bits in lengths:
-        if n_bits not in weights.network.code_lengths:
-            trained = ", ".join(map(str, weights.network.code_lengths))
-            raise ConfigError(
-                f"{weights.name} makes no codes of {n_bits} bits", expected=trained, hint="see `drhn info WEIGHTS`"
-            )
+    check_rank(rank)
+    lengths = tuple(choose_bits(n_bits, weights) for n_bits in tuple(code_lengths) or (None,))
     if queries.class_names != gallery.class_names:
         raise DrhnError(
             "queries and gallery have different classes",
@@ -98,6 +100,12 @@ def evaluate_weights(
         accuracy = None
         if queries.class_names == weights.class_names:
             accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
+        asymmetric_map = None
+        if rank == "asymmetric":
+            probabilities = bit_probabilities(query_activations, weights.network, n_bits)
+            asymmetric_map = asymmetric_mean_average_precision(
+                probabilities, queries.labels, gallery_codes, gallery.labels
+            )
         sets = query_codes, queries.labels, gallery_codes, gallery.labels
         yield Evaluation(
             n_bits=n_bits,
@@ -105,4 +113,5 @@ def evaluate_weights(
             retrieval=evaluate_retrieval(*sets, n_bits=n_bits, depth=depth),
             n_codes=len(np.unique(gallery_codes, axis=0)),
             curve=precision_recall_by_radius(*sets, n_bits=n_bits) if curves else None,
+            asymmetric_map=asymmetric_map,
         )

@@ -158,3 +158,10 @@ def test_tta_is_measured_with_other_codes(eval_):
     plain, mirrored = (json.loads(eval_(*TWO_FOLDERS, *tta, "--json").lines[0]) for tta in ((), ("--tta",)))
     assert plain.keys() == mirrored.keys()
     assert plain["mAP"] != mirrored["mAP"]
+
+
+@pytest.mark.usefixtures("labelled")
+def test_asymmetric_rank_adds_a_map(eval_):
+    plain, both = (json.loads(eval_(*TWO_FOLDERS, *rank, "--json").lines[0]) for rank in ((), ("--rank", "asymmetric")))
+    assert 0 < both.pop("mAP_asymmetric") <= 1
+    assert both == plain

@@ -3,11 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from drhn_cli.codes.asymmetric import asymmetric_mean_average_precision
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.jobs import evaluate
 from drhn_cli.jobs.evaluate import evaluate_weights
+from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode import TorchEncoder
 from tests.drawing import KINDS
 from tests.networks import drawn, random_weights, tiny_config
@@ -69,7 +71,7 @@ def test_classes_that_were_not_trained_have_no_accuracy(weights, queries, galler
 
 
 def test_a_length_that_was_not_trained_is_refused_with_those_that_were(weights, queries, gallery):
-    with pytest.raises(ConfigError, match=r"random makes no codes of 12 bits .expected 5, 9, 16.; see `drhn info"):
+    with pytest.raises(ConfigError, match=r"random makes no codes of 12 bits .expected 5 or 9 or 16.; choose"):
         list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 12), device="cpu"))
 
 
@@ -87,3 +89,20 @@ def test_progress_goes_through_both_parts_and_batches_change_nothing(weights, qu
     )
     assert told == [(10, 36), (12, 36), (22, 36), (32, 36), (36, 36)]
     assert parts == whole
+
+
+def test_asymmetric_rank_is_measured_on_the_bits_of_each_length(weights, queries, gallery):
+    found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), rank="asymmetric", device="cpu"))
+    plain = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), device="cpu"))
+    assert [replace(one, asymmetric_map=None) for one in found] == plain
+    encoder = TorchEncoder(weights, torch.device("cpu"))
+    query_activations, gallery_activations = (encoder.activations(images.pixels) for images in (queries, gallery))
+    for one in found:
+        assert one.asymmetric_map == asymmetric_mean_average_precision(
+            bit_probabilities(query_activations, weights.network, one.n_bits),
+            queries.labels,
+            pack_bits(gallery_activations[:, : one.n_bits] > 0.4),
+            gallery.labels,
+        )
+    with pytest.raises(ConfigError, match="hamming or asymmetric"):
+        list(evaluate_weights(weights, queries, gallery, rank="cosine", device="cpu"))
