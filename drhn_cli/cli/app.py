@@ -16,6 +16,7 @@ from drhn_cli.cli.hash import hash_
 from drhn_cli.cli.import_ import import_
 from drhn_cli.cli.index import index
 from drhn_cli.cli.info import info
+from drhn_cli.cli.merge import merge
 from drhn_cli.cli.query import query
 from drhn_cli.cli.render import discard_stdout, flush, report_error
 from drhn_cli.cli.status import ExitStatus
@@ -36,6 +37,7 @@ app.command("query")(query)
 app.command("dups")(dups)
 app.command("compare")(compare)
 app.command("index")(index)
+app.command("merge")(merge)
 app.command("info")(info)
 app.command("export")(export)
 app.command("import")(import_)

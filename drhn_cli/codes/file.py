@@ -25,7 +25,7 @@ from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.search import Neighbours, search
-from drhn_cli.codes.write import write_code_file, write_index
+from drhn_cli.codes.write import Block, write_code_file, write_index
 from drhn_cli.errors import AnyPath, CodeFileError
 
 __all__ = [
@@ -175,6 +175,17 @@ class CodeFile:
             CodeFileError: a block is damaged.
         """
         return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order.
+
+        Raises:
+            CodeFileError: a block is damaged.
+        """
+        codes = self.codes
+        for block in range(len(self._checked)):
+            start = block * self._trailer.block_rows
+            yield codes[start : start + self._trailer.block_rows], self._block_entries(block)
 
     def search(
         self,

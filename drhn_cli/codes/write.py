@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import BinaryIO
@@ -16,13 +16,13 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.index import CodeIndex
 from drhn_cli.codes.manifest import CodeManifest
-from drhn_cli.codes.pack import check_codes, padding_mask
+from drhn_cli.codes.pack import check_codes, code_size, padding_mask
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
 
-_SLICE_ROWS = 1 << 16
 _SLICE_BYTES = 1 << 24
 
-Write = Callable[[bytes], object]
+Block = tuple[NDArray[np.uint8], Entries]
+"""Codes and entries of some rows."""
 
 
 def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, manifest: CodeManifest) -> None:
@@ -51,8 +51,35 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
     order = _sorting_order(entries, path)
     if order is not None:
         entries = entries.take(order)
+
+    def blocks() -> Iterator[Block]:
+        # A slice at a time, so that codes larger than memory pass through.
+        for start in range(0, len(codes), layout.BLOCK_ROWS):
+            rows = slice(start, start + layout.BLOCK_ROWS)
+            part = codes[rows] if order is None else codes[order[rows]]
+            yield part, entries.part(start, min(start + layout.BLOCK_ROWS, len(entries)))
+
+    write_blocks(path, blocks(), len(codes), manifest)
+
+
+def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest: CodeManifest) -> None:
+    """Write a code file as ``write_code_file`` does, with no more than a block of it in memory.
+
+    Args:
+        path: of the code file; its folder exists.
+        blocks: codes, (m, code_size) uint8, and their m entries: ascending by path throughout, ``layout.BLOCK_ROWS``
+            of them in each block but the last.
+        n_items: how many they are together.
+        manifest: what made the codes.
+
+    Raises:
+        CodeFileError: the file cannot be written. What ``blocks`` raises passes through, and leaves the old file.
+        DrhnError: codes have padding bits that are set.
+
+    Source: ours.
+    """
     with _replace(path) as stream:
-        _write_parts(stream.write, codes, order, entries, manifest)
+        _write_parts(stream, blocks, n_items, manifest)
 
 
 def write_index(path: AnyPath, parts: NDArray[np.uint8], trailer: layout.Trailer, index: CodeIndex) -> None:
@@ -133,22 +160,26 @@ def _ascends(entries: Entries) -> bool:
     return True
 
 
-def _write_parts(
-    write: Write,
-    codes: NDArray[np.uint8],
-    order: NDArray[np.int64] | None,
-    entries: Entries,
-    manifest: CodeManifest,
-) -> None:
-    header = layout.pack_header(len(codes), codes.shape[1])
-    write(header)
-    codes_crc = _write_codes(write, codes, order, manifest.n_bits)
-    table = _write_entries(write, entries)
-    write(table.tobytes())
-    text = manifest.to_json(n_items=len(codes), format_version=layout.FORMAT_VERSION)
-    write(text)
-    entries_offset = len(header) + codes.size
-    table_offset = entries_offset + (int(table["end"][-1]) if len(table) else 0)
+def _write_parts(stream: BinaryIO, blocks: Iterable[Block], n_items: int, manifest: CodeManifest) -> None:
+    header = layout.pack_header(n_items, code_size(manifest.n_bits))
+    stream.write(header)
+    padding = padding_mask(manifest.n_bits)
+    table = np.zeros(-(-n_items // layout.BLOCK_ROWS), dtype=layout.TABLE_DTYPE)
+    entries_offset = len(header) + n_items * code_size(manifest.n_bits)
+    codes_end, table_offset, codes_crc = len(header), entries_offset, 0
+    for block, (codes, entries) in enumerate(blocks):
+        if (codes[:, -1] & padding).any():
+            raise DrhnError(f"codes have more than {manifest.n_bits} bits", expected="padding bits of zero")
+        # Codes and entries grow side by side, so that one pass over the blocks does.
+        raw = codes.tobytes()
+        codes_crc = zlib.crc32(raw, codes_crc)
+        stream.seek(codes_end)
+        codes_end += stream.write(raw)
+        raw = layout.pack_block(entries)
+        stream.seek(table_offset)
+        table_offset += stream.write(raw)
+        table[block] = (table_offset - entries_offset, zlib.crc32(raw))
+    text = manifest.to_json(n_items=n_items, format_version=layout.FORMAT_VERSION)
     trailer = layout.Trailer(
         entries_offset=entries_offset,
         table_offset=table_offset,
@@ -159,33 +190,4 @@ def _write_parts(
         table_crc=zlib.crc32(table.tobytes()),
         manifest_crc=zlib.crc32(text),
     )
-    write(trailer.pack())
-
-
-def _write_codes(write: Write, codes: NDArray[np.uint8], order: NDArray[np.int64] | None, n_bits: int) -> int:
-    """Write the rows a slice at a time, so that codes larger than memory pass through; return their CRC-32."""
-    crc = 0
-    padding = padding_mask(n_bits)
-    for start in range(0, len(codes), _SLICE_ROWS):
-        rows = slice(start, start + _SLICE_ROWS)
-        part = codes[rows] if order is None else codes[order[rows]]
-        if (part[:, -1] & padding).any():
-            raise DrhnError(f"codes have more than {n_bits} bits", expected="padding bits of zero")
-        raw = part.tobytes()
-        crc = zlib.crc32(raw, crc)
-        write(raw)
-    return crc
-
-
-def _write_entries(write: Write, entries: Entries) -> NDArray[np.void]:
-    """Write the blocks; return their table."""
-    n_blocks = -(-len(entries) // layout.BLOCK_ROWS)
-    table = np.zeros(n_blocks, dtype=layout.TABLE_DTYPE)
-    end = 0
-    for block in range(n_blocks):
-        start = block * layout.BLOCK_ROWS
-        raw = layout.pack_block(entries.part(start, min(start + layout.BLOCK_ROWS, len(entries))))
-        end += len(raw)
-        table[block] = (end, zlib.crc32(raw))
-        write(raw)
-    return table
+    stream.write(table.tobytes() + text + trailer.pack())

@@ -1,0 +1,37 @@
+"""``drhn merge``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, report, write_json
+from drhn_cli.errors import display_path
+
+
+def merge(
+    parts: Annotated[list[str], typer.Argument(metavar="PART", help="Code files that have no picture in common.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Join code files of one model into one.
+
+    drhn merge part-*.bin -o codes.bin
+
+    The result is that of hashing all their pictures at once. A picture that two parts hold is an error.
+    """
+    from drhn_cli.jobs.merge import merge_codes
+
+    summary = merge_codes(parts, output)
+    if json:
+        write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
+    elif not quiet:
+        told = f"{summary.n_items} pictures of {summary.n_parts} code files in {summary.seconds:.1f} s"
+        report(f"{display_path(output)}: {told}")
+    flush()

@@ -1,0 +1,77 @@
+"""Join code files that were made apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from drhn_cli.codes.file import CodeFile, lock_code_file, require_code_file
+from drhn_cli.codes.merge import merge_code_files
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
+from drhn_cli.jobs.hash import LOCK_TIMEOUT_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSummary:
+    """What was joined.
+
+    Attributes:
+        n_parts: code files that were read.
+        n_items: codes in the file now.
+        root: folder that its paths are relative to.
+        seconds: wall-clock time.
+    """
+
+    n_parts: int
+    n_items: int
+    root: str
+    seconds: float
+
+
+def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath) -> MergeSummary:
+    """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
+
+    Args:
+        parts: code files that have no picture in common.
+        codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
+
+    Raises:
+        CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
+            holds a picture that another one holds; the output is locked, is no code file, or cannot be written.
+        DrhnError: no parts.
+    """
+    clock = time.monotonic()
+    if not parts:
+        raise DrhnError("nothing to merge", hint="name the code files to join")
+    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS), ExitStack() as stack:
+        require_code_file(codes_path)
+        files = [stack.enter_context(CodeFile.open(path)) for path in parts]
+        for file in files:
+            _require_alike(file, files[0])
+        for file in files:
+            # Codes that are taken over get a new checksum, and the merge relies on the order of paths.
+            file.verify()
+        manifest = merge_code_files(codes_path, files)
+        return MergeSummary(
+            n_parts=len(files),
+            n_items=sum(map(len, files)),
+            root=manifest.root,
+            seconds=time.monotonic() - clock,
+        )
+
+
+def _require_alike(file: CodeFile, first: CodeFile) -> None:
+    if (file.manifest.fingerprint, file.n_bits) != (first.manifest.fingerprint, first.n_bits):
+        raise CodeFileError(
+            "not of the model or code length of the first part",
+            path=file.path,
+            expected=_describe(first),
+            found=_describe(file),
+            hint="hash its pictures again with the weights and --bits of the others",
+        )
+
+
+def _describe(file: CodeFile) -> str:
+    return f"{file.manifest.model} ({file.manifest.fingerprint[:12]}), {file.n_bits} bits"
