@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def _merge(parts: list[_Part]) -> Iterator[Block]:
         joined = Entries.concatenate(entries)
         names = list(joined.paths())
         order = sorted(range(len(names)), key=names.__getitem__)
-        for row, following in zip(order, order[1:], strict=False):
+        for row, following in pairwise(order):
             if names[row] == names[following]:
                 raise CodeFileError(
                     "two parts hold the same picture",

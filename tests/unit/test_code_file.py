@@ -423,13 +423,13 @@ def test_the_old_file_survives_any_failure(tmp_path, monkeypatch, function, erro
     assert [p.name for p in tmp_path.iterdir()] == ["codes.bin"]
 
 
-@pytest.mark.parametrize("step", ["_write_codes", "_write_entries"])
+@pytest.mark.parametrize("step", ["pack_header", "pack_block"])
 @pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
 def test_the_old_file_survives_a_failure_halfway(tmp_path, monkeypatch, step, error):
     path = tmp_path / "codes.bin"
     write_some(path, 3)
     before = path.read_bytes()
-    monkeypatch.setattr(write, step, fail_with(error))
+    monkeypatch.setattr(write.layout, step, fail_with(error))
     with pytest.raises(CodeFileError if error is FULL else KeyboardInterrupt):
         write_some(path, 7)
     assert path.read_bytes() == before
