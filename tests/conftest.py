@@ -6,13 +6,14 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from drhn_cli.cli.app import run
+from drhn_cli.codes.file import CodeFile
 from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
 from drhn_cli.network.weights import save_weights
 from tests.drawing import write_class_folders
@@ -138,3 +139,22 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Terminal, Te
         return sys.stdout, sys.stderr
 
     return call
+
+
+@pytest.fixture
+def query(drhn: Callable[..., Result], update: Callable[..., HashSummary], weights_path: Path) -> Callable[..., Result]:
+    """``drhn query`` in a code file of ``photos``."""
+    update()
+
+    def call(*arguments: object, **settings: bytes) -> Result:
+        return drhn("query", *arguments, "codes.bin", "--weights", weights_path, **settings)
+
+    return call
+
+
+@pytest.fixture
+def file(update: Callable[..., HashSummary]) -> Iterator[CodeFile]:
+    """An open code file of ``photos``."""
+    update("photos")
+    with CodeFile.open("codes.bin") as file:
+        yield file

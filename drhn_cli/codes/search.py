@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from drhn_cli.codes.pack import check_codes, last_byte_mask
 from drhn_cli.errors import ConfigError, DrhnError
 
-_CHUNK_ROWS = (
-    1 << 15
-)  # its words, their differences and distances, 550 KB for codes up to 64 bits, stay in the L2 cache
+# Its words, their differences and distances, 550 KB for codes up to 64 bits, stay in the L2 cache.
+_CHUNK_ROWS = 1 << 15
 _FIRST_ROWS = 1 << 10  # all rows are hits until top_k of them have set a bound, so the first chunk is a small one
 _THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
 

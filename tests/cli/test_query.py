@@ -16,17 +16,6 @@ IMAGE = "photos/circle/0000.png"
 CODE = "5a" * 8
 
 
-@pytest.fixture
-def query(drhn, update, weights_path):
-    """``drhn query`` in a code file of ``photos``."""
-    update()
-
-    def call(*arguments, **settings):
-        return drhn("query", *arguments, "codes.bin", "--weights", weights_path, **settings)
-
-    return call
-
-
 def test_a_pipe_gets_distances_and_paths(query, drhn):
     result = drhn("query", IMAGE, "codes.bin")
     rows = [line.split("\t") for line in result.lines]

@@ -13,17 +13,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 QUIET = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
 
-@pytest.fixture
-def query(drhn, update, weights_path):
-    """``drhn query`` in a code file of ``photos``."""
-    update()
-
-    def call(*arguments, **settings):
-        return drhn("query", *arguments, "codes.bin", "--weights", weights_path, **settings)
-
-    return call
-
-
 def test_the_answer_on_stdout_is_the_same(query):
     assert query(IMAGE, "nowhere.jpg", "--sheet", "found.html") == query(IMAGE, "nowhere.jpg")
     assert Path("found.html").read_bytes().count(b"<section") == 2

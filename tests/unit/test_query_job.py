@@ -23,13 +23,6 @@ STORED = "photos/circle/0000.png"
 
 
 @pytest.fixture
-def file(update):
-    update("photos")
-    with CodeFile.open("codes.bin") as file:
-        yield file
-
-
-@pytest.fixture
 def ask(file):
     """Look up one query and return its answer."""
 

@@ -8,7 +8,6 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from PIL import ExifTags, Image
 
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import DrhnError, ImageError, display_path
 from drhn_cli.jobs import sheet as job
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
@@ -67,13 +66,6 @@ def section_of(*names, picture="gone"):
     ]
     query = Card(name=display_path(names[0]), folder="", path=b"/" + names[0], picture=picture)
     return Section(query=query, summary="found", matches=iter(cards))
-
-
-@pytest.fixture
-def file(update):
-    update("photos")
-    with CodeFile.open("codes.bin") as file:
-        yield file
 
 
 @pytest.fixture
