@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ from drhn_cli.cli.index import index
 from drhn_cli.cli.info import info
 from drhn_cli.cli.merge import merge
 from drhn_cli.cli.query import query
-from drhn_cli.cli.render import discard_stdout, flush, report_error
+from drhn_cli.cli.render import discard, flush, messages, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.cli.train import train
 from drhn_cli.cli.weights import weights
@@ -58,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def drhn(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback does it
         bool,
         typer.Option("--version", "-V", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
@@ -71,6 +73,24 @@ def drhn(
 
     drhn train ./labelled -o weights.npz     train a network on your own classes
     """
+    _require_working_directory()
+
+
+def _require_working_directory() -> None:
+    """Refuse to run in a folder that was removed: relative paths mean nothing there, and torch cannot be imported."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        hint = "change to a folder that is there"
+        raise DrhnError("the working directory is gone", found=error.strerror, hint=hint) from error
+
+
+def _is_of_echo(error: OSError) -> bool:
+    """Tell whether it was typer that could not write: a help page, the version, a completion script."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code is typer.echo.__code__
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +106,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
         flush()
     except _UsageError as error:
-        error.show()
+        with messages():
+            error.show()
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
@@ -94,9 +115,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader has enough, which is no failure. Inside a command typer makes an exit with status 1 of it.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        discard_stdout()
+        discard(sys.stdout)
         return ExitStatus.DONE
     except DrhnError as error:
         report_error(error)
+        return ExitStatus.ERROR
+    except OSError as error:
+        if not _is_of_echo(error):
+            raise
+        report_error(stdout_error(error))
         return ExitStatus.ERROR
     return int(status or ExitStatus.DONE)

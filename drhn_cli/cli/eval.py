@@ -93,17 +93,17 @@ def eval_(
                 on_progress=show,
             )
         )
-    write_evaluations(evaluations, weights or model.name, json=json)
+    write_evaluations(evaluations, weights or model.name, json=json, tta=tta)
     if plot is not None:
         write_plot(plot, evaluations)
 
 
-def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool) -> None:
-    """Write evaluations to stdout: a JSON object for each, or a table."""
+def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool = False) -> None:
+    """Write evaluations to stdout: a JSON object for each, which tells ``tta`` too, or a table."""
     rows = [_row_of(evaluation, weights) for evaluation in evaluations]
     if json:
         for row in rows:
-            write_json(row)
+            write_json({**row, "tta": tta})
     elif rows:
         shown = [[format_number(v) if isinstance(v, float | None) else str(v) for v in row.values()] for row in rows]
         table = [list(rows[0]), *shown]

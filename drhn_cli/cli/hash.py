@@ -85,7 +85,11 @@ def hash_(
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 
+    n_failed = 0
+
     def tell_failure(error: DrhnError) -> None:
+        nonlocal n_failed
+        n_failed += 1
         report_error(error)
         if json:
             write_json(
@@ -98,7 +102,7 @@ def hash_(
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            show(done, None)
+            show(done, None, n_failed)
 
         summary = hash_pictures(
             all_sources,
@@ -109,7 +113,6 @@ def hash_(
             on_failure=tell_failure,
         )
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
-    n_failed = len(summary.failures)
     if json:
         write_json({**counts, "failed": n_failed, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
     elif not quiet:

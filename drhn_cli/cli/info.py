@@ -10,7 +10,6 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.render import flush, format_number, write_bytes, write_json
 from drhn_cli.errors import display_path
-from drhn_cli.jobs.describe import describe_file
 
 
 def info(
@@ -25,6 +24,8 @@ def info(
 
     drhn info codes.bin --verify
     """
+    from drhn_cli.jobs.describe import describe_file
+
     description = describe_file(file, verify=verify)
     if json:
         write_json(description)

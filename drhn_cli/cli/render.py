@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from drhn_cli.errors import DrhnError, display_path
 
@@ -43,9 +43,15 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def discard_stdout() -> None:
+def discard(stream: TextIO) -> None:
     """Let what is still buffered go nowhere, so that the interpreter does not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def stdout_error(error: OSError) -> DrhnError:
+    """Return what to tell of an error of writing to stdout, to which nothing more will be written."""
+    discard(sys.stdout)
+    return DrhnError("cannot write to stdout", found=error.strerror or str(error))
 
 
 @contextlib.contextmanager
@@ -55,13 +61,22 @@ def _stdout_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        discard_stdout()
-        raise DrhnError("cannot write to stdout", found=error.strerror or str(error)) from error
+        raise stdout_error(error) from error
 
 
 def report(message: str) -> None:
     """Write one line to stderr."""
-    sys.stderr.write(f"drhn: {message}\n")
+    with messages():
+        sys.stderr.write(f"drhn: {message}\n")
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """Go on where stderr takes no more: that a message cannot be read is no reason to stop."""
+    try:
+        yield
+    except OSError:
+        discard(sys.stderr)
 
 
 def report_error(error: DrhnError) -> None:
@@ -110,37 +125,39 @@ def printable(path: bytes) -> str:
     return display_path(path)
 
 
+class ShowProgress(Protocol):
+    """Draws progress."""
+
+    def __call__(self, done: int | None, total: int | None, n_failed: int = 0, /) -> None:
+        """Draw how many things are done, how many there are (None leaves either as it is), and how many failed."""
+
+
 @contextlib.contextmanager
-def progress_bar(description: str, *, quiet: bool) -> Iterator[Callable[[int | None, int | None], None]]:
-    """Show progress on stderr while the block runs, if that is a terminal.
+def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
+    """Show progress, its rate and the remaining time on stderr while the block runs, if that is a terminal.
 
     Args:
         description: stands before the bar.
         quiet: show nothing.
 
     Yields:
-        A function of how many things are done and how many there are; None leaves either as it is.
+        What draws it.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda *_: None
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    told = TextColumn("{task.fields[told]}")
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), told)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(description, total=None, told="")
+
+        def show(done: int | None, total: int | None, n_failed: int = 0, /) -> None:
+            progress.update(task, completed=done, total=total)
+            rate = progress.tasks[task].speed or 0
+            failed = f"  {n_failed:,} failed" if n_failed else ""
+            progress.update(task, told=f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}")
+
+        yield show

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from drhn_cli.cli import options
 from drhn_cli.cli.render import flush, format_number, write_json, write_rows
-from drhn_cli.jobs.describe import describe_bundled
-from drhn_cli.network.bundled import DEFAULT
 
 
 def weights(*, json: options.Json = False) -> None:
@@ -13,6 +11,9 @@ def weights(*, json: options.Json = False) -> None:
 
     drhn weights
     """
+    from drhn_cli.jobs.describe import describe_bundled
+    from drhn_cli.network.bundled import DEFAULT
+
     models = describe_bundled()
     if json:
         for model in models:

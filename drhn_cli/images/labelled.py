@@ -152,6 +152,16 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
     )
 
 
+def check_validation(fraction: float) -> None:
+    """Check the share of the pictures that is to be set aside.
+
+    Raises:
+        ConfigError: it is not in 0 up to, not including, 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError("validation is out of range", expected="0 up to, not including, 1", found=str(fraction))
+
+
 def split_validation(
     labels: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -169,8 +179,7 @@ def split_validation(
     Raises:
         ConfigError: ``fraction`` is out of its range.
     """
-    if not 0 <= fraction < 1:
-        raise ConfigError("validation is out of range", expected="0 up to, not including, 1", found=str(fraction))
+    check_validation(fraction)
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):

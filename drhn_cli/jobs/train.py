@@ -16,7 +16,7 @@ import numpy as np
 from drhn_cli.atomic import atomic_write, remove_leftovers
 from drhn_cli.config import PRESETS, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
-from drhn_cli.images.labelled import LabelledPixels, split_validation
+from drhn_cli.images.labelled import LabelledPixels, check_validation, split_validation
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
 from drhn_cli.network.train import EpochReport, measure_colours, train_network
@@ -121,6 +121,7 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     device = team.device_of(choose_device(options.device))
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
     preprocessing = Preprocessing(size=size, fit=options.fit)
+    check_validation(options.validation)
 
     history: list[EpochReport] = []
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import struct
 import tokenize
 import zipfile
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,13 +149,13 @@ def load_weights(path: AnyPath) -> Weights:
     """Read and check a weights file.
 
     Raises:
-        WeightsError: the file is missing, foreign, damaged, of a newer version, or its arrays do not fit its own
-            configuration.
+        WeightsError: the file is missing, no regular file, foreign, damaged, of a newer version, or its arrays do not
+            fit its own configuration.
     """
     path = Path(os.fsdecode(path))
     hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             # Numpy writes no other kinds, and each of them would bring an error of its own.
             if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
                 raise WeightsError(
@@ -207,6 +208,16 @@ def load_weights(path: AnyPath) -> Weights:
     if weights.arrays_sha256 != manifest["arrays_sha256"]:
         raise WeightsError("the arrays do not match their checksum", path=path, hint="copy or download the file again")
     return weights
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    # Without O_NONBLOCK a FIFO would wait for a writer instead of being refused.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    stream = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(None, "a pipe or device")
+    return stream
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

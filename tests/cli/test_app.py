@@ -8,7 +8,7 @@ import typer
 
 from drhn_cli import __main__, __version__
 from drhn_cli.cli import app as app_module
-from drhn_cli.cli import info as info_module
+from drhn_cli.jobs import describe as describe_module
 
 COMMANDS = sorted(typer.main.get_command(app_module.app).commands)
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -74,7 +74,7 @@ def raise_from_info(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(info_module, "describe_file", fail)
+    monkeypatch.setattr(describe_module, "describe_file", fail)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, EOFError])
@@ -121,13 +121,41 @@ def test_a_closed_pipe_is_silent_and_no_error(start, update, flush):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
-@pytest.mark.parametrize("arguments", [("info", "codes.bin"), ("query", "--code", "00" * 8, "codes.bin")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "codes.bin"),
+        ("query", "--code", "00" * 8, "codes.bin"),
+        ("--help",),
+        ("hash", "--help"),
+        ("--version",),
+    ],
+)
 def test_a_full_disk_is_one_clear_line(start, update, arguments):
     update()
     with open("/dev/full", "wb") as full:
         process = start(*arguments, stdout=full)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (2, b"drhn: cannot write to stdout (found No space left on device)\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+@pytest.mark.parametrize("arguments", [("info", "nowhere"), ("nosuch",)])
+def test_messages_that_nobody_can_read_do_not_change_the_status(start, arguments):
+    with open("/dev/full", "wb") as full:
+        process = start(*arguments, stderr=full)
+        assert process.communicate(timeout=30) == (b"", None)
+    assert process.returncode == 2
+
+
+@POSIX
+@pytest.mark.parametrize("arguments", [("hash", "/", "-o", "/codes.bin"), ("weights",)])
+def test_a_working_directory_that_is_gone_is_one_clear_line(start, tmp_path, arguments):
+    (tmp_path / "gone").mkdir()
+    process = start(*arguments, cwd=tmp_path / "gone", preexec_fn=(tmp_path / "gone").rmdir)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, b"")
+    assert err.startswith(b"drhn: the working directory is gone (found No such file or directory); change to")
 
 
 @POSIX

@@ -39,7 +39,7 @@ def test_json_is_an_object_a_length(eval_, weights_path):
     assert (result.status, result.err) == (0, "")
     assert [row["bits"] for row in rows] == [48, 12]
     for row in rows:
-        assert set(row) - {"n_codes"} == KEYS
+        assert set(row) - {"n_codes", "tta"} == KEYS
         assert all(0 <= row[name] <= 1 for name in FRACTIONS if row[name] is not None)
         assert (row["n_queries"], row["n_gallery"], row["weights"]) == (8, 20, str(weights_path))
         assert row["accuracy"] is not None
@@ -157,6 +157,7 @@ def test_a_terminal_gets_a_column_for_each_length(terminal, weights_path):
 def test_tta_is_measured_with_other_codes(eval_):
     plain, mirrored = (json.loads(eval_(*TWO_FOLDERS, *tta, "--json").lines[0]) for tta in ((), ("--tta",)))
     assert plain.keys() == mirrored.keys()
+    assert (plain["tta"], mirrored["tta"]) == (False, True)
     assert plain["mAP"] != mirrored["mAP"]
 
 

@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -72,9 +73,10 @@ def test_progress_is_drawn_on_a_terminal_and_not_on_stdout(terminal):
     stdout, stderr = terminal()
     with render.progress_bar("hashing", quiet=False) as show:
         show(0, 4)
-        show(3, None)
+        show(3, None, 2)
     assert "hashing" in stderr.drawn
     assert "3/4" in stderr.drawn
+    assert re.search(r"\d/s  2 failed", stderr.drawn)
     assert stdout.drawn == ""
 
 

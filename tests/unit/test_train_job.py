@@ -193,6 +193,7 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
         ({"network": {"bits": 0}}, ConfigError, r"bits is out of range"),
         ({"training": {"epochs": 0}}, ConfigError, r"epochs is out of range"),
         ({"device": "abacus"}, ConfigError, r"unknown device"),
+        ({"validation": 1.5}, ConfigError, r"validation is out of range"),
         ({"fit": "stretch"}, ConfigError, r"fit is out of range"),
     ],
 )

@@ -247,6 +247,13 @@ def test_what_is_no_file_is_refused(tmp_path):
         load_weights("a\0b")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match=r"pipe: cannot read the weights \(found a pipe or device\)"):
+        load_weights(tmp_path / "pipe")
+
+
 def test_weights_of_a_newer_version_are_refused(path):
     rewrite(path, format=2, network={"another": "shape"})
     with pytest.raises(WeightsError, match=r"newer drhn .*format 1 or older, found format 2\); update drhn"):

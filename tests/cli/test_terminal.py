@@ -1,0 +1,74 @@
+"""What a terminal shows, in a process of its own that has one."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="POSIX only")
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|9\d)(?:;\d+)*m")
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+@pytest.fixture
+def on_terminal(start):
+    """Run the program with stdout or stderr on a terminal of 100 columns, and return its status and what that shows."""
+
+    def call(*arguments, stream="stderr", **environment):
+        main, side = pty.openpty()
+        settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PYTHONUNBUFFERED")}
+        path = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        terminal = {"TERM": "xterm-256color", "COLUMNS": "100"}
+        process = start(*arguments, **settings | {stream: side}, env={**plain, **path, **terminal, **environment})
+        os.close(side)
+        shown = []
+        try:
+            while data := os.read(main, 1 << 16):
+                shown.append(data)
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        os.close(main)
+        return process.wait(timeout=60), b"".join(shown).decode()
+
+    return call
+
+
+def test_progress_tells_rate_remaining_time_and_failures_while_it_lasts(on_terminal, photos, weights_path):
+    (photos / "broken.png").write_bytes(b"no picture")
+    hash_ = ("hash", photos, "-o", "codes.bin", "--weights", weights_path)
+    status, shown = on_terminal(*hash_)
+    assert status == 0
+    text = ESCAPE.sub("", shown)
+    assert re.search(r"hashing .* 9/9 \d:\d\d:\d\d [\d,.]+/s  1 failed", text)
+    assert COLOUR.search(shown)
+    *_, failure, summary = (line.strip() for line in re.split(r"[\r\n]+", text) if line.startswith("drhn: "))
+    assert re.search(r"photos/broken\.png: not a picture", failure)
+    assert re.fullmatch(r"drhn: codes\.bin: 8 pictures \(8 added, 1 failed\) in [\d.]+ s", summary)
+
+
+@pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(on_terminal, update, weights_path, settings):
+    update()
+    Path("photos/circle/0000.png").touch()
+    hash_ = ("hash", "photos", "-o", "codes.bin", "--weights", weights_path)
+    for arguments, stream in ((hash_, "stderr"), (("query", "--code", "00" * 8, "codes.bin"), "stdout")):
+        status, shown = on_terminal(*arguments, stream=stream, **settings)
+        assert (status, COLOUR.search(shown)) == (0, None)
+        assert shown
+
+
+def test_a_table_fits_the_width_of_the_terminal(on_terminal, photos, weights_path, start):
+    (photos / "circle" / "0000.png").rename(photos / "circle" / f"{'long name ' * 20}.png")
+    process = start("hash", photos, "-o", "codes.bin", "--weights", weights_path)
+    process.communicate(timeout=60)
+    for columns in ("40", "100"):
+        arguments = ("query", "--code", "00" * 8, "codes.bin")
+        status, shown = on_terminal(*arguments, stream="stdout", COLUMNS=columns)
+        lines = ESCAPE.sub("", shown).splitlines()
+        assert status == 0
+        assert len(lines) > 8
+        assert max(map(len, lines)) <= int(columns)
