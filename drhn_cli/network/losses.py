@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,7 +13,11 @@ from drhn_cli.network.model import DRHN
 
 
 def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Return the softmax cross-entropy, averaged over the code lengths that are trained, plus the quantisation term.
+    """Return the softmax cross-entropy plus the quantisation term.
+
+    Where shorter codes are trained along, the cross-entropy is its mean over the code lengths, averaged with its mean
+    over the runs of as many bits as the shortest code has: each run has to tell the classes apart by itself. Otherwise
+    only long codes would teach the bits at the end.
 
     Args:
         network: gives the scores.
@@ -23,14 +29,21 @@ def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: Tr
         The loss, and the (n, n_classes) scores of the whole code.
 
     Source: the softmax is the paper's; a loss on every prefix is that of Kusupati et al. 2022,
-        https://arxiv.org/abs/2205.13147.
+        https://arxiv.org/abs/2205.13147; the loss on every run is ours.
     """
-    losses = []
-    for n_bits in network.config.code_lengths:
-        scores = network.scores(activations, n_bits)
-        losses.append(functional.cross_entropy(scores, labels, label_smoothing=config.label_smoothing))
-    loss = torch.stack(losses).mean()
-    return loss + config.quantisation * quantisation_term(activations, network.config.threshold), scores
+
+    def mean_entropy(all_scores: Iterable[Tensor]) -> Tensor:
+        entropies = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
+        return torch.stack(entropies).mean()
+
+    bits, lengths = network.config.bits, network.config.code_lengths
+    by_length = [network.scores(activations, n_bits) for n_bits in lengths]
+    loss = mean_entropy(by_length)
+    if network.config.nested:
+        run = lengths[0]
+        starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
+        loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
+    return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
 
 
 def quantisation_term(activations: Tensor, threshold: float) -> Tensor:

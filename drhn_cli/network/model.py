@@ -90,18 +90,27 @@ class DRHN(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the codes are decided here: full precision
             return torch.sigmoid(self.hash_norm(self.hash(x)))
 
-    def scores(self, activations: Tensor, n_bits: int | None = None) -> Tensor:
+    def scores(self, activations: Tensor, n_bits: int | None = None, *, first: int = 0) -> Tensor:
         """Return the fully connected layer's class scores, before the softmax.
+
+        The bits vote: of fewer bits, each has so many votes more, and scores have the same range at every code length.
+        Otherwise the first bits alone would reach the scores that the loss asks for, and leave those of longer codes
+        nothing to learn.
 
         Args:
             activations: (n, bits) from ``forward``.
-            n_bits: use only the first ones, one of ``config.code_lengths``. Default: all.
+            n_bits: use only so many of them. Default: all.
+            first: and none before this one.
 
         Returns:
             (n, n_classes) float32.
+
+        Source: ours.
         """
         n_bits = n_bits or self.config.bits
-        return functional.linear(activations[:, :n_bits], self.classify.weight[:, :n_bits], self.classify.bias)
+        used = slice(first, first + n_bits)
+        votes = self.config.bits / n_bits
+        return functional.linear(activations[:, used], self.classify.weight[:, used] * votes, self.classify.bias)
 
 
 def count_multiply_adds(config: NetworkConfig) -> int:

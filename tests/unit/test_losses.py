@@ -23,18 +23,34 @@ def test_quantisation_pushes_away_from_the_threshold():
     assert below > 0 > above  # descent lowers the one and raises the other
 
 
-def test_loss_is_the_mean_of_the_softmax_at_every_length_plus_quantisation():
+def smoothed_entropy(scores: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    smooth = torch.full_like(scores, smoothing / scores.shape[1]).scatter_add_(
+        1, labels[:, None], torch.full((len(labels), 1), 1 - smoothing)
+    )
+    return -(smooth * functional.log_softmax(scores, dim=1)).sum(dim=1).mean()
+
+
+def test_loss_of_one_code_length_is_the_softmax_plus_quantisation():
     torch.manual_seed(0)
-    network = DRHN(tiny_config(nested=(4, 8)))
+    network = DRHN(tiny_config())
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
-    config = TrainConfig(label_smoothing=0.1, quantisation=0.7)
-    weight, bias = network.classify.weight, network.classify.bias
-    entropies = []
-    for n_bits in (4, 8, 16):
-        log_shares = functional.log_softmax(activations[:, :n_bits] @ weight[:, :n_bits].T + bias, dim=1)
-        smooth = torch.full((6, 4), 0.1 / 4).scatter_add_(1, labels[:, None], torch.full((6, 1), 0.9))
-        entropies.append(-(smooth * log_shares).sum(dim=1).mean())
-    expected = sum(entropies) / 3 + 0.7 * quantisation_term(activations, 0.5)
-    loss, scores = training_loss(network, activations, labels, config)
+    expected = smoothed_entropy(network.classify(activations), labels, 0.1) + 0.7 * quantisation_term(activations, 0.5)
+    loss, scores = training_loss(network, activations, labels, TrainConfig(label_smoothing=0.1, quantisation=0.7))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert torch.equal(scores, network.scores(activations))
+
+
+def test_nested_loss_is_the_mean_over_lengths_and_over_runs_of_the_shortest():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config(nested=(6, 8)))
+    activations, labels = torch.rand(6, 16), torch.arange(6) % 4
+
+    def entropy_of(first: int, last: int) -> torch.Tensor:
+        votes = 16 / (last - first) * network.classify.weight[:, first:last]
+        return smoothed_entropy(activations[:, first:last] @ votes.T + network.classify.bias, labels, 0.2)
+
+    lengths = (entropy_of(0, 6) + entropy_of(0, 8) + entropy_of(0, 16)) / 3
+    runs = (entropy_of(6, 12) + entropy_of(10, 16)) / 2  # the last run ends where the code ends
+    loss, scores = training_loss(network, activations, labels, TrainConfig(label_smoothing=0.2, quantisation=0))
+    assert loss.item() == pytest.approx(((lengths + runs) / 2).item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
