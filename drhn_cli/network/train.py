@@ -204,6 +204,14 @@ def train_network(
     )
 
 
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return what an epoch draws its order and its augmentation from, on the CPU.
+
+    Torch takes 32 bits of a seed there and drops the rest, so seed and epoch are mixed, not put side by side.
+    """
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+
+
 def _digest(images: LabelledPixels) -> str:
     return sha256(images.pixels.tobytes() + images.labels.tobytes()).hexdigest()
 
@@ -227,7 +235,7 @@ def _train_epoch(
     pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
     batch_size = min(config.batch_size, len(images.labels))
     n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
-    generator = torch.Generator().manual_seed((config.seed << 20) + epoch)
+    generator = epoch_generator(config.seed, epoch)
     order = torch.randperm(len(images.labels), generator=generator)
     share = team.share_of(batch_size)
     weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have

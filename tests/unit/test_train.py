@@ -8,7 +8,7 @@ from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network import train
 from drhn_cli.network.checkpoint import load_checkpoint
-from drhn_cli.network.train import EpochReport, measure_colours, train_network
+from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
 from drhn_cli.network.weights import array_shapes
 from tests.networks import drawn, tiny_config
 
@@ -243,3 +243,12 @@ def test_colours_are_measured_a_channel_at_a_time():
 @pytest.mark.parametrize("level", [0, 1, 77, 128, 255])
 def test_a_channel_that_never_changes_is_not_blown_up(level):
     assert measure_colours(np.full((3, 4, 4, 3), level, np.uint8), Preprocessing()).std == (0.01,) * 3
+
+
+def test_every_seed_and_epoch_draws_another_order():
+    drawn = [(seed, epoch) for seed in (0, 1, 4096, 2**31, 2**32 - 1) for epoch in (0, 1, 4096)]
+    orders = {tuple(torch.randperm(50, generator=epoch_generator(*pair)).tolist()) for pair in drawn}
+    assert len(orders) == len(drawn)
+    assert torch.equal(
+        torch.randperm(50, generator=epoch_generator(7, 3)), torch.randperm(50, generator=epoch_generator(7, 3))
+    )
