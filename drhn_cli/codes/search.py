@@ -1,8 +1,8 @@
 """Exact search by Hamming distance, straight over the packed codes.
 
-A chunk of rows at a time is seen as 64-bit words, XORed with each query and counted, and only the rows that beat a
-query's worst result so far are looked at again. Nothing is built and nothing but the chunk is copied, so codes may be a
-mapped file.
+A chunk of rows at a time is copied as 64-bit words, turned from query to query by XOR, and counted, and only the rows
+that beat a query's worst result so far are looked at again. Nothing is built and nothing but the chunk is copied, so
+codes may be a mapped file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.pack import check_codes, last_byte_mask
 from drhn_cli.errors import ConfigError, DrhnError
 
-# Its words, their differences and distances, 550 KB for codes up to 64 bits, stay in the L2 cache.
-_CHUNK_ROWS = 1 << 15
+_CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
 _FIRST_ROWS = 1 << 10  # all rows are hits until top_k of them have set a bound, so the first chunk is a small one
 _THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
 
@@ -153,31 +152,38 @@ class _Scan:
     def run(self, start: int, stop: int) -> list[_Best]:
         """Scan candidates ``start`` to ``stop`` for all queries. Ranges share nothing, so each may have its thread."""
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
-        buffers = _Buffers(min(_CHUNK_ROWS, stop - start))
-        for chunk_start, words in self._chunks(start, stop):
+        n_words = len(self.queries)
+        # Used again for each chunk: new memory costs more than what is done in it.
+        buffer = np.empty((n_words, min(max(1, _CHUNK_WORDS // n_words), stop - start)), dtype=np.uint64)
+        counts = np.empty(buffer.shape, dtype=np.uint8)
+        for chunk_start, words in self._chunks(start, stop, buffer):
             # Who has top_k equal codes can find nothing better: the common case where codes repeat.
             open_queries = [(query, kept) for query, kept in zip(self.queries.T, best, strict=True) if kept.bound]
             if not open_queries:
                 break
+            turned = np.zeros(n_words, dtype=np.uint64)
             for query, kept in open_queries:
-                distances = differing_bits(words, query, buffers)  # (rows of the chunk,)
-                if np.minimum.reduce(distances) >= kept.bound:
+                words ^= (turned ^ query)[:, np.newaxis]  # in place, half the memory of differences beside the words
+                turned = query
+                distances = _count_bits(words, counts[:, : words.shape[1]])  # (rows of the chunk,)
+                if distances[distances.argmin()] >= kept.bound:  # faster than distances.min()
                     continue
                 hits = np.flatnonzero(distances < kept.bound)
                 places = hits + chunk_start
                 kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
         return best
 
-    def _chunks(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-        """Yield the first row and the words, (words, rows), of each chunk."""
+    def _chunks(self, start: int, stop: int, buffer: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """Yield the first row and the words, (words, rows), of each chunk, to be changed at will."""
         size = self.codes.shape[1]
+        most = buffer.shape[1]
         # A word reaches up to 7 bytes beyond its code: into the next ones, which masking undoes, except at the end of
         # the array. So the last few rows are always copied, and no caller has to promise bytes beyond its codes.
         n_viewed = 0 if self.candidates is not None else max(0, len(self.codes) - -(-7 // size))
         viewed_stop = max(start, min(stop, n_viewed))
-        for first, last in _chunk_bounds(start, viewed_stop):
-            yield first, _view_words(self.codes, self.n_bits, first, last)
-        for first, last in _chunk_bounds(viewed_stop, stop):
+        for first, last in _chunk_bounds(start, viewed_stop, most):
+            yield first, _read_words(self.codes, self.n_bits, first, buffer[:, : last - first])
+        for first, last in _chunk_bounds(viewed_stop, stop, most):
             chunk = slice(first, last)
             part = self.codes[chunk] if self.candidates is None else self.codes.take(self.candidates[chunk], axis=0)
             yield first, copy_words(part, self.n_bits)
@@ -248,12 +254,12 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
     return unique
 
 
-def _chunk_bounds(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield where chunks begin and end: a small one, then larger and larger ones."""
-    size = min(_FIRST_ROWS, _CHUNK_ROWS)
+def _chunk_bounds(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield where chunks begin and end: a small one, then larger and larger ones, of ``most`` rows in the end."""
+    size = min(_FIRST_ROWS, most)
     while start < stop:
         yield start, min(start + size, stop)
-        start, size = start + size, min(2 * size, _CHUNK_ROWS)
+        start, size = start + size, min(2 * size, most)
 
 
 def _n_words(size: int) -> int:
@@ -265,16 +271,12 @@ def _last_word_mask(n_bits: int) -> np.uint64:
     return np.uint64((1 << ((n_bits - 1) % 64 + 1)) - 1)
 
 
-def _view_words(codes: NDArray[np.uint8], n_bits: int, start: int, stop: int) -> NDArray[np.uint64]:
-    """Return rows of contiguous codes as (words, rows) uint64, reading up to 7 bytes beyond the last of them."""
+def _read_words(codes: NDArray[np.uint8], n_bits: int, start: int, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fill (words, rows) with rows of contiguous codes, reading up to 7 bytes beyond the last of them."""
     size = codes.shape[1]
-    words = np.empty((_n_words(size), stop - start), dtype=np.uint64)
     for index, word in enumerate(words):
-        # Not aligned, as a code of 6 bytes cannot be: numpy reads such arrays a small buffer at a time.
-        view: NDArray[np.uint64] = np.ndarray(
-            (stop - start,), dtype="<u8", buffer=codes, offset=start * size + 8 * index, strides=(size,)
-        )
-        word[:] = view
+        # Not aligned, as a code of 6 bytes cannot be: copying such an array is fast, computing with it is not.
+        word[:] = np.ndarray(word.shape, dtype="<u8", buffer=codes, offset=start * size + 8 * index, strides=(size,))
     if n_bits % 64:
         words[-1] &= _last_word_mask(n_bits)
     return words
@@ -289,38 +291,25 @@ def copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
     return np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
 
 
-def differing_bits(
-    words: NDArray[np.uint64], query: NDArray[np.uint64], buffers: _Buffers | None = None
-) -> NDArray[np.unsignedinteger]:
+def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
     """Return the distance of one query to each of many codes.
 
     Args:
         words: (words, rows) uint64, as ``copy_words`` gives them.
         query: (words,) uint64.
-        buffers: for as many rows or more; new memory if left out.
 
     Returns:
-        (rows,) unsigned integers, valid until the buffers are used again.
+        (rows,) unsigned integers.
 
     Source: ours.
     """
-    n_words, n_rows = words.shape
-    buffers = buffers or _Buffers(n_rows)
-    differences, counts = buffers.differences[:n_rows], buffers.counts[:n_rows]
-    distances: NDArray[np.unsignedinteger] = np.bitwise_count(
-        np.bitwise_xor(words[0], query[0], out=differences), out=counts
-    )
-    if n_words == 1:  # no sum: the case of codes up to 64 bits
-        return distances
-    distances = distances.astype(np.uint16)
-    for word, query_word in zip(words[1:], query[1:], strict=True):
-        distances += np.bitwise_count(np.bitwise_xor(word, query_word, out=differences), out=counts)
-    return distances
+    return _count_bits(words ^ query[:, np.newaxis])
 
 
-class _Buffers:
-    """Memory that is used again: new memory each time costs more than what is done in it."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.differences = np.empty(n_rows, dtype=np.uint64)
-        self.counts = np.empty(n_rows, dtype=np.uint8)
+def _count_bits(words: NDArray[np.uint64], out: NDArray[np.uint8] | None = None) -> NDArray[np.unsignedinteger]:
+    """Return how many bits are set in each column of (words, rows), using ``out`` of that shape if given."""
+    counts: NDArray[np.uint8] = np.bitwise_count(words, out=out)
+    if len(counts) == 1:  # no sum: the case of codes up to 64 bits
+        return counts[0]
+    total: NDArray[np.unsignedinteger] = np.add.reduce(counts, dtype=np.uint8 if len(counts) < 4 else np.uint16)
+    return total

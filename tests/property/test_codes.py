@@ -60,10 +60,10 @@ def test_search_equals_a_naive_sort(bits, data):
         | hnp.arrays(np.bool_, n)
         | (hnp.arrays(np.int64, st.integers(0, 2 * n), elements=st.integers(0, n - 1)) if n else st.none())
     )
-    chunk_rows = data.draw(st.sampled_from([1, 4, 1 << 14]))
+    chunk_words = data.draw(st.sampled_from([1, 4, 1 << 14]))
     n_threads = data.draw(st.sampled_from([None, 1, 3]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "_CHUNK_ROWS", chunk_rows)
+        patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
         results = search(
             codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
         )

@@ -64,7 +64,7 @@ def test_padding_bits_do_not_count():
 
 @pytest.mark.parametrize("n_bits", [8, 48, 100])
 def test_threads_and_chunks_do_not_change_the_result(n_bits, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK_ROWS", 64)
+    monkeypatch.setattr(module, "_CHUNK_WORDS", 64)
     rng = np.random.default_rng(n_bits)
     codes = rng.integers(0, 4, (1001, code_size(n_bits)))
     codes = codes.astype(np.uint8)
