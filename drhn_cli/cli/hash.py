@@ -33,6 +33,10 @@ def hash_(
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
+    ] = None,
     root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the code file's root folder has been moved.")
     ] = None,
@@ -65,13 +69,20 @@ def hash_(
     """
     from drhn_cli.images.decode import MAX_PIXELS
     from drhn_cli.jobs.hash import HashOptions, hash_pictures
+    from drhn_cli.jobs.shard import choose_shard
 
+    part = choose_shard(shard, os.environ)
+    if part is not None:
+        output = part.path_of(output)
+        if part.told_by and not quiet:
+            report(f"part {part.number} of {part.count}, as {part.told_by} has it; --shard 1/1 hashes all pictures")
     hash_options = HashOptions(
         weights=weights,
         n_bits=bits,
         tta=tta,
         rebuild=rebuild,
         keep_missing=keep_missing,
+        shard=part,
         root=root,
         exclude=exclude or (),
         hidden=hidden,
@@ -96,7 +107,8 @@ def hash_(
                 {"path": None if error.path is None else os.fsdecode(error.path), "error": error.reason, "failed": True}
             )
 
-    with progress_bar("hashing", quiet=quiet) as show:
+    # Processes of torchrun share a terminal.
+    with progress_bar("hashing", quiet=quiet or (part is not None and part.told_by is not None)) as show:
         done = 0
 
         def advance(count: int) -> None:

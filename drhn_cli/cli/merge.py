@@ -17,6 +17,9 @@ def merge(
     parts: Annotated[list[str], typer.Argument(metavar="PART", help="Code files that have no picture in common.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Do not insist on all parts of a hash --shard, all of them finished.")
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -28,7 +31,7 @@ def merge(
     """
     from drhn_cli.jobs.merge import merge_codes
 
-    summary = merge_codes(parts, output)
+    summary = merge_codes(parts, output, partial=partial)
     if json:
         write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
     elif not quiet:

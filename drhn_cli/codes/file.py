@@ -21,7 +21,7 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.index import CodeIndex, index_shapes
 from drhn_cli.codes.lock import lock_code_file
-from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.search import Neighbours, search
@@ -31,6 +31,7 @@ from drhn_cli.errors import AnyPath, CodeFileError
 __all__ = [
     "CodeFile",
     "CodeManifest",
+    "CodePart",
     "Entries",
     "Entry",
     "lock_code_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from drhn_cli import __version__
@@ -27,6 +27,39 @@ _TYPES: dict[str, type] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodePart:
+    """Which part of a collection a code file holds, where several are hashed apart.
+
+    Attributes:
+        number: of this part, from 1.
+        count: of parts.
+        finished: whether all of its pictures are there.
+    """
+
+    number: int
+    count: int
+    finished: bool = True
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Undo ``dataclasses.asdict``.
+
+        Raises:
+            CodeFileError: it is no such part. The caller adds the path.
+        """
+        types = {"number": int, "count": int, "finished": bool}
+        if (
+            not isinstance(value, dict)
+            or {name: type(inner) for name, inner in value.items()} != types
+            or not 1 <= value["number"] <= value["count"]
+        ):
+            raise CodeFileError(
+                "damaged manifest", expected="'part': a number, a count, whether finished", found=repr(value)
+            )
+        return cls(**value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodeManifest:
     """What made the codes.
 
@@ -38,6 +71,7 @@ class CodeManifest:
             fingerprints cannot be compared.
         preprocessing: how a picture became the network's input, JSON-ready.
         drhn_version: version of drhn that wrote the file.
+        part: of a collection whose parts are hashed apart; None: all that was asked for.
 
     Raises:
         ConfigError: ``n_bits`` is out of its range.
@@ -49,6 +83,7 @@ class CodeManifest:
     fingerprint: str
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     drhn_version: str = __version__
+    part: CodePart | None = None
 
     def __post_init__(self) -> None:
         code_size(self.n_bits)
@@ -67,6 +102,7 @@ class CodeManifest:
             "preprocessing": dict(self.preprocessing),
             "drhn_version": self.drhn_version,
             "n_items": n_items,
+            **({} if self.part is None else {"part": asdict(self.part)}),
         }
         # ASCII, because a root that is not UTF-8 holds lone surrogates, which UTF-8 cannot carry but \udcXX can.
         return json.dumps(values, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
@@ -101,6 +137,7 @@ class CodeManifest:
                 fingerprint=values["fingerprint"],
                 preprocessing=values["preprocessing"],
                 drhn_version=values["drhn_version"],
+                part=CodePart.from_json(values["part"]) if "part" in values else None,
             )
         except ConfigError as error:
             raise CodeFileError("damaged manifest", expected=f"'bits': {error.expected}", found=error.found) from error

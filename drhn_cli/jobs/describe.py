@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import asdict
 from typing import Any
 
 from drhn_cli.codes.file import CodeFile
@@ -47,6 +48,7 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "fingerprint": manifest.fingerprint,
             "preprocessing": dict(manifest.preprocessing),
             "drhn_version": manifest.drhn_version,
+            "part": manifest.part and asdict(manifest.part),
             "index": file.index
             and {
                 "n_distinct": len(file.index.distinct),

@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, require_code_file, write_code_file
+from drhn_cli.codes.file import (
+    CodeFile,
+    CodeManifest,
+    CodePart,
+    Entries,
+    lock_code_file,
+    require_code_file,
+    write_code_file,
+)
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
-from drhn_cli.images.find import Found, FoundFile, find_images
+from drhn_cli.images.find import FoundFile
 from drhn_cli.images.load import load_batches
+from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
 from drhn_cli.jobs.model import choose_bits, load_weights_of
+from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import load_encoder
 from drhn_cli.network.weights import Weights, load_weights
@@ -38,6 +48,7 @@ class HashOptions:
         tta: average the activations of each picture and its mirror image. A code file made so stays so without it.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
+        shard: hash only this part of the pictures. None: all.
         root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
         exclude: globs of files and folders to leave out.
         hidden: take files and folders whose names begin with a dot.
@@ -53,6 +64,7 @@ class HashOptions:
     tta: bool = False
     rebuild: bool = False
     keep_missing: bool = False
+    shard: Shard | None = None
     root: AnyPath | None = None
     exclude: Sequence[str] = ()
     hidden: bool = False
@@ -123,7 +135,7 @@ class _Collection:
         # One step, so that Ctrl-C finds a part here whole or not at all.
         self._parts.append(part)
 
-    def write(self, path: AnyPath, root: bytes, weights: Weights) -> None:
+    def write(self, path: AnyPath, root: bytes, weights: Weights, part: CodePart | None) -> None:
         prefix = len(os.path.join(root, b""))
         columns = [column for part in self._parts for column in part.columns]
         sizes, mtimes_ns, inodes = zip(*columns, strict=True) if columns else ((), (), ())
@@ -133,6 +145,7 @@ class _Collection:
             model=weights.name,
             fingerprint=weights.fingerprint,
             preprocessing=weights.preprocessing.to_dict(),
+            part=part,
         )
         paths = [path[prefix:] for part in self._parts for path in part.paths]
         entries = Entries.from_columns(paths, sizes, mtimes_ns, inodes)
@@ -176,19 +189,18 @@ def hash_pictures(
     clock = time.monotonic()
     with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
         update = _Update(codes_path, options)
-        found = find_images(sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow)
-        # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
-        raw_sources = (os.fsencode(source) for source in sources)
-        roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
-        if found.failures and roots <= set(found.missing):
-            raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
-        for failure in found.failures:
+        gathered = gather_pictures(
+            sources, options.shard, exclude=options.exclude, hidden=options.hidden, follow=options.follow
+        )
+        for failure in gathered.failures:
             on_failure(failure)
-        pending = update.take_over(found, roots)
+        pending = update.take_over(gathered)
         on_start(len(pending))
-        failures = update.encode(pending, on_progress, on_failure) if pending else []
+        # A part that is run again has the codes that it would have had at once: by the same encoder.
+        n_images = gathered.n_images if options.shard else len(pending)
+        failures = update.encode(pending, n_images, on_progress, on_failure) if pending else []
         update.finish()
-        return update.summary([*found.failures, *failures], time.monotonic() - clock)
+        return update.summary([*gathered.failures, *failures], time.monotonic() - clock)
 
 
 class _Update:
@@ -201,6 +213,10 @@ class _Update:
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
         self._had_index = self._saved = False
+        self._part: CodePart | None = None
+        self._noted_part: CodePart | None = None
+        if options.shard is not None:
+            self._part = CodePart(number=options.shard.number, count=options.shard.count)
         # An empty file is what mktemp makes.
         self._is_new = options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path)
         if self._is_new:
@@ -220,6 +236,7 @@ class _Update:
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
                 self._had_index = file.index is not None
+                self._noted_part = file.manifest.part
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
                 self._root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
@@ -229,13 +246,13 @@ class _Update:
         self._collection = _Collection(self._n_bits)
         self._counts = dict.fromkeys(("added", "changed", "unchanged", "moved", "removed", "kept"), 0)
 
-    def take_over(self, found: Found, roots: set[bytes]) -> list[FoundFile]:
+    def take_over(self, gathered: Gathered) -> list[FoundFile]:
         """Take over the codes that are still right; return the files that have to be decoded."""
-        gone = self._noted.keys() - {file.path for file in found.files}
+        gone = self._noted.keys() - {file.path for file in gathered.files}
         by_identity = {self._noted[path][:3]: path for path in gone if self._noted[path].inode}
         kept: dict[bytes, _Noted] = {}
         pending = []
-        for file in found.files:
+        for file in gathered.files:
             noted = self._noted.get(file.path)
             if noted and (noted.size, noted.mtime_ns) == (file.size, file.mtime_ns):
                 # The inode is the file's of today: a copy that was put in its place is the same picture.
@@ -249,26 +266,27 @@ class _Update:
                 self._counts["moved"] += 1
                 continue
             pending.append(file)
-        missing = set(found.missing)
         for path in gone:
-            if self._options.keep_missing or not _is_below(path, roots) or _is_below(path, missing):
+            if self._options.keep_missing or not _is_below(path, gathered.roots) or _is_below(path, gathered.missing):
                 kept[path] = self._noted[path]
                 self._counts["kept"] += 1
             else:
                 self._counts["removed"] += 1
         rows = np.array([noted.row for noted in kept.values()], dtype=np.int64)
         self._collection.add(_Part(list(kept), [noted[:3] for noted in kept.values()], self._noted_codes[rows]))
-        self._root = self._choose_root(roots, found.files)
+        self._root = common_folder([gathered.folder, self._root]) if self._noted else gathered.folder
         return pending
 
     def encode(
-        self, pending: list[FoundFile], on_progress: Callable[[int], None], on_failure: Callable[[DrhnError], None]
+        self,
+        pending: list[FoundFile],
+        n_images: int,
+        on_progress: Callable[[int], None],
+        on_failure: Callable[[DrhnError], None],
     ) -> list[DrhnError]:
-        """Decode and hash files, saving now and then; return the errors of those that failed."""
+        """Decode and hash files by the encoder for ``n_images``, saving now and then; return the errors."""
         options = self._options
-        encoder = load_encoder(
-            self._weights, device=options.device, n_images=len(pending), batch_size=options.batch_size
-        )
+        encoder = load_encoder(self._weights, device=options.device, n_images=n_images, batch_size=options.batch_size)
         batches = load_batches(
             [file.path for file in pending],
             self._weights.preprocessing,
@@ -293,11 +311,11 @@ class _Update:
                 on_progress(len(files) + len(batch.failures))
                 if time.monotonic() > next_save:
                     started = time.monotonic()
-                    self._save()
+                    self._save(finished=False)
                     # Saving a very large file takes a while; it may take a tenth of the time.
                     next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
         except KeyboardInterrupt:
-            self._save()
+            self._save(finished=False)
             raise
         return failures
 
@@ -306,8 +324,8 @@ class _Update:
         # A changed picture that can no longer be read is in no count, but its entry has to go.
         n_lost = len(self._noted) - len(self._collection)
         is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
-        if self._is_new or self._options.root is not None or n_lost or is_other:
-            self._save()
+        if self._is_new or self._options.root is not None or n_lost or is_other or self._part != self._noted_part:
+            self._save(finished=True)
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
         """Return what was done."""
@@ -319,19 +337,9 @@ class _Update:
             seconds=seconds,
         )
 
-    def _choose_root(self, roots: set[bytes], files: list[FoundFile]) -> bytes:
-        """Return the folder that paths are relative to: it holds all sources, and what the file held before."""
-        file_paths = {file.path for file in files}
-        folders = [os.path.dirname(root) if root in file_paths else root for root in roots]
-        if self._noted:
-            folders.append(self._root)
-        try:
-            return os.path.commonpath(folders)
-        except ValueError as error:
-            raise SourceError("the sources have no folder in common", hint="make a code file for each drive") from error
-
-    def _save(self) -> None:
-        self._collection.write(self._codes_path, self._root, self._weights)
+    def _save(self, *, finished: bool) -> None:
+        part = self._part and replace(self._part, finished=finished)
+        self._collection.write(self._codes_path, self._root, self._weights, part)
         self._saved = True
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from drhn_cli.codes.file import CodeFile, lock_code_file, require_code_file
 from drhn_cli.codes.merge import merge_code_files
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
 from drhn_cli.jobs.hash import LOCK_TIMEOUT_SECONDS
 
 
@@ -30,16 +31,18 @@ class MergeSummary:
     seconds: float
 
 
-def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath) -> MergeSummary:
+def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath, *, partial: bool = False) -> MergeSummary:
     """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
 
     Args:
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
+        partial: join what there is of the parts of ``drhn hash --shard``, missing and unfinished ones or not.
 
     Raises:
         CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
-            holds a picture that another one holds; the output is locked, is no code file, or cannot be written.
+            holds a picture that another one holds; of parts that belong together one is missing or not finished, and
+            ``partial`` was not asked for; the output is locked, is no code file, or cannot be written.
         DrhnError: no parts.
     """
     clock = time.monotonic()
@@ -50,6 +53,8 @@ def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath) -> MergeSummary:
         files = [stack.enter_context(CodeFile.open(path)) for path in parts]
         for file in files:
             _require_alike(file, files[0])
+        if not partial:
+            _require_complete(files)
         for file in files:
             # Codes that are taken over get a new checksum, and the merge relies on the order of paths.
             file.verify()
@@ -71,6 +76,26 @@ def _require_alike(file: CodeFile, first: CodeFile) -> None:
             found=_describe(file),
             hint="hash its pictures again with the weights and --bits of the others",
         )
+
+
+def _require_complete(files: Sequence[CodeFile]) -> None:
+    """Refuse parts of a collection that is not all there."""
+    numbers = defaultdict(set)
+    for file in files:
+        if part := file.manifest.part:
+            if not part.finished:
+                hint = "run its drhn hash again, or merge what there is with --partial"
+                raise CodeFileError(f"part {part.number} of {part.count} is not finished", path=file.path, hint=hint)
+            numbers[file.root, part.count].add(part.number)
+    for (root, count), there in numbers.items():
+        if missing := [str(number) for number in range(1, count + 1) if number not in there]:
+            shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+            raise CodeFileError(
+                "parts are missing",
+                expected=f"all {count} of {display_path(root)}",
+                found=f"{len(there)}, without {shown}",
+                hint="name them, too, or merge what there is with --partial",
+            )
 
 
 def _describe(file: CodeFile) -> str:

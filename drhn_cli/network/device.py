@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from drhn_cli.config import Precision
@@ -10,6 +12,8 @@ from drhn_cli.errors import ConfigError
 
 def choose_device(name: str) -> torch.device:
     """Return the device of a name: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Processes that ``torchrun`` has started on one machine take its GPUs in turn, unless a number is given.
 
     Raises:
         ConfigError: the device is unknown or not there.
@@ -28,6 +32,9 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device {name!r}", expected="such as cuda:0") from error
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"no {name} here", expected=f"cuda:0..{torch.cuda.device_count() - 1}")
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if device == torch.device("cuda") and local_rank.isdecimal():
+        return torch.device("cuda", int(local_rank) % torch.cuda.device_count())
     return device
 
 

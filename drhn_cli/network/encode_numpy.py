@@ -19,7 +19,7 @@ from drhn_cli.network.weights import Weights
 _EPSILON = 1e-5
 """Of torch's batch normalisation."""
 
-_CHUNK = 4
+CHUNK = 4
 """Images at a time: their patches, 9 MB in the widest layer of 32x32 images, stay in the cache."""
 
 _Floats = NDArray[np.float32]
@@ -55,8 +55,8 @@ class NumpyEncoder:
     def activations(self, pixels: NDArray[np.uint8]) -> _Floats:
         """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         parts = [np.empty((0, self.weights.network.bits), np.float32)]
-        for start in range(0, len(pixels), _CHUNK):
-            chunk = pixels[start : start + _CHUNK]
+        for start in range(0, len(pixels), CHUNK):
+            chunk = pixels[start : start + CHUNK]
             activations = self._forward(chunk)
             if self.weights.preprocessing.mirror:
                 activations += self._forward(chunk[:, :, ::-1])

@@ -15,12 +15,17 @@ import pytest
 from drhn_cli.codes import file as file_module
 from drhn_cli.codes import layout, write
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.file import CodeFile, CodeManifest, lock_code_file, write_code_file
+from drhn_cli.codes.file import CodeFile, CodeManifest, CodePart, lock_code_file, write_code_file
 from drhn_cli.codes.search import search
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 NOT_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do anything")
+
+
+def with_part(part):
+    """Return the manifest of five codes, with this part."""
+    return manifest().to_json(n_items=5, format_version=1).replace(b"{", b'{"part":' + part + b",", 1)
 
 
 def manifest(n_bits=12, **values):
@@ -287,6 +292,10 @@ def test_newer_version(tmp_path):
         ({"manifest": manifest(17).to_json(n_items=5, format_version=1)}, "manifest"),
         ({"manifest": manifest().to_json(n_items=5, format_version=1).replace(b":12", b":0")}, "manifest"),
         ({"manifest": manifest().to_json(n_items=5, format_version=1).replace(b":12", b":true")}, "manifest"),
+        ({"manifest": with_part(b"null")}, "manifest"),
+        ({"manifest": with_part(b'{"number":1,"count":2}')}, "manifest"),
+        ({"manifest": with_part(b'{"number":3,"count":2,"finished":true}')}, "manifest"),
+        ({"manifest": with_part(b'{"number":true,"count":2,"finished":true}')}, "manifest"),
         ({"table": b""}, "block table"),
         ({"table": bytes(12)}, "block table"),
         ({"entries": b"short"}, "entries"),
@@ -299,6 +308,14 @@ def test_parts_that_contradict_each_other(tmp_path, parts, part):
     reseal(path, **parts)
     with pytest.raises(CodeFileError, match=f"damaged {part} .*; hash again with --rebuild"):
         CodeFile.open(path)
+
+
+def test_the_part_of_a_collection_survives(tmp_path):
+    path = tmp_path / "codes.bin"
+    part = CodePart(number=2, count=4, finished=False)
+    write_code_file(path, random_codes(5, 12), numbered(5), manifest(part=part))
+    with CodeFile.open(path) as codes:
+        assert codes.manifest.part == part
 
 
 def test_unknown_manifest_keys_are_ignored(tmp_path):

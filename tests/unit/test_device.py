@@ -34,6 +34,15 @@ def test_a_device_is_taken_by_name(machine):
         assert choose_device(name) == torch.device(name)
 
 
+@pytest.mark.parametrize(("rank", "chosen"), [("0", "cuda:0"), ("3", "cuda:1"), ("", "cuda")])
+def test_processes_of_one_machine_take_its_gpus_in_turn(machine, monkeypatch, rank, chosen):
+    machine(cuda=2)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert choose_device("auto") == choose_device("cuda") == torch.device(chosen)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_there_is_refused_with_the_way_out(machine, name):
     machine()

@@ -84,10 +84,22 @@ def test_no_pictures_have_no_activations() -> None:
 
 def test_few_pictures_go_to_numpy_and_many_to_torch() -> None:
     weights = random_weights(**PRESETS["tiny"])
-    assert isinstance(load_encoder(weights, device="auto", n_images=NUMPY_LIMIT), NumpyEncoder)
-    assert isinstance(load_encoder(weights, device="cpu", n_images=NUMPY_LIMIT + 1), TorchEncoder)
+    assert isinstance(load_encoder(weights, device="auto", n_images=NUMPY_LIMIT).inner, NumpyEncoder)
+    assert isinstance(load_encoder(weights, device="cpu", n_images=NUMPY_LIMIT + 1).inner, TorchEncoder)
     with pytest.raises(ConfigError, match="unknown device"):
         load_encoder(weights, device="abacus", n_images=1)
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 40, NUMPY_LIMIT + 1])
+def test_an_activation_depends_on_its_picture_alone(n_images: int) -> None:
+    weights = load_weights(find_weights(None))
+    pixels = np.stack([np.asarray(draw_picture(KINDS[i % 4], i)) for i in range(min(n_images, 40))])
+    encoder = load_encoder(weights, device="cpu", n_images=n_images)
+    whole = encoder.activations(pixels)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    for size in (1, 3, 33):
+        parts = [encoder.activations(pixels[order[i : i + size]]) for i in range(0, len(pixels), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole[order])
 
 
 def test_numpy_alone_is_enough() -> None:

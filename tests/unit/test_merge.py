@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, lock_code_file, write_code_file
+from drhn_cli.codes.file import CodeFile, CodeManifest, CodePart, Entries, lock_code_file, write_code_file
 from drhn_cli.codes.index import build_index
 from drhn_cli.errors import CodeFileError, DrhnError
 from drhn_cli.jobs import merge as merge_module
 from drhn_cli.jobs.merge import merge_codes
 
 
-def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast"):
+def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", part=None):
     """Write a code file of these paths, whose rows follow from the names alone."""
     entries = Entries.from_columns(names, [len(n) for n in names], [hash_of(n) for n in names], range(len(names)))
     numbers = np.array([hash_of(name) % (1 << n_bits) for name in names], dtype="<u8")
     codes = numbers[:, np.newaxis].view(np.uint8)[:, : (n_bits + 7) // 8]
-    manifest = CodeManifest(root=root, n_bits=n_bits, model=model, fingerprint=fingerprint, preprocessing={"size": 8})
+    made_by = {"model": model, "fingerprint": fingerprint, "preprocessing": {"size": 8}}
+    manifest = CodeManifest(root=root, n_bits=n_bits, part=part, **made_by)
     write_code_file(path, codes, entries, manifest)
 
 
@@ -127,6 +128,27 @@ def test_parts_of_another_model_or_length_are_refused(tmp_path, monkeypatch, set
     assert not Path("merged.bin").exists()
 
 
+def test_missing_parts_are_refused_and_named_unless_that_is_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 3, 4):
+        write(f"{number}.bin", [b"%d" % number], part=CodePart(number=number, count=4))
+    with pytest.raises(
+        CodeFileError, match=r"parts are missing \(expected all 4 of /photos, found 2, without 2, 3\).*--p"
+    ):
+        merge_codes(["1.bin", "4.bin"], "merged.bin")
+    merge_codes(["1.bin", "4.bin"], "some.bin", partial=True)
+    with CodeFile.open("some.bin") as file:
+        assert (len(file), file.manifest.part) == (2, None)
+    write("2.bin", [b"2"], root="/other", part=CodePart(number=2, count=4))  # of another collection
+    with pytest.raises(CodeFileError, match=r"expected all 4 of /photos, found 3, without 2"):
+        merge_codes([f"{number}.bin" for number in range(1, 5)], "merged.bin")
+    write("2.bin", [], part=CodePart(number=2, count=4))
+    assert merge_codes([f"{number}.bin" for number in range(1, 5)], "merged.bin").n_items == 3
+    write("1.bin", [b"a"], part=CodePart(number=1, count=99))
+    with pytest.raises(CodeFileError, match=r"found 1, without 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, \.\.\."):
+        merge_codes(["1.bin"], "merged.bin")
+
+
 @pytest.mark.parametrize("place", [34, -100])
 def test_a_damaged_part_is_refused(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
@@ -209,3 +231,6 @@ def test_the_command(drhn, tmp_path, monkeypatch):
     assert b'{"n_parts": 2, "n_items": 2, "root": "/photos", "seconds": 0.' in result.out
     assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin", "-q") == (0, b"", "")
     assert drhn("merge", "a.bin", "a.bin", "-o", "merged.bin").status == 2
+    write("b.bin", [b"b"], part=CodePart(number=2, count=2))
+    assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin").status == 2
+    assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin", "--partial").status == 0
