@@ -7,7 +7,6 @@ import tempfile
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ImageError
@@ -16,49 +15,9 @@ from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.find import find_images, read_path_list
 from drhn_cli.images.labelled import split_validation
 from drhn_cli.images.preprocess import fit_image
-from tests.drawing import draw_picture
+from tests.damage import encode_all
 
-
-def encode_all() -> list[bytes]:
-    """Return the same small picture in every format, and in the variants that go other ways through the decoders."""
-    image = draw_picture("circle", 1, 16)
-    deep = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    frames = {"save_all": True, "append_images": [image.rotate(90)]}
-    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
-        (image, "JPEG", {"exif": exif}),
-        (image, "JPEG", {"progressive": True}),
-        (image.convert("CMYK"), "JPEG", {}),
-        (image, "MPO", frames),
-        (image, "PNG", {"exif": exif}),
-        (image.convert("P"), "PNG", {"transparency": 0}),
-        (image.convert("RGBA"), "PNG", frames),
-        (deep, "PNG", {}),
-        (image, "GIF", frames),
-        (image, "WEBP", {"exif": exif}),
-        (image, "WEBP", {"lossless": True}),
-        (image, "WEBP", frames),
-        (image, "AVIF", {"exif": exif}),
-        (image, "JPEG2000", {}),
-        (image, "TIFF", {"exif": exif}),
-        (image.convert("F"), "TIFF", {}),
-        (image.convert("1"), "TIFF", {"compression": "group4"}),
-        *((image, "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
-        (image, "BMP", {}),
-        (image.convert("P"), "BMP", {}),
-        (image, "PPM", {}),
-        (image.convert("1"), "PPM", {}),
-    ]
-    encoded = []
-    for picture, name, options in variants:
-        stream = io.BytesIO()
-        picture.save(stream, name, **options)
-        encoded.append(stream.getvalue())
-    return encoded
-
-
-PICTURES = encode_all()
+PICTURES = [data for _, data in encode_all()]
 
 
 def check(data: bytes) -> None:
