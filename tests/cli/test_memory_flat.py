@@ -1,0 +1,24 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of memory")
+def test_ten_times_the_pictures_or_codes_take_hardly_more_memory():
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "--pictures", "6000", "--codes", "400000"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    peaks = {}
+    for line in done.stdout.splitlines():
+        told = json.loads(line)
+        peaks.setdefault(told["command"], []).append(told["peak_MiB"])
+    assert {name: len(values) for name, values in peaks.items()} == dict.fromkeys(peaks, 2)
+    grown = {name: most - few for name, (few, most) in peaks.items()}
+    # Decoded, the pictures are 18 MiB; the code file, mapped and checked when it is opened, is 22 MiB.
+    assert max(grown["hash"], grown["hash, nothing changed"]) < 14, peaks
+    assert max(grown[name] for name in grown if name.startswith("query")) < 30, peaks
+    assert grown["index"] < 60, peaks
