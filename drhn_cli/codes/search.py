@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.pack import check_codes, last_byte_mask
+from drhn_cli.codes.pack import check_codes
 from drhn_cli.errors import ConfigError, DrhnError
 
 _CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
@@ -156,37 +156,29 @@ class _Scan:
         # Used again for each chunk: new memory costs more than what is done in it.
         buffer = np.empty((n_words, min(max(1, _CHUNK_WORDS // n_words), stop - start)), dtype=np.uint64)
         counts = np.empty(buffer.shape, dtype=np.uint8)
-        for chunk_start, words in self._chunks(start, stop, buffer):
+        for first, last in _chunk_bounds(start, stop, buffer.shape[1]):
             # Who has top_k equal codes can find nothing better: the common case where codes repeat.
             open_queries = [(query, kept) for query, kept in zip(self.queries.T, best, strict=True) if kept.bound]
             if not open_queries:
                 break
+            words = copy_words(self._codes(first, last + 7), self.n_bits, out=buffer[:, : last - first])
             turned = np.zeros(n_words, dtype=np.uint64)
             for query, kept in open_queries:
                 words ^= (turned ^ query)[:, np.newaxis]  # in place, half the memory of differences beside the words
                 turned = query
-                distances = _count_bits(words, counts[:, : words.shape[1]])  # (rows of the chunk,)
+                distances = _count_bits(words, counts[:, : last - first])  # (rows of the chunk,)
                 if distances[distances.argmin()] >= kept.bound:  # faster than distances.min()
                     continue
                 hits = np.flatnonzero(distances < kept.bound)
-                places = hits + chunk_start
+                places = hits + first
                 kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
         return best
 
-    def _chunks(self, start: int, stop: int, buffer: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-        """Yield the first row and the words, (words, rows), of each chunk, to be changed at will."""
-        size = self.codes.shape[1]
-        most = buffer.shape[1]
-        # A word reaches up to 7 bytes beyond its code: into the next ones, which masking undoes, except at the end of
-        # the array. So the last few rows are always copied, and no caller has to promise bytes beyond its codes.
-        n_viewed = 0 if self.candidates is not None else max(0, len(self.codes) - -(-7 // size))
-        viewed_stop = max(start, min(stop, n_viewed))
-        for first, last in _chunk_bounds(start, viewed_stop, most):
-            yield first, _read_words(self.codes, self.n_bits, first, buffer[:, : last - first])
-        for first, last in _chunk_bounds(viewed_stop, stop, most):
-            chunk = slice(first, last)
-            part = self.codes[chunk] if self.candidates is None else self.codes.take(self.candidates[chunk], axis=0)
-            yield first, copy_words(part, self.n_bits)
+    def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Return the codes of these candidates, as far as there are so many."""
+        if self.candidates is None:
+            return self.codes[first:last]
+        return self.codes.take(self.candidates[first:last], axis=0)
 
 
 class _Best:
@@ -266,29 +258,26 @@ def _n_words(size: int) -> int:
     return -(-size // 8)
 
 
-def _last_word_mask(n_bits: int) -> np.uint64:
-    """Return the bits of a code's last 64-bit word that belong to it."""
-    return np.uint64((1 << ((n_bits - 1) % 64 + 1)) - 1)
-
-
-def _read_words(codes: NDArray[np.uint8], n_bits: int, start: int, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Fill (words, rows) with rows of contiguous codes, reading up to 7 bytes beyond the last of them."""
+def copy_words(codes: NDArray[np.uint8], n_bits: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+    """Return codes as (words, rows) uint64, or as many as ``out`` has rows: faster if 7 codes are left over."""
+    codes = np.ascontiguousarray(codes)
     size = codes.shape[1]
-    for index, word in enumerate(words):
-        # Not aligned, as a code of 6 bytes cannot be: copying such an array is fast, computing with it is not.
-        word[:] = np.ndarray(word.shape, dtype="<u8", buffer=codes, offset=start * size + 8 * index, strides=(size,))
+    words = np.empty((_n_words(size), len(codes)), dtype=np.uint64) if out is None else out
+    n_words, n_rows = words.shape
+    # A word reaches up to 7 bytes beyond its code: into the next ones, which masking undoes, except at the end of the
+    # array. So the last few codes are padded, and no caller has to promise bytes beyond them.
+    n_viewed = max(0, min(n_rows, len(codes) - -(-(8 * n_words - size) // size)))
+    if n_viewed:
+        for index, word in enumerate(words[:, :n_viewed]):
+            # Not aligned, as a code of 6 bytes cannot be: copying such an array is fast, computing with it is not.
+            word[:] = np.ndarray(word.shape, dtype="<u8", buffer=codes, offset=8 * index, strides=(size,))
+    if n_viewed < n_rows:
+        padded = np.zeros((n_rows - n_viewed, 8 * n_words), dtype=np.uint8)
+        padded[:, :size] = codes[n_viewed:n_rows]
+        words[:, n_viewed:] = padded.view("<u8").T
     if n_bits % 64:
-        words[-1] &= _last_word_mask(n_bits)
+        words[-1] &= np.uint64((1 << n_bits % 64) - 1)
     return words
-
-
-def copy_words(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint64]:
-    """Return codes as (words, rows) uint64, for any few of them."""
-    n, size = codes.shape
-    padded = np.zeros((n, 8 * _n_words(size)), dtype=np.uint8)
-    padded[:, :size] = codes
-    padded[:, size - 1] &= last_byte_mask(n_bits)
-    return np.ascontiguousarray(padded.view("<u8").T).astype(np.uint64, copy=False)
 
 
 def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
@@ -309,7 +298,7 @@ def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDAr
 def _count_bits(words: NDArray[np.uint64], out: NDArray[np.uint8] | None = None) -> NDArray[np.unsignedinteger]:
     """Return how many bits are set in each column of (words, rows), using ``out`` of that shape if given."""
     counts: NDArray[np.uint8] = np.bitwise_count(words, out=out)
-    if len(counts) == 1:  # no sum: the case of codes up to 64 bits
-        return counts[0]
-    total: NDArray[np.unsignedinteger] = np.add.reduce(counts, dtype=np.uint8 if len(counts) < 4 else np.uint16)
+    if len(counts) > 1:
+        counts = np.add.reduce(counts, keepdims=True, dtype=np.uint8 if len(counts) < 4 else np.uint16)
+    total: NDArray[np.unsignedinteger] = counts[0]
     return total
