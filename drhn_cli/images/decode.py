@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from drhn_cli.errors import AnyPath, ImageError
 from drhn_cli.images.formats import is_heif, picture_formats, register_heif
@@ -24,6 +24,9 @@ MAX_PIXELS = 300_000_000
 # ones for every 100; one colour in a PNG takes a byte for 340 and more. Small pictures may be as plain as they like.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
+
+# Of a JPEG at a time: most at once, as threads wait for the interpreter at each of Pillow's own pieces, of 64 KB.
+_PIECE_BYTES = 1 << 24
 
 # What Pillow's readers raise on damaged files. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
 # documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
@@ -86,6 +89,8 @@ def decode_image(
         _refuse_bomb(picture, opened, max_pixels)
         if min_side is not None:
             picture.draft(picture.mode, (min_side, min_side))
+        if isinstance(picture, JpegImagePlugin.JpegImageFile):
+            picture.decodermaxblock = min(opened.n_bytes, _PIECE_BYTES)
         picture.load()
         turn = _turn(picture)  # before a conversion drops the EXIF data
         rgb = _to_rgb(picture)

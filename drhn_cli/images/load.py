@@ -18,10 +18,6 @@ from drhn_cli.errors import AnyPath, ConfigError, ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_image
 from drhn_cli.images.preprocess import fit_image
 
-# A JPEG may be decoded smaller as long as this many of its pixels still go into one of ours, each way: shrinking by
-# steps cannot be told from shrinking at once from 3 on (Pillow's documentation of reducing_gap).
-SHRINK_GAP = 3
-
 # Files in one task: a task costs about as much to schedule as a tiny picture to decode.
 CHUNK_SIZE = 16
 
@@ -51,7 +47,7 @@ def load_image(
 
     Args:
         source: a file, or a stream, which is read to its end.
-        preprocessing: ``size`` and ``fit`` are used.
+        preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
         max_pixels: refuse pictures of more pixels.
 
     Returns:
@@ -60,7 +56,8 @@ def load_image(
     Raises:
         ImageError: it cannot be read; see ``decode_image``.
     """
-    image = decode_image(source, max_pixels=max_pixels, min_side=SHRINK_GAP * preprocessing.size)
+    min_side = preprocessing.shrink_gap * preprocessing.size or None
+    image = decode_image(source, max_pixels=max_pixels, min_side=min_side)
     return fit_image(image, preprocessing)
 
 
@@ -79,7 +76,7 @@ def load_batches(
 
     Args:
         paths: files; read lazily, in the caller's thread.
-        preprocessing: ``size`` and ``fit`` are used.
+        preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
         max_pixels: refuse pictures of more pixels.

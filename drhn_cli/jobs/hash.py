@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class HashOptions:
         follow: follow symbolic links.
         device: auto, cuda, mps or cpu.
         batch_size: pictures at a time.
-        workers: threads that decode. None: one for each processor.
+        workers: threads that decode, and as many that run the network on the CPU. None: one for each processor.
         max_pixels: larger pictures are refused.
     """
 
@@ -286,21 +287,32 @@ class _Update:
     ) -> list[DrhnError]:
         """Decode and hash files by the encoder for ``n_images``, saving now and then; return the errors."""
         options = self._options
-        encoder = load_encoder(self._weights, device=options.device, n_images=n_images, batch_size=options.batch_size)
+        n_threads = options.workers or os.cpu_count() or 1
         batches = load_batches(
             [file.path for file in pending],
             self._weights.preprocessing,
             batch_size=options.batch_size,
-            workers=options.workers or os.cpu_count() or 1,
+            workers=n_threads,
             max_pixels=options.max_pixels,
         )
+        # Torch takes a second or two to import; pictures are decoded meanwhile.
+        starter = ThreadPoolExecutor(1, "drhn-start")
+        encoder = starter.submit(
+            load_encoder,
+            self._weights,
+            device=options.device,
+            n_images=n_images,
+            batch_size=options.batch_size,
+            n_threads=n_threads,
+        )
+        starter.shutdown(wait=False)
         failures: list[DrhnError] = []
         next_save = time.monotonic() + SAVE_EVERY_SECONDS
         try:
             for batch in batches:
                 files = [pending[index] for index in batch.indices.tolist()]
                 columns = [(file.size, file.mtime_ns, file.inode) for file in files]
-                codes = encoder.codes(batch.pixels, self._n_bits)
+                codes = encoder.result().codes(batch.pixels, self._n_bits)
                 self._collection.add(_Part([file.path for file in files], columns, codes))
                 n_changed = sum(file.path in self._noted for file in files)
                 self._counts["changed"] += n_changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ NUMPY_LIMIT = 500
 """Up to so many pictures numpy is done before torch has been imported and has caught up."""
 
 _CPU_CHUNK = 32
-"""Images at a time for torch on a CPU: as fast there as hundreds, and fewer are filled up with less."""
+"""Images at a time in a thread and for torch on a CPU: as fast there as hundreds, and fewer are filled up with less."""
 
 
 class Encoder(Protocol):
@@ -61,7 +62,9 @@ class EvenEncoder:
         return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
 
-def load_encoder(weights: Weights, *, device: str, n_images: int, batch_size: int = 500) -> Encoder:
+def load_encoder(
+    weights: Weights, *, device: str, n_images: int, batch_size: int = 500, n_threads: int | None = None
+) -> Encoder:
     """Return the quickest encoder for a number of pictures; the code of each depends on it alone.
 
     Args:
@@ -69,18 +72,31 @@ def load_encoder(weights: Weights, *, device: str, n_images: int, batch_size: in
         device: auto, cuda, mps or cpu. The first and the last are free to use numpy.
         n_images: how many pictures are to be hashed.
         batch_size: images at a time on a device of torch's.
+        n_threads: threads on the CPU, each with images of its own; through the rest of the process, if numpy runs the
+            network. None: the library's own, which share each layer.
 
     Raises:
         ConfigError: the device is unknown or not there.
     """
     # Imported here, so that each way loads only what it needs.
+    prepare: Callable[[], object]
     if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
+        from drhn_cli.network.blas import use_one_thread as prepare
         from drhn_cli.network.encode_numpy import CHUNK, NumpyEncoder
 
-        return EvenEncoder(NumpyEncoder(weights), min(CHUNK, n_images))
-    from drhn_cli.network.device import choose_device
-    from drhn_cli.network.encode import TorchEncoder
+        encoder = EvenEncoder(NumpyEncoder(weights), min(CHUNK, n_images))
+    else:
+        from drhn_cli.network.device import choose_device
+        from drhn_cli.network.device import use_one_thread as prepare
+        from drhn_cli.network.encode import TorchEncoder
 
-    place = choose_device(device)
-    size = min(_CPU_CHUNK if place.type == "cpu" else batch_size, n_images)
-    return EvenEncoder(TorchEncoder(weights, place, batch_size=size), size)
+        place = choose_device(device)
+        size = min(_CPU_CHUNK if place.type == "cpu" else batch_size, n_images)
+        encoder = EvenEncoder(TorchEncoder(weights, place, batch_size=size), size)
+        if place.type != "cpu":
+            return encoder
+    if n_threads is None:
+        return encoder
+    from drhn_cli.network.in_threads import ThreadedEncoder
+
+    return ThreadedEncoder(encoder, _CPU_CHUNK, n_threads=n_threads, prepare=prepare)

@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
         y = self.conv(x)
         if self.pool:
             y = functional.max_pool2d(y, 2)
-        return self.shortcut(x) + cast(Tensor, self.norm(functional.relu(y)))
+        return self.shortcut(x) + cast(Tensor, self.norm(functional.relu(y, inplace=True)))
 
 
 class DRHN(nn.Module):
@@ -84,7 +84,7 @@ class DRHN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
-        x = self.stem_norm(functional.relu(self.stem_conv(x)))  # (n, widths[0], s, s)
+        x = self.stem_norm(functional.relu(self.stem_conv(x), inplace=True))  # (n, widths[0], s, s)
         x = self.groups(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
         x = x.float().mean(dim=(2, 3))  # (n, widths[-1]): the average pooling layer
         with torch.autocast(x.device.type, enabled=False):  # the codes are decided here: full precision

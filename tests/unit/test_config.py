@@ -52,6 +52,7 @@ def test_code_lengths_end_with_the_whole_code():
         (Preprocessing, "size", (7, 1025, 32.0, "32")),
         (Preprocessing, "fit", ("stretch", "", None)),
         (Preprocessing, "mean", ((0.5, 0.5), (0.5, 0.5, 1.1), (-0.1, 0.5, 0.5), (NAN, 0.5, 0.5))),
+        (Preprocessing, "shrink_gap", (-1, 65, 3.0, "3")),
         (Preprocessing, "std", ((0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.5, NAN))),
         (NetworkConfig, "n_classes", (1, 0, -1, 2.0)),
         (NetworkConfig, "blocks", (0, 201, 1.5)),
@@ -99,9 +100,14 @@ def test_settings_that_are_missing_or_of_another_type_are_refused(values):
         NetworkConfig.from_dict(values)
 
 
-def test_settings_without_mirror_are_stored_as_before_there_was_one():
-    assert "mirror" not in Preprocessing().to_dict()
-    mirrored = Preprocessing(mirror=True)
-    assert Preprocessing.from_dict(mirrored.to_dict()) == mirrored
-    with pytest.raises(ConfigError, match="mirror"):
-        Preprocessing(mirror="yes")
+@pytest.mark.parametrize(
+    ("name", "default", "value", "bad"), [("mirror", False, True, "yes"), ("shrink_gap", 3, 0, -1)]
+)
+def test_defaults_of_later_settings_are_stored_as_before_there_were_any(name, default, value, bad):
+    assert name not in Preprocessing(**{name: default}).to_dict()
+    changed = Preprocessing(**{name: value})
+    assert changed.to_dict()[name] == value
+    assert Preprocessing.from_dict(changed.to_dict()) == changed
+    assert Preprocessing() == Preprocessing(**{name: default}) != changed
+    with pytest.raises(ConfigError, match=name):
+        Preprocessing(**{name: bad})

@@ -142,6 +142,18 @@ def test_max_pixels_is_passed_on(pictures: list[Path]) -> None:
         load_image(pictures[0], PREPROCESSING, max_pixels=399)
 
 
+@pytest.mark.parametrize(
+    ("gap", "decoded"), [(0, 512), (2, 64), (3, 64), (4, 64), (5, 128), (8, 128), (9, 256), (33, 512)]
+)
+def test_the_preprocessing_says_how_small_a_jpeg_is_decoded(tmp_path: Path, gap: int, decoded: int) -> None:
+    draw_picture("stripes", 1, 512).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.draft("RGB", (decoded, decoded))
+        expected = image.resize((16, 16), Image.Resampling.BICUBIC)
+    found = load_image(tmp_path / "a.jpg", Preprocessing(size=16, shrink_gap=gap))
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
 def test_a_large_jpeg_looks_the_same_as_decoded_in_full(tmp_path: Path) -> None:
     image = draw_gradient(256, 256).resize((1024, 768), Image.Resampling.BICUBIC)
     image.save(tmp_path / "a.jpg", quality=95)
