@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.jobs.folders import locate_rows
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.encoders import Encoder, load_encoder
+
+if TYPE_CHECKING:
+    from drhn_cli.network.search import DeviceSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class QueryOptions:
         under: only pictures in these folders.
         not_self: leave a picture that is looked up by its path out of its own matches. A copy elsewhere stays.
         weights: a bundled model's name or a weights file. None: the bundled model that made the code file.
-        device: auto, cuda, mps or cpu.
+        device: auto, cuda, mps or cpu. By Hamming distance, cuda searches there, too, if the codes fit its memory.
     """
 
     top_k: int | None = 10
@@ -145,11 +149,8 @@ class _Searcher:
 
     def search(self, query: Query, top_k: int | None) -> Neighbours:
         """Return the rows nearest to a query."""
-        max_distance = self._options.max_distance
         if self._options.rank == "hamming":
-            code = self._code_of(query)
-            (found,) = self._file.search(code, top_k=top_k, max_distance=max_distance, rows=self._rows)
-            return found
+            return self._search_codes(self._code_of(query), top_k)
         if query.image is None:
             raise DrhnError(
                 "a code has no activations to rank by",
@@ -164,8 +165,26 @@ class _Searcher:
         activations = encoder.activations(pixels)
         (probabilities,) = bit_probabilities(activations, encoder.weights.network, self._file.n_bits)
         return search_asymmetric(
-            self._file.codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self._rows
+            self._file.codes, probabilities, top_k=top_k, max_distance=self._options.max_distance, rows=self._rows
         )
+
+    def _search_codes(self, code: NDArray[np.uint8], top_k: int | None) -> Neighbours:
+        """Return the rows nearest to a (1, code_size) code."""
+        max_distance = self._options.max_distance
+        if self._on_gpu is None:
+            (found,) = self._file.search(code, top_k=top_k, max_distance=max_distance, rows=self._rows)
+        else:
+            (found,) = self._on_gpu.search(code, top_k=top_k, max_distance=max_distance)
+        return found
+
+    @cached_property
+    def _on_gpu(self) -> DeviceSearch | None:
+        """The codes on the GPU that is asked for, or None."""
+        if not self._options.device.startswith("cuda"):
+            return None
+        from drhn_cli.network.search import load_on_gpu
+
+        return load_on_gpu(self._file.codes, self._file.n_bits, device=self._options.device, rows=self._rows)
 
     def _code_of(self, query: Query) -> NDArray[np.uint8]:
         """Return (1, code_size) uint8."""

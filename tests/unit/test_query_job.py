@@ -5,6 +5,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex, unpack_bits
@@ -252,3 +253,19 @@ def test_asymmetric_rank_needs_a_picture_and_its_name_right(ask):
         ask(code="00" * 8, rank="asymmetric")
     with pytest.raises(ConfigError, match="hamming or asymmetric"):
         ask(STORED, rank="cosine")
+
+
+def test_a_gpu_that_is_asked_for_searches_where_the_codes_fit(ask, monkeypatch):
+    from drhn_cli.network import search as device_search
+
+    device = torch.device("cpu")
+    monkeypatch.setattr(device_search, "choose_device", lambda _: device)
+    with CodeFile.open("codes.bin") as file:
+        code = format_hex(file.codes[3])
+    expected = {options: ask(code=code, under=options) for options in ((), ("photos/circle",))}
+    for free in (0, 1 << 40):
+        monkeypatch.setattr(device_search, "_free_bytes", lambda _, free=free: free)
+        if free:
+            monkeypatch.delattr(CodeFile, "search")
+        for under, answer in expected.items():
+            assert ask(code=code, under=under, device="cuda") == answer

@@ -1,0 +1,123 @@
+"""Exact search by Hamming distance on a GPU that has room for the codes.
+
+With bits as +1 and -1, the product of a query and a code is how many bits agree less how many differ. So one matrix
+product counts for all queries at once, and exactly: single precision holds every whole number up to 2^24.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drhn_cli.codes.search import Neighbours, candidate_rows, check_search
+from drhn_cli.network.device import choose_device
+
+_CHUNK_VALUES = 1 << 24  # bits, or distances, at a time: 64 MB of bits and 128 MB of distances
+_MOST_QUERIES = 1 << 7  # at a time
+_WORKING_BYTES = 1 << 29  # what a search needs beside the codes
+
+
+class DeviceSearch:
+    """Codes on a device, ready to be searched.
+
+    Args:
+        codes: (n, code_size(n_bits)) uint8.
+        n_bits: length of a code, 1..4096.
+        device: takes a copy of the codes.
+        rows: where to look: (n,) bool, or rows in any order; everywhere if left out.
+
+    Raises:
+        DrhnError: a row that does not exist.
+    """
+
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        n_bits: int,
+        device: torch.device,
+        rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    ) -> None:
+        self._rows = None if rows is None else candidate_rows(rows, len(codes))
+        self._codes = torch.tensor(codes if self._rows is None else codes[self._rows], device=device)
+        self._n_bits = n_bits
+
+    def search(
+        self, queries: NDArray[np.uint8], *, top_k: int | None = None, max_distance: int | None = None
+    ) -> list[Neighbours]:
+        """Find the codes nearest to each query, with the same results as ``codes.search.search``.
+
+        Args:
+            queries: (q, code_size(n_bits)) uint8.
+            top_k: keep this many for each query, 1 or more; all of them if left out.
+            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
+
+        Returns:
+            q results, each with ``min(top_k, rows within max_distance)`` neighbours.
+
+        Raises:
+            DrhnError: queries of another shape or dtype.
+            ConfigError: a number out of its range.
+
+        Source: ours.
+        """
+        check_search(queries, self._n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
+        shares = (queries[first : first + _MOST_QUERIES] for first in range(0, len(queries), _MOST_QUERIES))
+        return [found for share in shares for found in self._search(share, top_k, max_distance)]
+
+    def _search(self, queries: NDArray[np.uint8], top_k: int | None, max_distance: int | None) -> list[Neighbours]:
+        n, device = len(self._codes), self._codes.device
+        query_signs = _signs(torch.tensor(queries, device=device), self._n_bits)  # (q, n_bits)
+        step = max(1, _CHUNK_VALUES // max(8 * self._codes.shape[1], len(queries)))
+        best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
+        for start in range(0, n, step):
+            signs = _signs(self._codes[start : start + step], self._n_bits)  # (rows of the chunk, n_bits)
+            distances = (self._n_bits - query_signs @ signs.T) / 2  # (q, rows of the chunk)
+            # Distance and row in one number: all differ, and their order is that of the results.
+            keys = distances.to(torch.int64) * n + torch.arange(start, start + len(signs), device=device)
+            best = torch.cat([best, keys], dim=1)
+            if top_k is not None and best.shape[1] > top_k:
+                best = best.topk(top_k, dim=1, largest=False, sorted=False).values
+        limit = self._n_bits if max_distance is None else max_distance
+        results = []
+        for keys_of_query in best.sort(dim=1).values.cpu().numpy():
+            distances_found, places = np.divmod(keys_of_query[keys_of_query < (limit + 1) * n], max(n, 1))
+            indices = places if self._rows is None else self._rows[places]
+            results.append(Neighbours(indices=indices, distances=distances_found.astype(np.int32)))
+        return results
+
+
+def load_on_gpu(
+    codes: NDArray[np.uint8],
+    n_bits: int,
+    *,
+    device: str,
+    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+) -> DeviceSearch | None:
+    """Copy codes to a GPU; return None if they do not fit its free memory.
+
+    Args:
+        codes: (n, code_size(n_bits)) uint8.
+        n_bits: length of a code, 1..4096.
+        device: ``cuda``, or one of them such as ``cuda:1``.
+        rows: where to look, as for ``DeviceSearch``.
+
+    Raises:
+        ConfigError: there is no such device.
+        DrhnError: a row that does not exist.
+    """
+    place = choose_device(device)
+    if codes.nbytes + _WORKING_BYTES > _free_bytes(place):
+        return None
+    return DeviceSearch(codes, n_bits, place, rows)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _signs(codes: torch.Tensor, n_bits: int) -> torch.Tensor:
+    """Return the bits of (m, code_size) uint8 as (m, n_bits) float32, +1 or -1."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=codes.device)
+    bits = (codes[:, :, None] >> shifts & 1).flatten(1)[:, :n_bits]  # (m, code_size, 8) -> (m, n_bits)
+    return bits.float() * 2 - 1
