@@ -1,10 +1,10 @@
 """From typing a command to its answer, beside what importing alone costs.
 
-    python -m tests.benchmarks.start_up [--rounds 9]
+    python -m tests.benchmarks.start_up [--rounds 9] [--size 1_000_000]
 
-Draws pictures, hashes them, and runs each command in turn, round after round, as a process of its own; prints one JSON
-object a command: the median of its wall-clock seconds, and the median over rounds of its ratio to `import torch` and to
-`import numpy, typer`. The file cache is warm.
+Draws pictures, hashes them, makes a code file of so many random codes, and runs each command in turn, round after
+round, as a process of its own; prints one JSON object a command: the median of its wall-clock seconds, and the median
+over rounds of its ratio to `import torch` and to `import numpy, typer`. The file cache is warm.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
+from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
+from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.weights import load_weights
 from tests.drawing import write_class_folders
 
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"
@@ -29,15 +34,35 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
+def write_random_codes(path: Path, n: int) -> None:
+    """Write a code file as the bundled weights make it, of n pictures that are not there."""
+    weights = load_weights(find_weights(None))
+    n_bits = weights.network.bits
+    codes = np.random.default_rng(0).integers(0, 256, (n, n_bits // 8), dtype=np.uint8)
+    zeros = np.zeros(n, np.int64)
+    entries = Entries.from_columns([b"%09d.jpg" % i for i in range(n)], zeros, zeros, zeros)
+    manifest = CodeManifest(
+        root="/photos",
+        n_bits=n_bits,
+        model=weights.name,
+        fingerprint=weights.fingerprint,
+        preprocessing=weights.preprocessing.to_dict(),
+    )
+    write_code_file(path, codes, entries, manifest)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--size", type=int, default=1_000_000, help="codes in the large code file")
+    arguments = parser.parse_args()
     drhn = [sys.executable, "-m", "drhn_cli"]
     with tempfile.TemporaryDirectory() as root:
         pictures, codes = write_class_folders(Path(root, "pictures"), n=50), f"{root}/codes.bin"
         query = Path(root, "query.png")
         query.write_bytes((pictures / "circle" / "0000.png").read_bytes())
+        large = Path(root, "large.bin")
+        write_random_codes(large, arguments.size)
         subprocess.run([*drhn, "hash", str(pictures), "-o", codes, "-q"], check=True)
         commands = {
             TORCH: [sys.executable, "-c", TORCH],
@@ -46,12 +71,15 @@ def main() -> None:
             "drhn info codes.bin": [*drhn, "info", codes],
             "drhn query --code HEX codes.bin": [*drhn, "query", "--code", "0" * 12, codes],
             "drhn query query.png codes.bin": [*drhn, "query", str(query), codes],
+            f"drhn query query.png large.bin --top 10 ({arguments.size} codes)": [
+                *(*drhn, "query", str(query), str(large), "--top", "10")
+            ],
             "drhn hash pictures -o codes.bin (unchanged)": [*drhn, "hash", str(pictures), "-o", codes],
         }
         for command in commands.values():
             seconds_of(command)
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(rounds):
+        for _ in range(arguments.rounds):
             for name, command in commands.items():
                 times[name].append(seconds_of(command))
     for name, measured in times.items():

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from drhn_cli.network.encode_numpy import NumpyEncoder
 from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import Weights, halve_filters, load_weights
+from tests.benchmarks.same_codes import Comparison
 from tests.drawing import KINDS, draw_picture
 
 
@@ -67,13 +69,24 @@ def test_mirrored_is_the_mean_of_both_views_in_numpy_and_torch() -> None:
 
 
 def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
-    weights = load_weights(find_weights(None))
     pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])
-    expected = TorchEncoder(weights, torch.device("cpu")).activations(pixels)
-    found = NumpyEncoder(weights).activations(pixels)
-    at_threshold = np.abs(expected - weights.network.threshold) < 1e-4
-    assert ((found > weights.network.threshold) == (expected > weights.network.threshold))[~at_threshold].all()
-    assert at_threshold.mean() < 0.01
+    comparison = Comparison(load_weights(find_weights(None)))
+    comparison.add(pixels)
+    figures = comparison.to_dict()
+    assert (figures["pictures"], figures["bits"]) == (100, 4800)
+    assert figures["different_beyond_tolerance"] == 0
+    assert 0 < figures["largest_difference"] < 1e-4
+    assert figures["share_within_tolerance"] < 0.01
+
+
+def test_bits_that_differ_are_counted_and_told_from_those_at_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = Comparison(random_weights(**PRESETS["tiny"]))
+    first, second = ([[0.4, 0.6, 0.49995, 0.9]], [[0.6, 0.7, 0.50005, 0.9]])
+    fakes = [SimpleNamespace(activations=lambda _, a=a: np.array(a, np.float32)) for a in (first, second)]
+    monkeypatch.setattr(comparison, "_encoders", fakes)
+    comparison.add(np.zeros((1, 32, 32, 3), np.uint8))
+    assert (comparison.n_different, comparison.n_wrong, comparison.n_near) == (2, 1, 1)
+    assert comparison.largest_difference == pytest.approx(0.2)
 
 
 def test_no_pictures_have_no_activations() -> None:

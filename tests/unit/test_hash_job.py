@@ -12,6 +12,7 @@ from drhn_cli.codes.file import CodeFile, lock_code_file
 from drhn_cli.codes.pack import truncate_codes
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
+from drhn_cli.images import load as load_module
 from drhn_cli.jobs import hash as hash_module
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network import encoders
@@ -427,6 +428,22 @@ def test_a_link_to_where_no_file_is_yet_is_written_through(update):
     update()
     assert CODES.is_symlink()
     assert Path("target.bin").is_file()
+
+
+def test_pictures_are_decoded_while_the_network_is_loaded(update, monkeypatch):
+    decoded = threading.Event()
+
+    def load_or_error(*arguments, load=load_module._load_or_error):
+        decoded.set()
+        return load(*arguments)
+
+    def load_encoder(*arguments, **settings):
+        assert decoded.wait(60)
+        return encoders.load_encoder(*arguments, **settings)
+
+    monkeypatch.setattr(load_module, "_load_or_error", load_or_error)
+    monkeypatch.setattr(hash_module, "load_encoder", load_encoder)
+    assert counts(update("photos")) == {"added": 8}
 
 
 def test_an_unknown_device_is_refused(update):
