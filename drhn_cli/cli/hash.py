@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.braces import expand_braces
 from drhn_cli.cli.render import progress_bar, report, report_error, write_json
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError
 
 
 def hash_(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="Folders and files.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="Folders, files, tar archives.")] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
     weights: options.Weights = None,
@@ -64,6 +65,8 @@ def hash_(
 
     find . -name '*.jpg' -print0 | drhn hash -0 --files-from - -o codes.bin
 
+    drhn hash 'photos-{000..099}.tar' -o codes.bin
+
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
     and nothing is dropped below a source that cannot be read. A run that is stopped goes on where it was.
     """
@@ -92,7 +95,8 @@ def hash_(
         workers=workers,
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    all_sources = [*(sources or ()), *options.read_files_from(files_from, null=null)]
+    named = [name for source in sources or () for name in expand_braces(source)]
+    all_sources: list[str | bytes] = [*named, *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 

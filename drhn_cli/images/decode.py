@@ -6,14 +6,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from drhn_cli.errors import AnyPath, ImageError
 from drhn_cli.images.formats import is_heif, picture_formats, register_heif
 from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
-from drhn_cli.images.opened import OpenedPicture, open_picture
+from drhn_cli.images.opened import OpenedPicture, PictureSource, open_picture
 from drhn_cli.images.quiet import ignore_pillow_warnings
 from drhn_cli.images.raw import refuse_raw, refuse_thumbnail
 
@@ -59,9 +58,7 @@ _TURNS = {
 }
 
 
-def decode_image(
-    source: AnyPath | BinaryIO, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
-) -> Image.Image:
+def decode_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
     The first frame of an animation; turned upright as its EXIF orientation says (damaged EXIF is passed over);
@@ -69,7 +66,7 @@ def decode_image(
     Safe in threads: of Pillow's global state, nothing is changed but that its messages are silenced (see ``quiet``).
 
     Args:
-        source: a regular file, or a stream, which is read to its end.
+        source: see ``open_picture``.
         max_pixels: refuse pictures of more pixels, before they are decoded.
         min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size so long as both sides keep this many pixels.
             On photographs this saves most of the time. None: always the full size.

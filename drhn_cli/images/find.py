@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.formats import picture_suffixes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FoundFile:
-    """A picture file, as it was when it was found.
-
-    Attributes:
-        path: absolute path; a symbolic link keeps its own name.
-        size: bytes.
-        mtime_ns: time of the last change, nanoseconds since 1970.
-        inode: the file's number on its device.
-    """
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    inode: int
+from drhn_cli.images.found import FoundFile, PackedFile
+from drhn_cli.images.packed import list_members
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +24,18 @@ class Found:
     Attributes:
         files: sorted by path bytes, each path once.
         failures: what could not be looked at, in the order met.
+        archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
         missing: absolute paths of sources and folders that are not there or cannot be listed. What an index holds
             under one of them is unknown rather than deleted.
     """
 
-    files: list[FoundFile] = field(default_factory=list)
+    files: Sequence[FoundFile] = field(default_factory=list)
     failures: list[DrhnError] = field(default_factory=list)
+    archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
+
+
+_COMPRESSED_NAME = re.compile(rb"\.(tar\.(gz|bz2|xz|zst|lz4)|t[gbx]z2?)$", re.IGNORECASE)
 
 
 class _Folder(NamedTuple):
@@ -70,7 +62,7 @@ def find_images(
     In a folder a picture is a regular file with a suffix of ``formats.SUFFIXES``, in any case. As in ripgrep and fd,
     dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a
     folder above it is a failure. Neither rule, nor ``exclude``, nor the suffix, applies to the sources themselves.
-    FIFOs, sockets and devices are never opened.
+    FIFOs, sockets and devices are never opened. Tar archives are looked into only where they are sources.
 
     Args:
         sources: files and folders; relative ones are taken from the working directory.
@@ -85,6 +77,44 @@ def find_images(
     for source in sources:
         search.add(source)
     return search.result()
+
+
+def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> Found:
+    """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
+
+    A member with a picture's name that is no regular file below the archive is a failure. An archive that is damaged
+    is a failure, and what it holds beyond that unknown. Of a name that is there twice the last one counts.
+
+    Args:
+        archive: absolute path of a regular file.
+        exclude: globs of names, or with a ``/`` of paths inside the archive.
+        hidden: take members with a name in their path that starts with a dot.
+
+    Returns:
+        What was found, in the order of the archive.
+    """
+    suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
+    files: dict[bytes, PackedFile] = {}
+    failures: list[DrhnError] = []
+    missing = []
+    try:
+        for member, file in list_members(archive):
+            parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
+            if not parts or os.path.splitext(parts[-1])[1].lower() not in suffixes:
+                continue
+            if not hidden and any(part.startswith(b".") and part != b".." for part in parts):
+                continue
+            names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
+            if any(excluded(name, name != names[-1]) for name in names):
+                continue
+            if isinstance(file, SourceError):
+                failures.append(file)
+            else:
+                files[file.path] = file
+    except SourceError as error:
+        failures.append(error)
+        missing.append(archive)
+    return Found(files=list(files.values()), failures=failures, missing=missing)
 
 
 def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
@@ -131,11 +161,12 @@ class _Search:
         self._suffixes = picture_suffixes()
         self._files: dict[bytes, FoundFile] = {}
         self._failures: list[DrhnError] = []
+        self._archives: set[bytes] = set()
         self._missing: list[bytes] = []
 
     def result(self) -> Found:
         files = sorted(self._files.values(), key=lambda file: file.path)
-        return Found(files=files, failures=self._failures, missing=self._missing)
+        return Found(files=files, failures=self._failures, archives=sorted(self._archives), missing=self._missing)
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -151,6 +182,12 @@ class _Search:
             return
         if stat.S_ISDIR(status.st_mode):
             self._walk(_Folder(path, "", status, None))
+        elif stat.S_ISREG(status.st_mode) and path.lower().endswith(b".tar"):
+            self._archives.add(path)
+        elif stat.S_ISREG(status.st_mode) and _COMPRESSED_NAME.search(path):
+            problem, hint = "a compressed archive", "decompress it: its members could not be read one by one"
+            self._failures.append(SourceError(problem, path=path, expected="a plain tar archive", hint=hint))
+            self._missing.append(path)
         elif stat.S_ISREG(status.st_mode):
             self._keep(path, status)
         else:
@@ -195,15 +232,12 @@ class _Search:
                 self._failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return None
             return _Folder(entry.path, f"{relative}/", status, folder)
-        if not self._is_picture_name(entry.name) or self._excluded(relative, False):
+        if os.path.splitext(entry.name)[1].lower() not in self._suffixes or self._excluded(relative, False):
             return None
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):
             self._keep(entry.path, status)
         return None
-
-    def _is_picture_name(self, name: bytes) -> bool:
-        return os.path.splitext(name)[1].lower() in self._suffixes
 
     def _keep(self, path: bytes, status: os.stat_result) -> None:
         self._files[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)

@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from threading import Event
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.config import Preprocessing
-from drhn_cli.errors import AnyPath, ConfigError, ImageError
+from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_image
+from drhn_cli.images.opened import PictureSource
 from drhn_cli.images.preprocess import fit_image
 
 # Files in one task: a task costs about as much to schedule as a tiny picture to decode.
@@ -41,12 +41,12 @@ _Loaded = NDArray[np.uint8] | ImageError
 
 
 def load_image(
-    source: AnyPath | BinaryIO, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+    source: PictureSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
     """Load one picture, exactly as ``load_batches`` does.
 
     Args:
-        source: a file, or a stream, which is read to its end.
+        source: see ``open_picture``.
         preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
         max_pixels: refuse pictures of more pixels.
 
@@ -62,27 +62,27 @@ def load_image(
 
 
 def load_batches(
-    paths: Iterable[AnyPath],
+    sources: Iterable[PictureSource],
     preprocessing: Preprocessing,
     *,
     batch_size: int,
     workers: int,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Batch]:
-    """Load pictures in the order of ``paths``.
+    """Load pictures in the order of ``sources``.
 
-    Decoding runs ahead by about two batches, so memory stays flat however many paths there are. Closing the iterator
+    Decoding runs ahead by about two batches, so memory stays flat however many there are. Closing the iterator
     (an error or Ctrl-C in the loop over it does) drops the pending work and waits for at most one picture a thread.
 
     Args:
-        paths: files; read lazily, in the caller's thread.
+        sources: files; taken lazily, in the caller's thread.
         preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
         max_pixels: refuse pictures of more pixels.
 
     Returns:
-        Batches; none for no paths. A picture that cannot be read is a failure in its batch and stops nothing.
+        Batches; none for no sources. A picture that cannot be read is a failure in its batch and stops nothing.
 
     Raises:
         ConfigError: ``batch_size`` or ``workers`` is below 1.
@@ -90,16 +90,16 @@ def load_batches(
     for name, value in (("batch size", batch_size), ("workers", workers)):
         if value < 1:
             raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
-    return _generate_batches(iter(paths), preprocessing, batch_size, workers, max_pixels)
+    return _generate_batches(iter(sources), preprocessing, batch_size, workers, max_pixels)
 
 
 def _generate_batches(
-    paths: Iterator[AnyPath], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
+    sources: Iterator[PictureSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
 ) -> Iterator[Batch]:
     stop = Event()
 
-    def load_chunk(chunk: Sequence[AnyPath]) -> list[_Loaded]:
-        return [_load_or_error(path, preprocessing, max_pixels) for path in chunk if not stop.is_set()]
+    def load_chunk(chunk: Sequence[PictureSource]) -> list[_Loaded]:
+        return [_load_or_error(source, preprocessing, max_pixels) for source in chunk if not stop.is_set()]
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="drhn-load")
     try:
@@ -108,7 +108,7 @@ def _generate_batches(
         n_ahead = max(2, 1 + -(-2 * workers * CHUNK_SIZE // batch_size))
         start = 0
         while True:
-            while len(batches) < n_ahead and (batch := list(islice(paths, batch_size))):
+            while len(batches) < n_ahead and (batch := list(islice(sources, batch_size))):
                 chunks = [batch[i : i + CHUNK_SIZE] for i in range(0, len(batch), CHUNK_SIZE)]
                 batches.append([executor.submit(load_chunk, chunk) for chunk in chunks])
             if not batches:
@@ -121,9 +121,9 @@ def _generate_batches(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _load_or_error(path: AnyPath, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
+def _load_or_error(source: PictureSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
     try:
-        return load_image(path, preprocessing, max_pixels=max_pixels)
+        return load_image(source, preprocessing, max_pixels=max_pixels)
     except ImageError as error:
         # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
         error.__cause__ = error.__context__ = None

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from drhn_cli.errors import AnyPath, ImageError
+from drhn_cli.images.found import PackedFile
+from drhn_cli.images.packed import locate_packed, open_packed
+
+PictureSource = AnyPath | BinaryIO | PackedFile
+"""A file, also one in a tar archive, by its path or as it was found there; or a stream."""
 
 # A picture on stdin is held in memory, as decoders seek; what runs on beyond this is no picture.
 MAX_STREAM_BYTES = 1 << 30
@@ -39,12 +44,19 @@ class OpenedPicture:
 
 
 @contextmanager
-def open_picture(source: AnyPath | BinaryIO) -> Iterator[OpenedPicture]:
+def open_picture(source: PictureSource) -> Iterator[OpenedPicture]:
     """Open a regular file, or take a stream, which is read to its end and left open.
 
     Raises:
-        ImageError: it is not there, not a regular file, may not be read, or is empty.
+        ImageError: it is not there, not a regular file, may not be read, or is empty; its archive is not what it was.
     """
+    if isinstance(source, str | bytes | os.PathLike):
+        source = locate_packed(source) or source
+    if isinstance(source, PackedFile):
+        with _open_file(source.archive) as archive:
+            _refuse_empty(source.size, source.path)
+            yield OpenedPicture(stream=open_packed(source, archive), path=source.path, n_bytes=source.size)
+        return
     if not isinstance(source, str | bytes | os.PathLike):
         yield _read_stream(source)
         return

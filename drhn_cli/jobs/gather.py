@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
-from drhn_cli.images.find import FoundFile, find_images
+from drhn_cli.images.find import find_images, find_members
+from drhn_cli.images.found import FoundFile
+from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.shard import Shard
 
 
@@ -16,9 +18,10 @@ class Gathered:
     """What is to be hashed.
 
     Attributes:
-        files: of this part, sorted by path.
+        files: of this part; those of an archive in its order.
         n_images: pictures of all parts.
         roots: absolute paths of the sources.
+        archives: those of them that are tar archives.
         folder: the deepest that holds all sources, whichever part.
         failures: what could not be looked at.
         missing: absolute paths of sources and folders below which nothing is known.
@@ -27,19 +30,33 @@ class Gathered:
     files: list[FoundFile]
     n_images: int
     roots: set[bytes]
+    archives: set[bytes]
     folder: bytes
     failures: list[DrhnError]
     missing: set[bytes]
 
+    def covers(self, path: bytes) -> bool:
+        """Tell whether a file of this path would have been found if it were there still.
+
+        Not where nothing is known, and not in an archive that was not named: folders are not searched for archives.
+        """
+        if not _is_below(path, self.roots) or _is_below(path, self.missing):
+            return False
+        archive = archive_of(path)
+        return archive is None or archive in self.archives
+
 
 def gather_pictures(
-    sources: Sequence[AnyPath], shard: Shard | None, *, exclude: Sequence[str], hidden: bool, follow: bool
+    sources: Sequence[AnyPath], shard: Shard | None, *, enough: int, exclude: Sequence[str], hidden: bool, follow: bool
 ) -> Gathered:
     """Find the pictures of a part, or all.
 
+    Tar archives are looked into one by one, and all members of one are in the same part: no other reads it.
+
     Args:
-        sources: files and folders.
+        sources: files, folders and tar archives.
         shard: the part; None: all.
+        enough: pictures of all parts beyond which they need not be counted.
         exclude: see ``find_images``, as for the other two.
         hidden: take names that begin with a dot.
         follow: follow symbolic links.
@@ -51,19 +68,41 @@ def gather_pictures(
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
-    if found.failures and roots <= set(found.missing):
-        raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
-    file_paths = {file.path for file in found.files}
+    _refuse_nothing(found.failures, roots, set(found.missing))
+    file_paths = {*found.archives, *(file.path for file in found.files)}
     folder = common_folder(os.path.dirname(root) if root in file_paths else root for root in roots)
     prefix = len(os.path.join(folder, b""))
+
+    def is_own(path: bytes) -> bool:
+        return shard is None or shard.holds(path[prefix:])
+
+    listed = [find_members(path, exclude=exclude, hidden=hidden) for path in found.archives if is_own(path)]
+    failures, missing = list(found.failures), set(found.missing)
+    for members in listed:
+        failures += members.failures
+        missing.update(members.missing)
+    files = [file for file in found.files if is_own(file.path)]
+    files += [file for members in listed for file in members.files]
+    if not files:
+        _refuse_nothing(failures, roots, missing)
+    n_images = len(found.files) + sum(len(members.files) for members in listed)
+    for path in found.archives:
+        if n_images < enough and not is_own(path):
+            n_images += len(find_members(path, exclude=exclude, hidden=hidden).files)
     return Gathered(
-        files=[file for file in found.files if shard is None or shard.holds(file.path[prefix:])],
-        n_images=len(found.files),
+        files=files,
+        n_images=n_images,
         roots=roots,
+        archives=set(found.archives),
         folder=folder,
-        failures=found.failures,
-        missing=set(found.missing),
+        failures=failures,
+        missing=missing,
     )
+
+
+def _refuse_nothing(failures: list[DrhnError], roots: set[bytes], missing: set[bytes]) -> None:
+    if failures and roots <= missing:
+        raise SourceError(f"no source can be read: {failures[0].message}", hint="nothing was changed")
 
 
 def common_folder(folders: Iterable[bytes]) -> bytes:
@@ -76,3 +115,13 @@ def common_folder(folders: Iterable[bytes]) -> bytes:
         return os.path.commonpath(list(folders))
     except ValueError as error:
         raise SourceError("the sources have no folder in common", hint="make a code file for each drive") from error
+
+
+def _is_below(path: bytes, folders: set[bytes]) -> bool:
+    """Tell whether a path is one of these folders or inside one."""
+    while path not in folders:
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+    return True

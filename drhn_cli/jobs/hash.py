@@ -24,13 +24,14 @@ from drhn_cli.codes.file import (
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
-from drhn_cli.images.find import FoundFile
+from drhn_cli.images.found import FoundFile
 from drhn_cli.images.load import load_batches
+from drhn_cli.images.packed import is_there
 from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
 from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encoders import load_encoder
+from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.weights import Weights, load_weights
 
 SAVE_EVERY_SECONDS = 60.0
@@ -191,7 +192,12 @@ def hash_pictures(
     with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
         update = _Update(codes_path, options)
         gathered = gather_pictures(
-            sources, options.shard, exclude=options.exclude, hidden=options.hidden, follow=options.follow
+            sources,
+            options.shard,
+            enough=max(NUMPY_LIMIT + 1, options.batch_size),
+            exclude=options.exclude,
+            hidden=options.hidden,
+            follow=options.follow,
         )
         for failure in gathered.failures:
             on_failure(failure)
@@ -255,20 +261,20 @@ class _Update:
         pending = []
         for file in gathered.files:
             noted = self._noted.get(file.path)
-            if noted and (noted.size, noted.mtime_ns) == (file.size, file.mtime_ns):
+            if noted and file.is_as(*noted[:3]):
                 # The inode is the file's of today: a copy that was put in its place is the same picture.
                 kept[file.path] = noted._replace(inode=file.inode)
                 self._counts["unchanged"] += 1
                 continue
             old_path = None if noted else by_identity.pop((file.size, file.mtime_ns, file.inode), None)
-            if old_path is not None and not os.path.lexists(old_path):
+            if old_path is not None and not is_there(old_path):
                 gone.remove(old_path)
                 kept[file.path] = self._noted[old_path]
                 self._counts["moved"] += 1
                 continue
             pending.append(file)
         for path in gone:
-            if self._options.keep_missing or not _is_below(path, gathered.roots) or _is_below(path, gathered.missing):
+            if self._options.keep_missing or not gathered.covers(path):
                 kept[path] = self._noted[path]
                 self._counts["kept"] += 1
             else:
@@ -289,7 +295,7 @@ class _Update:
         options = self._options
         n_threads = options.workers or os.cpu_count() or 1
         batches = load_batches(
-            [file.path for file in pending],
+            [file.source for file in pending],
             self._weights.preprocessing,
             batch_size=options.batch_size,
             workers=n_threads,
@@ -358,7 +364,7 @@ class _Update:
 def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
     """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
     absolute = os.path.abspath(os.fsencode(root))
-    if file.n_items and not any(os.path.lexists(os.path.join(absolute, entry.path)) for entry in file):
+    if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
         raise SourceError(
             "no picture of the code file is below this folder",
             path=root,
@@ -384,13 +390,3 @@ def _require_length(file: CodeFile, n_bits: int | None) -> None:
             found=f"{file.n_bits} bits",
             hint="leave --bits out, or hash again with --rebuild",
         )
-
-
-def _is_below(path: bytes, folders: set[bytes]) -> bool:
-    """Tell whether a path is one of these folders or inside one."""
-    while path not in folders:
-        parent = os.path.dirname(path)
-        if parent == path:
-            return False
-        path = parent
-    return True

@@ -221,9 +221,16 @@ def _row_of(file: CodeFile, image: AnyPath | BinaryIO | None) -> int | None:
 def _is_current(file: CodeFile, row: int) -> bool:
     """Tell whether the picture of a row is as it was when it was hashed."""
     entry = file.entry(row)
+    path = os.path.join(os.fsencode(file.root), entry.path)
     try:
-        status = os.stat(os.path.join(os.fsencode(file.root), entry.path))
+        status = os.stat(path)
     except OSError:
+        from drhn_cli.images.packed import locate_packed
+
+        try:
+            packed = locate_packed(path)
+        except ImageError:
+            packed = None
         # Gone, but its code is here: that is what the code file is for.
-        return True
+        return packed is None or packed.is_as(entry.size, entry.mtime_ns, entry.inode)
     return (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns)

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 from drhn_cli.atomic import atomic_write
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
+from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheet.contact import ContactSheet
@@ -87,7 +88,8 @@ def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPoolExecut
 
 def _match_card(root: bytes, match: Match) -> Card:
     name, folder = _name_and_folder(match.path, root)
-    return Card(name=name, folder=folder, path=match.path, picture=_picture(match.path), distance=match.distance)
+    picture = _picture(match.path)
+    return Card(name=name, folder=folder, path=_link(match.path), picture=picture, distance=match.distance)
 
 
 def _query_card(file: CodeFile, query: Query, answer: Answer) -> Card:
@@ -100,9 +102,15 @@ def _query_card(file: CodeFile, query: Query, answer: Answer) -> Card:
         folder_path, base = os.path.split(os.fsencode(query.image))
         path = os.path.join(os.path.realpath(folder_path), base)
         name, folder = _name_and_folder(path, os.fsencode(file.root))
+        path = _link(path)
     return Card(
         name=name, folder=folder, path=path, picture=answer.error.problem if answer.error else _picture(query.image)
     )
+
+
+def _link(path: bytes) -> bytes | None:
+    """Return the path that a card links to: no browser opens a file in an archive."""
+    return path if archive_of(path) is None else None
 
 
 def _name_and_folder(path: bytes, root: bytes) -> tuple[str, str]:

@@ -1,0 +1,59 @@
+"""What is known of a picture file that was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """A file, as it was when it was found.
+
+    Attributes:
+        path: absolute path; a symbolic link keeps its own name.
+        size: bytes.
+        mtime_ns: time of the last change, nanoseconds since 1970.
+        inode: the file's number on its device.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @property
+    def source(self) -> bytes | PackedFile:
+        """What ``open_picture`` takes."""
+        return self.path
+
+    def is_as(self, size: int, mtime_ns: int, inode: int) -> bool:  # noqa: ARG002 - of a copy it is another
+        """Tell whether this is what had these three when it was hashed: the same content, as far as can be seen."""
+        return (self.size, self.mtime_ns) == (size, mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedFile(FoundFile):
+    """A file in a tar archive.
+
+    Attributes:
+        path: of the archive, a slash, and the name inside it.
+        size: its own.
+        mtime_ns: the archive's.
+        inode: the upper half tells its place in the archive and the archive's size, the lower half the archive's inode.
+        archive: absolute path.
+        archive_size: bytes.
+        offset: of its content in the archive.
+    """
+
+    archive: bytes
+    archive_size: int
+    offset: int
+
+    @property
+    def source(self) -> bytes | PackedFile:
+        """What ``open_picture`` takes."""
+        return self
+
+    def is_as(self, size: int, mtime_ns: int, inode: int) -> bool:
+        """Tell whether this is what had these three when it was hashed; a copy of the archive is the same archive."""
+        return (self.size, self.mtime_ns, self.inode >> 32) == (size, mtime_ns, inode >> 32)
