@@ -20,7 +20,7 @@ from drhn_cli.codes.search import Neighbours, check_search, copy_words, count_th
 _LOOK_UP_COST = 12_000
 _STEP_COST = 45_000
 _BUCKET_COST = 8
-_CANDIDATE_COST = 12
+_CANDIDATE_COST = 24
 _FIRST_ITEMS = 1 << 12
 _BATCH_SHARE = 0.5  # of the cost of a scan for each of many queries, which share the reading of the codes
 _WASTE = 0.1  # share of the scan's work that may be done in vain

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +155,7 @@ class _Scan:
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
         n_words = len(self.queries)
         # Used again for each chunk: new memory costs more than what is done in it.
-        buffer = np.empty((n_words, min(max(1, _CHUNK_WORDS // n_words), stop - start)), dtype=np.uint64)
+        buffer = np.empty((n_words, max(1, min(_CHUNK_WORDS // n_words, stop - start))), dtype=np.uint64)
         counts = np.empty(buffer.shape, dtype=np.uint8)
         for first, last in _chunk_bounds(start, stop, buffer.shape[1]):
             # Who has top_k equal codes can find nothing better: the common case where codes repeat.
@@ -247,11 +248,8 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
 
 
 def _chunk_bounds(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield where chunks begin and end: a small one, then larger and larger ones, of ``most`` rows in the end."""
-    size = min(_FIRST_ROWS, most)
-    while start < stop:
-        yield start, min(start + size, stop)
-        start, size = start + size, min(2 * size, most)
+    """Yield where chunks begin and end: a small one, then those of ``most`` rows."""
+    return pairwise(sorted({start, *range(start + min(_FIRST_ROWS, most), stop, most), stop}))
 
 
 def _n_words(size: int) -> int:

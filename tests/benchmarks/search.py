@@ -2,6 +2,9 @@
 
     python -m tests.benchmarks.search [--size 10_000_000] [--bits 48 64 128] [--kinds uniform clustered] [--rounds 7]
 
+Several sizes show how time grows. On a machine with other work, --busy gives each method one thread and counts its
+processor time: what others do costs it caches and memory bandwidth then, but no waiting.
+
 Makes codes: uniform ones, or clustered as trained ones are: 88 % are one of ten class centres, the others have 1 to 9
 of its bits flipped, each count as likely, as in the codes that the bundled weights give to the 50,000 training images
 of CIFAR-10. Asks for the 10 nearest of 1 and of 64 queries that are drawn alike, method after method, round after
@@ -15,6 +18,7 @@ JSON. Needs the extra `bench`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -53,6 +57,7 @@ print(index.search(query, 10)[1])
 """
 
 Codes = np.ndarray
+Clock = Callable[[], float]
 
 
 def uniform_codes(n: int, n_bits: int, rng: np.random.Generator) -> Codes:
@@ -82,50 +87,56 @@ def hardest_first(queries: Codes, n_bits: int) -> Codes:
     return queries[np.argsort(is_centre, kind="stable")]
 
 
-def seconds_of(task: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def seconds_of(task: Callable[[], object], clock: Clock) -> float:
+    started = clock()
     task()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def medians(tasks: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+def medians(
+    tasks: dict[str, Callable[[int], object]], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Run each task in turn, round after round; return the median seconds of each."""
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(rounds):
         for name, task in tasks.items():
             if sum(times[name]) < SLOW_SECONDS:
-                times[name].append(seconds_of(lambda task=task, turn=turn: task(turn)))  # type: ignore[misc]
+                times[name].append(seconds_of(lambda task=task, turn=turn: task(turn), clock))  # type: ignore[misc]
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
-def read_all(codes: Codes) -> None:
-    """Sum all bytes, eight at a time, with all cores: what no search that looks at every code can do without."""
+def read_all(codes: Codes, threads: int) -> None:
+    """Sum all bytes, eight at a time: what no search that looks at every code can do without."""
     words = codes.reshape(-1)[: codes.size // 8 * 8].view(np.uint64)
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(np.add.reduce, np.array_split(words, THREADS)))
+    if threads == 1:
+        np.add.reduce(words)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(np.add.reduce, np.array_split(words, threads)))
 
 
 def measure_warm(
-    codes: Codes, queries: list[Codes], n_bits: int, rounds: int, with_usearch: bool
+    codes: Codes, queries: list[Codes], n_bits: int, rounds: int, with_usearch: bool, busy: bool
 ) -> dict[str, dict[str, float]]:
     """Time the methods in this process; each gets another slice of the queries in each round."""
+    threads, n_threads, clock = (1, 1, time.process_time) if busy else (THREADS, None, time.perf_counter)
     built = time.perf_counter()
     index = build_index(codes, n_bits)
     built = time.perf_counter() - built
     flat = faiss.IndexBinaryFlat(n_bits)
     flat.add(codes)
-    faiss.omp_set_num_threads(THREADS)
+    faiss.omp_set_num_threads(threads)
 
     def usearch(asked: Codes) -> np.ndarray:
-        matches = usearch_search(codes, asked, TOP_K, MetricKind.Hamming, exact=True, threads=THREADS)
+        matches = usearch_search(codes, asked, TOP_K, MetricKind.Hamming, exact=True, threads=threads)
         return np.asarray(matches.distances, dtype=np.int64).reshape(len(asked), -1)
 
     def distances(results: list[object]) -> np.ndarray:
         return np.array([result.distances for result in results])  # type: ignore[attr-defined]
 
     methods: dict[str, Callable[[Codes], np.ndarray]] = {
-        "drhn": lambda asked: distances(search(codes, asked, n_bits=n_bits, top_k=TOP_K)),
-        "drhn, with an index": lambda asked: distances(search_indexed(index, asked, top_k=TOP_K)),
+        "drhn": lambda asked: distances(search(codes, asked, n_bits=n_bits, top_k=TOP_K, n_threads=n_threads)),
+        "drhn, with an index": lambda asked: distances(search_indexed(index, asked, top_k=TOP_K, n_threads=n_threads)),
         "faiss IndexBinaryFlat": lambda asked: flat.search(asked, TOP_K)[0],
         **({"usearch, exact": usearch} if with_usearch else {}),
     }
@@ -134,14 +145,14 @@ def measure_warm(
         asked = queries[0][:2] if name.startswith("usearch") else queries[0]
         if not np.array_equal(method(asked), expected[: len(asked)]):
             raise SystemExit(f"{name} finds other distances")
-    tasks: dict[str, Callable[[int], object]] = {"reading the codes": lambda _: read_all(codes)}
+    tasks: dict[str, Callable[[int], object]] = {"reading the codes": lambda _: read_all(codes, threads)}
     for name, method in methods.items():
         tasks[name] = lambda turn, method=method: method(queries[turn][:1])  # type: ignore[misc]
-    one = medians(tasks, rounds)
+    one = medians(tasks, rounds, clock)
     del tasks["reading the codes"]
     for name, method in methods.items():
         tasks[name] = lambda turn, method=method: method(queries[turn])  # type: ignore[misc]
-    many = medians(tasks, rounds)
+    many = medians(tasks, rounds, clock)
     index_bytes = sum(array.nbytes for array in index.arrays())
     facts = {"build_s": built, "MB": index_bytes / 1e6, "n_distinct": len(index.distinct)}
     return {"one": one, "many": many, "index": facts}
@@ -186,7 +197,7 @@ def table(results: list[dict[str, object]]) -> Iterator[str]:
     yield "| codes | method | " + " | ".join(f"{column}, ms" for column in columns) + " |"
     yield "|---" * (2 + len(columns)) + "|"
     for result in results:
-        label = f"{result['kind']}, {result['bits']} bits"
+        label = f"{result['size']:,} {result['kind']}, {result['bits']} bits"
         one, many, start = (result.get(part) or {} for part in ("one", "many", "start_up"))
         for name in one:  # type: ignore[union-attr]
             cells = (f"{1e3 * part[name]:.2f}" if name in part else "" for part in (one, many, start))  # type: ignore[operator, index]
@@ -202,29 +213,30 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--bits", type=int, nargs="+", default=[48, 64, 128])
     parser.add_argument("--kinds", nargs="+", choices=["uniform", "clustered"], default=["uniform", "clustered"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-start-up", action="store_true")
+    parser.add_argument("--busy", action="store_true", help="one thread each, processor time")
     parser.add_argument(
         "--no-usearch", action="store_true", help="it takes minutes for 64 queries of 100 million codes"
     )
     arguments = parser.parse_args()
     results: list[dict[str, object]] = []
-    for n_bits in arguments.bits:
-        for kind in arguments.kinds:
-            make = {"uniform": uniform_codes, "clustered": clustered_codes}[kind]
-            rng = np.random.default_rng(1)
-            codes = make(arguments.size, n_bits, rng)
-            queries = [hardest_first(make(N_QUERIES, n_bits, rng), n_bits) for _ in range(arguments.rounds)]
-            result: dict[str, object] = {"kind": kind, "bits": n_bits, "size": arguments.size}
-            result |= measure_warm(codes, queries, n_bits, arguments.rounds, not arguments.no_usearch)
-            if not arguments.no_start_up and arguments.size <= START_UP_ITEMS:
-                result["start_up"] = measure_start_up(codes, queries[0][0], n_bits, arguments.rounds)
-            results.append(result)
-            print(*list(table([result]))[0 if len(results) == 1 else 2 :], sep="\n", flush=True)
-    print(json.dumps({"cpu": processor(), "threads": THREADS, "rounds": arguments.rounds, "results": results}))
+    for n_bits, kind, size in itertools.product(arguments.bits, arguments.kinds, arguments.size):
+        make = {"uniform": uniform_codes, "clustered": clustered_codes}[kind]
+        rng = np.random.default_rng(1)
+        codes = make(size, n_bits, rng)
+        queries = [hardest_first(make(N_QUERIES, n_bits, rng), n_bits) for _ in range(arguments.rounds)]
+        result: dict[str, object] = {"kind": kind, "bits": n_bits, "size": size}
+        result |= measure_warm(codes, queries, n_bits, arguments.rounds, not arguments.no_usearch, arguments.busy)
+        if not (arguments.no_start_up or arguments.busy) and size <= START_UP_ITEMS:
+            result["start_up"] = measure_start_up(codes, queries[0][0], n_bits, arguments.rounds)
+        results.append(result)
+        print(*list(table([result]))[0 if len(results) == 1 else 2 :], sep="\n", flush=True)
+    facts = {"cpu": processor(), "threads": 1 if arguments.busy else THREADS, "rounds": arguments.rounds}
+    print(json.dumps({**facts, "busy": arguments.busy, "results": results}))
 
 
 if __name__ == "__main__":
