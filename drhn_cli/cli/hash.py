@@ -43,10 +43,7 @@ def hash_(
     ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or, with a /, path. Repeatable."),
-    ] = None,
+    exclude: options.Exclude = None,
     hidden: Annotated[bool, typer.Option("--hidden", help="Take names that begin with a dot, too.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[

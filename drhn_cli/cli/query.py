@@ -53,6 +53,7 @@ def query(
         typer.Option(help="What is nearest: by hamming distance, or asymmetric: by activations against stored bits."),
     ] = "hamming",
     under: options.Under = None,
+    exclude: options.Exclude = None,
     not_self: Annotated[
         bool, typer.Option("--not-self", help="Leave the query picture's own entry out of its matches.")
     ] = False,
@@ -91,6 +92,7 @@ def query(
         max_distance=max_distance,
         rank=rank,  # type: ignore[arg-type]  # answer_queries checks it
         under=under or (),
+        exclude=exclude or (),
         not_self=not_self,
         weights=weights,
         device=device,

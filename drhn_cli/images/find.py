@@ -7,8 +7,9 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from itertools import accumulate
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.images.exclude import compile_excludes
@@ -141,7 +142,8 @@ def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
 
 def _split_at_nul(stream: BinaryIO) -> Iterator[bytes]:
     begun: list[bytes] = []  # joined once a path is whole: adding to bytes would be quadratic where no NUL comes
-    while block := stream.read(1 << 16):
+    # What is there, and no waiting for more: who writes the list may wait for the answer to its last path.
+    while block := cast("BufferedIOBase", stream).read1(1 << 16):
         first, *others = block.split(b"\0")
         begun.append(first)
         if others:

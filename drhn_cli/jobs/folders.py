@@ -1,4 +1,4 @@
-"""Which pictures of a code file lie in which folder."""
+"""Which pictures of a code file lie in which folder, and which are left out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
+from drhn_cli.images.exclude import compile_excludes
 
 
 def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]:
@@ -40,3 +41,31 @@ def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]
         first, stop = (bisect_left(rows, bound, key=file.path_bytes) for bound in (inside, beyond))
         located[first:stop] = place
     return located
+
+
+def find_kept(file: CodeFile, exclude: Sequence[str]) -> NDArray[np.bool_]:
+    """Return for each row whether no glob leaves out its picture, nor a folder that it lies in: (n_items,) bool.
+
+    Args:
+        file: an open code file; globs with a ``/`` match paths relative to its root.
+        exclude: globs, see ``compile_excludes``.
+
+    Raises:
+        CodeFileError: the code file is damaged.
+    """
+    is_excluded = compile_excludes(exclude)
+    folders_out = {b"": False}
+
+    def is_folder_out(folder: bytes) -> bool:
+        chain = []
+        while folder not in folders_out:
+            chain.append(folder)
+            folder = os.path.dirname(folder)
+        out = folders_out[folder]
+        for inner in reversed(chain):
+            out = folders_out[inner] = out or is_excluded(os.fsdecode(inner), True)
+        return out
+
+    paths = (entry.path for entry in file)
+    kept = (not (is_folder_out(os.path.dirname(path)) or is_excluded(os.fsdecode(path), False)) for path in paths)
+    return np.fromiter(kept, np.bool_, file.n_items)

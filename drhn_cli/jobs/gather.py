@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
@@ -47,7 +47,14 @@ class Gathered:
 
 
 def gather_pictures(
-    sources: Sequence[AnyPath], shard: Shard | None, *, enough: int, exclude: Sequence[str], hidden: bool, follow: bool
+    sources: Sequence[AnyPath],
+    shard: Shard | None,
+    *,
+    enough: int,
+    exclude: Sequence[str],
+    hidden: bool,
+    follow: bool,
+    is_known: Callable[[bytes], bool] = lambda _: False,
 ) -> Gathered:
     """Find the pictures of a part, or all.
 
@@ -60,6 +67,8 @@ def gather_pictures(
         exclude: see ``find_images``, as for the other two.
         hidden: take names that begin with a dot.
         follow: follow symbolic links.
+        is_known: tells whether there have been pictures below a source. It is missing if it is an empty folder now, as
+            the mount point of an unplugged drive is.
 
     Raises:
         SourceError: no source can be read, or they lie on different drives.
@@ -68,6 +77,12 @@ def gather_pictures(
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
+    for root in sorted(roots):
+        if _is_empty_folder(root) and is_known(root):
+            hint = "if its pictures are gone for good, hash again with --rebuild"
+            problem = "empty, as the mount point of an unplugged drive is, so its codes are kept"
+            found.failures.append(SourceError(problem, path=root, hint=hint))
+            found.missing.append(root)
     _refuse_nothing(found.failures, roots, set(found.missing))
     file_paths = {*found.archives, *(file.path for file in found.files)}
     folder = common_folder(os.path.dirname(root) if root in file_paths else root for root in roots)
@@ -125,3 +140,11 @@ def _is_below(path: bytes, folders: set[bytes]) -> bool:
             return False
         path = parent
     return True
+
+
+def _is_empty_folder(path: bytes) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return not any(entries)
+    except OSError:
+        return False

@@ -167,8 +167,8 @@ def hash_pictures(
 
     A file with the size and time that the code file has noted keeps its code; a file that was only renamed is
     recognised by size, time and inode. Files that are gone lose theirs, but never under a source or folder that cannot
-    be read. Entries outside the sources are left alone. The code file is written now and then, and when the run is
-    interrupted.
+    be read, nor under a source that is empty now. Entries outside the sources are left alone. The code file is written
+    now and then, and when the run is interrupted.
 
     Args:
         sources: files and folders.
@@ -198,6 +198,7 @@ def hash_pictures(
             exclude=options.exclude,
             hidden=options.hidden,
             follow=options.follow,
+            is_known=update.holds_some_below,
         )
         for failure in gathered.failures:
             on_failure(failure)
@@ -252,6 +253,11 @@ class _Update:
                     self._noted[path] = _Noted(entry.size, entry.mtime_ns, entry.inode, row)
         self._collection = _Collection(self._n_bits)
         self._counts = dict.fromkeys(("added", "changed", "unchanged", "moved", "removed", "kept"), 0)
+
+    def holds_some_below(self, folder: bytes) -> bool:
+        """Tell whether the code file has pictures in a folder, at any depth."""
+        prefix = os.path.join(folder, b"")
+        return any(path.startswith(prefix) for path in self._noted)
 
     def take_over(self, gathered: Gathered) -> list[FoundFile]:
         """Take over the codes that are still right; return the files that have to be decoded."""

@@ -16,7 +16,7 @@ from drhn_cli.codes.pack import parse_hex
 from drhn_cli.codes.search import Neighbours
 from drhn_cli.config import Rank, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
-from drhn_cli.jobs.folders import locate_rows
+from drhn_cli.jobs.folders import find_kept, locate_rows
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.encoders import Encoder, load_encoder
 
@@ -48,6 +48,7 @@ class QueryOptions:
         max_distance: matches at most so many bits away. None: any distance.
         rank: nearest by Hamming distance, or by the query's activations against the stored bits.
         under: only pictures in these folders.
+        exclude: globs of pictures and folders that are left out.
         not_self: leave a picture that is looked up by its path out of its own matches. A copy elsewhere stays.
         weights: a bundled model's name or a weights file. None: the bundled model that made the code file.
         device: auto, cuda, mps or cpu. By Hamming distance, cuda searches there, too, if the codes fit its memory.
@@ -57,6 +58,7 @@ class QueryOptions:
     max_distance: int | None = None
     rank: Rank = "hamming"
     under: Sequence[AnyPath] = ()
+    exclude: Sequence[str] = ()
     not_self: bool = False
     weights: str | None = None
     device: str = "cpu"
@@ -115,6 +117,9 @@ def answer_queries(file: CodeFile, queries: Iterable[Query], options: QueryOptio
     """
     check_rank(options.rank)
     rows = locate_rows(file, options.under) >= 0 if options.under else None
+    if options.exclude:
+        kept = find_kept(file, options.exclude)
+        rows = kept if rows is None else rows & kept
     searcher = _Searcher(file, options, rows)
     root = os.fsencode(file.root)
     for query in queries:

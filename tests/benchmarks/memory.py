@@ -33,8 +33,8 @@ from tests.networks import random_weights, tiny_config
 
 N_BITS = 48
 
-# What the README promises, MiB: of a command, and for each million pictures or codes.
-LIMITS = {"hash": (900, 1500), "hash, nothing changed": (200, 1500), "query": (100, 150), "index": (150, 150)}
+# What the README promises, MiB: in any case, and for each million pictures or codes.
+LIMITS = {"hash": (700, 1000), "hash, nothing changed": (80, 1000), "query": (130, 15), "index": (80, 100)}
 
 # The peak of the program alone: what wait4 tells of a child includes its parent's memory at the fork.
 SCRIPT = """

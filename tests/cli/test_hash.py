@@ -307,6 +307,25 @@ def test_a_run_that_is_stopped_leaves_a_whole_file_and_the_next_one_goes_on(star
     assert not list(Path().glob(".drhn-*"))
 
 
+@POSIX
+@pytest.mark.usefixtures("photos")
+def test_a_full_disk_leaves_the_old_file(start, hash_, weights_path):
+    import resource
+
+    hash_("photos/circle")
+    before = Path("codes.bin").read_bytes()
+    # A file that may not grow beyond what is there stands for a disk that is full.
+    limit = (len(before), len(before))
+    hash_square = ("hash", "photos", "-o", "codes.bin", "--weights", weights_path)
+    process = start(*hash_square, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, b"")
+    assert err.startswith(b"drhn: codes.bin: cannot write the code file (found File too large); the old file")
+    assert err.count(b"\n") == 1
+    assert Path("codes.bin").read_bytes() == before
+    assert not list(Path().glob(".drhn-*"))
+
+
 @pytest.mark.usefixtures("photos")
 def test_two_runs_at_once_both_do_their_work(start, weights_path):
     processes = [

@@ -121,6 +121,38 @@ def test_under(query):
     assert (result.status, "outside of the code file" in result.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("globs", "left"),
+    [
+        (["circle"], ["checker/0000", "checker/0001", "square/0000", "square/0001", "stripes/0000", "stripes/0001"]),
+        (["0000.png", "s*/"], ["checker/0001", "circle/0001"]),
+        (["circle/0000*", "/checker", "nosuch", "square/**"], ["circle/0001", "stripes/0000", "stripes/0001"]),
+    ],
+)
+def test_exclude_leaves_out_pictures_and_what_lies_in_folders(query, globs, left):
+    result = query("photos/circle/0000.png", *(part for glob in globs for part in ("--exclude", glob)), "--paths")
+    assert sorted(result.lines) == [f"photos/{name}.png" for name in left]
+
+
+def test_exclude_within_under(query):
+    result = query("photos/circle/0000.png", "--under", "photos/circle", "--exclude", "0000.png", "--paths")
+    assert result.lines == ["photos/circle/0001.png"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_answers_are_streamed_while_queries_still_come(start, update, end):
+    update()
+    null = ("-0",) if end == b"\0" else ()
+    with start("query", "--files-from", "-", "codes.bin", "--top", "1", *null) as process:
+        for name in (b"photos/circle/0000.png", b"photos/square/0001.png"):
+            process.stdin.write(name + end)
+            process.stdin.flush()
+            answer = b"%s\t0\t%s%s" % (name, name, end)
+            assert process.stdout.read(len(answer)) == answer
+        process.stdin.close()
+    assert process.returncode == 0
+
+
 def test_nothing_found_is_status_1(query):
     with CodeFile.open("codes.bin") as file:
         far = format_hex(~file.codes[0])

@@ -164,6 +164,18 @@ def test_a_missing_source_beside_another_keeps_its_entries(hashed, update):
     assert [error.path for error in summary.failures] == [os.fsencode(hashed.absolute() / "circle")]
 
 
+def test_an_empty_mount_point_keeps_its_entries(hashed, update):
+    update("photos/circle", "photos/square")
+    for path in (hashed / "circle").iterdir():
+        path.unlink()
+    summary = update("photos/circle", "photos/square")
+    assert counts(summary) == {"unchanged": 2, "kept": 6}
+    assert [error.problem.split(",")[0] for error in summary.failures] == ["empty"]
+    with pytest.raises(SourceError, match=r"circle: empty, as the mount point .* --rebuild; nothing was changed"):
+        update("photos/circle")
+    assert (update("photos/circle", rebuild=True).n_items, names()) == (0, [])
+
+
 @pytest.mark.usefixtures("hashed")
 def test_an_unreadable_folder_keeps_its_entries(update, monkeypatch):
     def refuse(path, scandir=os.scandir):
