@@ -33,7 +33,7 @@ class CodePart:
     Attributes:
         number: of this part, from 1.
         count: of parts.
-        finished: whether all of its pictures are there.
+        finished: whether all of its pictures are there, of sources that could all be read.
     """
 
     number: int

@@ -207,7 +207,8 @@ def hash_pictures(
         # A part that is run again has the codes that it would have had at once: by the same encoder.
         n_images = gathered.n_images if options.shard else len(pending)
         failures = update.encode(pending, n_images, on_progress, on_failure) if pending else []
-        update.finish()
+        # On a machine where a drive is not there, a part must not pass for whole.
+        update.finish(complete=not gathered.roots & gathered.missing)
         return update.summary([*gathered.failures, *failures], time.monotonic() - clock)
 
 
@@ -224,7 +225,7 @@ class _Update:
         self._part: CodePart | None = None
         self._noted_part: CodePart | None = None
         if options.shard is not None:
-            self._part = CodePart(number=options.shard.number, count=options.shard.count)
+            self._part = CodePart(number=options.shard.number, count=options.shard.count, finished=False)
         # An empty file is what mktemp makes.
         self._is_new = options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path)
         if self._is_new:
@@ -335,21 +336,23 @@ class _Update:
                 on_progress(len(files) + len(batch.failures))
                 if time.monotonic() > next_save:
                     started = time.monotonic()
-                    self._save(finished=False)
+                    self._save()
                     # Saving a very large file takes a while; it may take a tenth of the time.
                     next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
         except KeyboardInterrupt:
-            self._save(finished=False)
+            self._save()
             raise
         return failures
 
-    def finish(self) -> None:
-        """Write the code file, unless it holds all of this already."""
+    def finish(self, *, complete: bool) -> None:
+        """Write the code file, unless it holds all of this already; a part is finished if its sources were complete."""
+        if self._part is not None:
+            self._part = replace(self._part, finished=complete)
         # A changed picture that can no longer be read is in no count, but its entry has to go.
         n_lost = len(self._noted) - len(self._collection)
         is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
         if self._is_new or self._options.root is not None or n_lost or is_other or self._part != self._noted_part:
-            self._save(finished=True)
+            self._save()
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
         """Return what was done."""
@@ -361,9 +364,8 @@ class _Update:
             seconds=seconds,
         )
 
-    def _save(self, *, finished: bool) -> None:
-        part = self._part and replace(self._part, finished=finished)
-        self._collection.write(self._codes_path, self._root, self._weights, part)
+    def _save(self) -> None:
+        self._collection.write(self._codes_path, self._root, self._weights, self._part)
         self._saved = True
 
 

@@ -84,7 +84,7 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
     for file in files:
         if part := file.manifest.part:
             if not part.finished:
-                hint = "run its drhn hash again, or merge what there is with --partial"
+                hint = "run its drhn hash again, where all sources can be read, or merge what there is with --partial"
                 raise CodeFileError(f"part {part.number} of {part.count} is not finished", path=file.path, hint=hint)
             numbers[file.root, part.count].add(part.number)
     for (root, count), there in numbers.items():

@@ -11,6 +11,7 @@ from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.jobs.merge import merge_codes
 from drhn_cli.jobs.shard import Shard, choose_shard
 from drhn_cli.network import encoders
+from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
@@ -184,6 +185,23 @@ def test_a_finished_part_is_not_touched_and_an_interrupted_one_is_not_finished(h
     hash_part(1, 2)
     assert part_of("codes-00001-of-00002.bin") == CodePart(number=1, count=2)
     assert merge_codes(["codes-00001-of-00002.bin", path], "merged.bin").n_items == 32
+
+
+def test_a_part_without_one_of_its_sources_is_not_finished_until_it_is_there(photos, weights_path):
+    def hash_part(number):
+        path = Path(f"codes-{number:05}-of-00002.bin")
+        options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=2))
+        hash_pictures(["photos/circle", "photos/square", "photos/a.tar"], path, options)
+        return path
+
+    write_tar(photos / "a.tar", [("a.png", encoded("circle", 1))])
+    os.rename("photos/square", "square")
+    parts = [hash_part(1), hash_part(2)]
+    os.rename("square", "photos/square")
+    with pytest.raises(CodeFileError, match=r"part 1 of 2 is not finished; .* where all sources can be read"):
+        merge_codes(parts, "merged.bin")
+    assert [hash_part(1), hash_part(2)] == parts
+    assert merge_codes(parts, "merged.bin").n_items == 5
 
 
 def test_a_part_that_has_all_its_pictures_but_was_killed_before_it_said_so_is_finished(hash_part):
