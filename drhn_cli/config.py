@@ -13,6 +13,9 @@ Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
 Rank = Literal["hamming", "asymmetric"]
 
+SHRINK_GAP = 4
+"""Of weights that are trained now: from here on, fewer than one bit of a hundred changes (tests.benchmarks.shrinking)."""
+
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
 
@@ -71,7 +74,8 @@ class Preprocessing(_Stored):
         std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
         mirror: whether activations are the mean of those of the picture and of its mirror image.
         shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
-            of the input's, each way. 0: always at its full size.
+            of the input's, each way. 0: always at its full size. None, as before there was this setting: 3, and what is
+            cut out of the smaller picture ends at its whole pixels.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -82,7 +86,7 @@ class Preprocessing(_Stored):
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
     mirror: bool = False
-    shrink_gap: int = 3
+    shrink_gap: int | None = None
 
     def __post_init__(self) -> None:
         _require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
@@ -90,13 +94,18 @@ class Preprocessing(_Stored):
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
         _require(isinstance(self.mirror, bool), "mirror", "true or false", self.mirror)
-        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
+        is_gap = self.shrink_gap is None or (isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64)
         _require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+
+    @property
+    def min_decoded_side(self) -> int | None:
+        """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
+        return (3 if self.shrink_gap is None else self.shrink_gap) * self.size or None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; those that came later only where they are not their defaults."""
         values = super().to_dict()
-        for name, default in (("mirror", False), ("shrink_gap", 3)):  # fingerprints stay what they were
+        for name, default in (("mirror", False), ("shrink_gap", None)):  # fingerprints stay what they were
             if values[name] == default:
                 del values[name]
         return values

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
@@ -47,18 +48,39 @@ _DECODER_ERRORS = (
     zlib.error,
 )
 
+# Of each EXIF orientation, and which sides become the left, top, right and bottom one.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, "rtlb"),
+    3: (Image.Transpose.ROTATE_180, "rblt"),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, "lbrt"),
+    5: (Image.Transpose.TRANSPOSE, "tlbr"),
+    6: (Image.Transpose.ROTATE_270, "bltr"),
+    7: (Image.Transpose.TRANSVERSE, "brtl"),
+    8: (Image.Transpose.ROTATE_90, "trbl"),
 }
 
 
+class Decoded(NamedTuple):
+    """A picture, and how it lies in its image.
+
+    Attributes:
+        image: mode ``RGB``, upright.
+        scale: how many of the file's pixels there are to one of the image's, each way: 1, 2, 4 or 8.
+        margins: how far the image's left, top, right and bottom edge are beyond the picture's, in the image's pixels, 0
+            or more and below 1: where a side of a JPEG is no multiple of ``scale``, the last pixel is not full.
+    """
+
+    image: Image.Image
+    scale: int
+    margins: tuple[float, float, float, float]
+
+
 def decode_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+    """Decode a picture as ``decode_reduced`` does, and return its image alone."""
+    return decode_reduced(source, max_pixels=max_pixels, min_side=min_side).image
+
+
+def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Decoded:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
     The first frame of an animation; turned upright as its EXIF orientation says (damaged EXIF is passed over);
@@ -71,9 +93,6 @@ def decode_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_sid
         min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size so long as both sides keep this many pixels.
             On photographs this saves most of the time. None: always the full size.
 
-    Returns:
-        A picture of mode ``RGB``.
-
     Raises:
         ImageError: it cannot be opened (see ``open_picture``), is no picture, is damaged or cut short, has more than
             ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
@@ -84,14 +103,20 @@ def decode_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_sid
     with open_picture(source) as opened, _blaming(opened.path):
         picture = _identify(opened)
         _refuse_bomb(picture, opened, max_pixels)
-        if min_side is not None:
-            picture.draft(picture.mode, (min_side, min_side))
+        full_width = picture.width
+        drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             picture.decodermaxblock = min(opened.n_bytes, _PIECE_BYTES)
         picture.load()
-        turn = _turn(picture)  # before a conversion drops the EXIF data
+        # Only now, as loading turns a TIFF upright.
+        width, height = drafted[1][2:] if drafted else picture.size
+        scale = round(full_width / width) if drafted else 1
+        margins = dict(zip("ltrb", (0.0, 0.0, picture.width - width, picture.height - height), strict=True))
+        turn, sides = _turn(picture)  # before a conversion drops the EXIF data
         rgb = _to_rgb(picture)
-        return rgb if turn is None else rgb.transpose(turn)
+        image = rgb if turn is None else rgb.transpose(turn)
+        left, top, right, bottom = (margins[side] for side in sides)
+        return Decoded(image, scale, (left, top, right, bottom))
 
 
 @contextmanager
@@ -159,11 +184,11 @@ def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -
         raise ImageError("too many pixels for so small a file", path=opened.path, found=found, hint=hint)
 
 
-def _turn(picture: Image.Image) -> Image.Transpose | None:
+def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:
     try:
-        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), (None, "ltrb"))
     except _DECODER_ERRORS:  # the pixels are sound, so damaged notes beside them are no reason to refuse
-        return None
+        return None, "ltrb"
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

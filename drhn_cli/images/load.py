@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, ImageError
-from drhn_cli.images.decode import MAX_PIXELS, decode_image
+from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
 from drhn_cli.images.opened import PictureSource
 from drhn_cli.images.preprocess import fit_image
 
@@ -54,11 +54,13 @@ def load_image(
         (size, size, 3) pixels in 0..255.
 
     Raises:
-        ImageError: it cannot be read; see ``decode_image``.
+        ImageError: it cannot be read; see ``decode_reduced``.
     """
-    min_side = preprocessing.shrink_gap * preprocessing.size or None
-    image = decode_image(source, max_pixels=max_pixels, min_side=min_side)
-    return fit_image(image, preprocessing)
+    min_side = preprocessing.min_decoded_side
+    image, scale, margins = decode_reduced(source, max_pixels=max_pixels, min_side=min_side)
+    if preprocessing.shrink_gap is None:
+        return fit_image(image, preprocessing)
+    return fit_image(image, preprocessing, scale=scale, margins=margins)
 
 
 def load_batches(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from drhn_cli.atomic import atomic_write, remove_leftovers
-from drhn_cli.config import PRESETS, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
+from drhn_cli.config import PRESETS, SHRINK_GAP, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
 from drhn_cli.images.labelled import LabelledPixels, check_validation, split_validation
 from drhn_cli.jobs.data import load_split
@@ -120,7 +120,7 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     size = NetworkConfig(n_classes=2, **network_settings).input_size
     device = team.device_of(choose_device(options.device))
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
-    preprocessing = Preprocessing(size=size, fit=options.fit)
+    preprocessing = Preprocessing(size=size, fit=options.fit, shrink_gap=SHRINK_GAP)
     check_validation(options.validation)
 
     history: list[EpochReport] = []

@@ -137,7 +137,8 @@ def train_network(
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
+        # How they were decoded is in the images: a run of the time before that was a setting can go on.
+        "preprocessing": replace(preprocessing, shrink_gap=None).to_dict(),
         "images": _digest(images),
     }
     if device.type == "cpu":

@@ -74,8 +74,8 @@ class Cost(NamedTuple):
 
 def decode(path: Path, draft: bool) -> None:
     with Image.open(path) as image:
-        if draft:
-            side = WEIGHTS.preprocessing.shrink_gap * WEIGHTS.preprocessing.size
+        side = WEIGHTS.preprocessing.min_decoded_side
+        if draft and side:
             image.draft("RGB", (side, side))
         image.load()
 

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from drhn_cli.errors import ImageError
 from drhn_cli.images import opened
-from drhn_cli.images.decode import decode_image
+from drhn_cli.images.decode import decode_image, decode_reduced
 from drhn_cli.images.formats import FORMATS
 from tests.drawing import draw_gradient, draw_picture
 
@@ -400,3 +400,14 @@ def test_warnings_are_silenced_even_where_they_are_errors() -> None:
         warnings.simplefilter("error")
         for data in (jpeg, apng):
             assert decode(io.BytesIO(data)).shape == (24, 24, 3)
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_only_a_jpeg_that_is_decoded_smaller_has_margins(codec: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    decoded = decode_reduced(encode(draw_gradient(101, 90), codec, exif=exif), min_side=20)
+    if codec == "JPEG":
+        assert (decoded.image.size, decoded.scale, decoded.margins) == ((23, 26), 4, (0.5, 0, 0, 0.75))
+    else:
+        assert (decoded.image.size, decoded.scale, decoded.margins) == ((90, 101), 1, (0, 0, 0, 0))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from drhn_cli.config import Preprocessing
+from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images import load
 from drhn_cli.images.load import load_batches, load_image
@@ -152,6 +152,31 @@ def test_the_preprocessing_says_how_small_a_jpeg_is_decoded(tmp_path: Path, gap:
         expected = image.resize((16, 16), Image.Resampling.BICUBIC)
     found = load_image(tmp_path / "a.jpg", Preprocessing(size=16, shrink_gap=gap))
     np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_that_is_decoded_smaller_lies_where_the_full_one_does(
+    tmp_path: Path, orientation: int, fit: Fit
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    # 333 and 257 leave 5/8 and 1/8 of a pixel at an eighth of the size; 76 and 7 pixels are cut off.
+    draw_gradient(256, 256).resize((333, 257)).save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
+    small, full = (
+        load_image(tmp_path / "a.jpg", Preprocessing(size=8, fit=fit, shrink_gap=gap)).astype(int) for gap in (4, 0)
+    )
+    assert np.abs(small - full).max() <= 3
+    assert np.abs(small - full).mean() <= 0.6
+
+
+def test_without_the_setting_the_square_is_cut_out_of_the_smaller_picture(tmp_path: Path) -> None:
+    draw_gradient(256, 256).resize((500, 256)).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.draft("RGB", (32, 32))
+        assert image.size == (63, 32)
+        expected = image.resize((10, 10), Image.Resampling.BICUBIC, box=(15, 0, 47, 32))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg", Preprocessing(size=10)), np.asarray(expected))
 
 
 def test_a_large_jpeg_looks_the_same_as_decoded_in_full(tmp_path: Path) -> None:
