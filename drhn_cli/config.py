@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16"]
 Rank = Literal["hamming", "asymmetric"]
 
 SHRINK_GAP = 4
-"""Of weights that are trained now: from here on, fewer than one bit of a hundred changes (tests.benchmarks.shrinking)."""
+"""Of weights that are trained now: from here on, fewer than 1 % of the bits change (``tests.benchmarks.shrinking``)."""
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
