@@ -87,3 +87,7 @@ class CheckpointError(DrhnError):
 
 class CodeFileError(DrhnError):
     """A code file is foreign, damaged, of a newer version, or was made with another model."""
+
+
+class TableError(DrhnError):
+    """A table cannot be reached, is foreign or incomplete, or was made with another model."""

@@ -19,6 +19,7 @@ from drhn_cli.cli.import_ import import_
 from drhn_cli.cli.index import index
 from drhn_cli.cli.info import info
 from drhn_cli.cli.merge import merge
+from drhn_cli.cli.push import push
 from drhn_cli.cli.query import query
 from drhn_cli.cli.render import discard, flush, messages, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
@@ -40,6 +41,7 @@ app.command("dups")(dups)
 app.command("compare")(compare)
 app.command("index")(index)
 app.command("merge")(merge)
+app.command("push")(push)
 app.command("info")(info)
 app.command("export")(export)
 app.command("import")(import_)

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from drhn_cli.errors import DrhnError
+from drhn_cli.errors import ConfigError, DrhnError
+
+
+def _refuse_table(codes: str) -> str:
+    from drhn_cli.clickhouse.address import is_table
+
+    if is_table(codes):
+        hint = "name the code file that was pushed there"
+        raise ConfigError("a table answers drhn query alone", expected="a code file", found=codes, hint=hint)
+    return codes
+
 
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.")]
 Weights = Annotated[
@@ -27,7 +37,7 @@ Null = Annotated[
     bool,
     typer.Option("--null", "-0", help="Paths end with a NUL byte instead of a newline, in lists read and written."),
 ]
-Codes = Annotated[str, typer.Argument(metavar="CODES", help="The code file.")]
+Codes = Annotated[str, typer.Argument(metavar="CODES", help="The code file.", callback=_refuse_table)]
 Under = Annotated[list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")]
 Exclude = Annotated[
     list[str] | None,

@@ -35,7 +35,7 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Pictures, and last the code file; - is a picture on stdin."),
+        typer.Argument(metavar="PATH", help="Pictures, and last the code file or table; - is a picture on stdin."),
     ],
     *,
     top: Annotated[
@@ -74,11 +74,13 @@ def query(
 
     curl -s https://example.org/cat.jpg | drhn query - codes.bin
 
+    drhn query img.jpg clickhouse://me@db.example.org:8123/photos.codes
+
     On a terminal the answer is a table; in a pipe it is a line for each match, `distance<TAB>path`, with the query in
     front when there are several. Nearest first; equal distances in the order of paths. A picture that is in the code
     file is looked up there. The exit status is 1 when nothing is found.
     """
-    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.jobs.gallery import open_codes
     from drhn_cli.jobs.query import QueryOptions, answer_queries
 
     *images, codes_path = paths
@@ -100,14 +102,14 @@ def query(
     several = n_sources > 1 or files_from is not None
     output = _Output(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
     found = failed = False
-    with CodeFile.open(codes_path) as file:
+    with open_codes(codes_path) as codes:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
         if sheet is None:
-            given = answer_queries(file, queries, query_options)
+            given = answer_queries(codes, queries, query_options)
         else:
             from drhn_cli.jobs.sheet import answer_on_sheet  # brings Pillow
 
-            given = answer_on_sheet(sheet, file, queries, query_options)
+            given = answer_on_sheet(sheet, codes, queries, query_options)
         with closing(given) as answers:
             for answer in answers:
                 if answer.error is not None:

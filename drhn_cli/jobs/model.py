@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT
 from drhn_cli.errors import CodeFileError, ConfigError, display_path
+from drhn_cli.jobs.gallery import Codes
 from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights import Weights, load_weights
 
 
-def load_weights_of(file: CodeFile, name: str | None) -> Weights:
+def load_weights_of(file: Codes, name: str | None) -> Weights:
     """Return the weights that made a code file, mirrored if they were.
 
     Args:
-        file: an open code file.
+        file: an open code file or table.
         name: a bundled model's name or a weights file. None: the bundled model that made the file.
 
     Raises:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from drhn_cli.atomic import atomic_write
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.images.packed import archive_of
+from drhn_cli.jobs.gallery import Codes
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheet.contact import ContactSheet
@@ -34,7 +34,7 @@ _KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet, ".png": ContactSheet}
 
 
 def answer_on_sheet(
-    path: AnyPath, file: CodeFile, queries: Iterable[Query], options: QueryOptions
+    path: AnyPath, codes: Codes, queries: Iterable[Query], options: QueryOptions
 ) -> Generator[Answer, None, None]:
     """Answer each query as ``answer_queries`` does, and draw each answer once it has been taken.
 
@@ -43,7 +43,7 @@ def answer_on_sheet(
 
     Args:
         path: ends in .html or .png. Either nothing is there, or an earlier sheet, or an empty file.
-        file: an open code file.
+        codes: an open code file or table.
         queries: streams among them are read twice, so they can seek.
         options: what is asked.
 
@@ -60,24 +60,24 @@ def answer_on_sheet(
     try:
         asked, drawn = tee(queries)
         with ThreadPoolExecutor(thread_name_prefix="drhn-sheet") as pool, atomic_write(path) as stream:
-            sheet = kind(stream, _about(file))
-            for query, answer in zip(drawn, answer_queries(file, asked, options), strict=True):
+            sheet = kind(stream, _about(codes))
+            for query, answer in zip(drawn, answer_queries(codes, asked, options), strict=True):
                 yield answer
-                sheet.add(_section(file, query, answer, pool))
+                sheet.add(_section(codes, query, answer, pool))
             sheet.finish()
     except OSError as error:
         raise DrhnError("cannot write the sheet", path=path, found=error.strerror or str(error)) from error
 
 
-def _about(file: CodeFile) -> About:
-    codes = os.path.basename(os.path.abspath(os.fsdecode(file.path)))
-    n_items = f"{len(file):,} picture{'s' * (len(file) != 1)}"
-    return About(codes=display_path(codes), summary=f"{n_items} in {display_path(file.root)}, {file.n_bits}-bit codes")
+def _about(codes: Codes) -> About:
+    name = os.path.basename(os.path.abspath(os.fsdecode(codes.path)))
+    n_items = f"{len(codes):,} picture{'s' * (len(codes) != 1)}"
+    return About(codes=display_path(name), summary=f"{n_items} in {display_path(codes.root)}, {codes.n_bits}-bit codes")
 
 
-def _section(file: CodeFile, query: Query, answer: Answer, pool: ThreadPoolExecutor) -> Section:
-    cards = _cards(partial(_match_card, os.fsencode(file.root)), answer.matches, pool)
-    return Section(query=_query_card(file, query, answer), summary=_summary(answer, file.n_bits), matches=cards)
+def _section(codes: Codes, query: Query, answer: Answer, pool: ThreadPoolExecutor) -> Section:
+    cards = _cards(partial(_match_card, os.fsencode(codes.root)), answer.matches, pool)
+    return Section(query=_query_card(codes, query, answer), summary=_summary(answer, codes.n_bits), matches=cards)
 
 
 def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPoolExecutor) -> Iterator[Card]:
@@ -92,7 +92,7 @@ def _match_card(root: bytes, match: Match) -> Card:
     return Card(name=name, folder=folder, path=_link(match.path), picture=picture, distance=match.distance)
 
 
-def _query_card(file: CodeFile, query: Query, answer: Answer) -> Card:
+def _query_card(codes: Codes, query: Query, answer: Answer) -> Card:
     if query.image is None:
         return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
@@ -101,7 +101,7 @@ def _query_card(file: CodeFile, query: Query, answer: Answer) -> Card:
         # The folder's links are resolved first: browsers take "link/.." for nothing.
         folder_path, base = os.path.split(os.fsencode(query.image))
         path = os.path.join(os.path.realpath(folder_path), base)
-        name, folder = _name_and_folder(path, os.fsencode(file.root))
+        name, folder = _name_and_folder(path, os.fsencode(codes.root))
         path = _link(path)
     return Card(
         name=name, folder=folder, path=path, picture=answer.error.problem if answer.error else _picture(query.image)

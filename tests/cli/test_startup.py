@@ -40,4 +40,4 @@ def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_
 def test_pillow_is_loaded_only_where_pictures_are_read(loaded_by, update):
     update()
     for arguments in (("info", "codes.bin"), ("query", "--code", CODE, "codes.bin"), ("query", IMAGE, "codes.bin")):
-        assert loaded_by(*arguments) & {"PIL", "filelock", "numpy.ma"} == set()
+        assert loaded_by(*arguments) & {"PIL", "filelock", "numpy.ma", "clickhouse_connect", "chdb"} == set()

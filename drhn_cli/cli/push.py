@@ -1,0 +1,44 @@
+"""``drhn push``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.render import flush, progress_bar, report, write_json
+
+
+def push(
+    codes: options.Codes,
+    url: Annotated[str, typer.Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What tells the code file from others there.  [default: its absolute path]"),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Load a code file into a table of ClickHouse.
+
+    drhn push codes.bin clickhouse://me@db.example.org:8123/photos.codes
+
+    drhn push codes.bin chdb:./table
+
+    Then drhn query takes the URL in the place of the code file. Several code files may share a table; one that is
+    pushed again replaces its rows. A push that was stopped goes on where it was. The password is that of the variable
+    CLICKHOUSE_PASSWORD, or of the file that CLICKHOUSE_PASSWORD_FILE names.
+    """
+    from drhn_cli.jobs.push import push_codes
+
+    with progress_bar("pushing", quiet=quiet) as show:
+        summary = push_codes(codes, url, name=name, on_progress=show)
+    if json:
+        write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
+    elif not quiet:
+        told = f"{summary.n_items} pictures ({summary.n_sent} sent) in {summary.seconds:.1f} s"
+        report(f"{url}: {told}; {summary.n_table} of {summary.n_files} code files are there")
+    flush()

@@ -1,0 +1,96 @@
+"""Where a table is, as people write it: ``clickhouse://user@host:8123/database.table`` or ``chdb:./folder``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from drhn_cli.errors import ConfigError, DrhnError
+
+PASSWORD = "CLICKHOUSE_PASSWORD"  # noqa: S105 - the variable's name
+PASSWORD_FILE = "CLICKHOUSE_PASSWORD_FILE"  # noqa: S105
+
+_SERVER, _EMBEDDED = "clickhouse://", "chdb:"
+_FORMS = "clickhouse://user@host:8123/database.table or chdb:./folder"
+_DEFAULT_PORT = 8123
+_WITH_PASSWORD = re.compile(r"[^@]*//[^@]*:.*@", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def is_table(target: str) -> bool:
+    """Tell whether a command line's code file is a table instead."""
+    return target.startswith((_SERVER, _EMBEDDED))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableAddress:
+    """Where a table is. Prints as the URL, which never holds a password.
+
+    Attributes:
+        folder: of an embedded database; None for a server.
+        host, port, user: of a server. Ports 443 and 8443 mean TLS.
+        database, table: names of letters, digits and underscores.
+    """
+
+    folder: str | None = None
+    host: str = "localhost"
+    port: int = _DEFAULT_PORT
+    user: str = "default"
+    database: str = "default"
+    table: str = "codes"
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read a URL.
+
+        Raises:
+            ConfigError: another form, or a password in it, which the message does not repeat.
+        """
+        if url.startswith(_EMBEDDED):
+            folder = url.removeprefix(_EMBEDDED)
+            if not folder:
+                raise ConfigError("no folder for the embedded database", expected=_FORMS, found=url)
+            return cls(folder=folder)
+        if _WITH_PASSWORD.match(url):
+            hint = f"leave it out, and put it in ${PASSWORD} or in a file that ${PASSWORD_FILE} names"
+            raise ConfigError("a password in a URL is seen by everyone on the machine", hint=hint)
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname
+        except ValueError as error:
+            raise ConfigError("not the URL of a table", expected=_FORMS) from error
+        database, dot, table = parts.path.removeprefix("/").partition(".")
+        if not dot:
+            database, table = cls.database, database
+        if not (host and url.startswith(_SERVER) and _NAME.fullmatch(database) and _NAME.fullmatch(table)):
+            raise ConfigError("not the URL of a table", expected=_FORMS, found=url)
+        if parts.query or parts.fragment:
+            raise ConfigError("a table's URL has no ? and no #", expected=_FORMS, found=url)
+        user = unquote(parts.username) if parts.username else cls.user
+        return cls(host=host, port=port or _DEFAULT_PORT, user=user, database=database, table=table)
+
+    def __str__(self) -> str:
+        if self.folder is not None:
+            return f"{_EMBEDDED}{self.folder}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{_SERVER}{self.user}@{host}:{self.port}/{self.database}.{self.table}"
+
+
+def read_password() -> str:
+    """Return the password of the environment, or of the file that it names, without the line's end; empty if neither.
+
+    Raises:
+        DrhnError: the file cannot be read.
+    """
+    path = os.environ.get(PASSWORD_FILE)
+    if path is None:
+        return os.environ.get(PASSWORD, "")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "bytes that are not UTF-8"
+        raise DrhnError(f"cannot read the password file of ${PASSWORD_FILE}", path=path, found=found) from error

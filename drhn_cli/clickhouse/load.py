@@ -1,0 +1,179 @@
+"""Load a code file into a table: in slices, each of which arrives once however often it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
+from drhn_cli.clickhouse.rows import pack_rows
+from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, Schema
+from drhn_cli.codes.file import CodeFile
+from drhn_cli.errors import TableError, display_path
+
+SLICE_ROWS = 1_000_000
+_SLICE_BYTES = 128 << 20  # of rows, where codes are long
+_PATH_BYTES = 100  # with size and time; only a guess
+_SETTINGS = {
+    "async_insert": 0,  # what is acknowledged is there
+    "distributed_foreground_insert": 1,  # likewise, on every shard
+    "insert_deduplicate": 1,
+    "max_insert_block_size": 2 * SLICE_ROWS,  # a slice is one block, which arrives whole or not at all
+    "min_insert_block_size_rows": 2 * SLICE_ROWS,
+    "min_insert_block_size_bytes": 4 * _SLICE_BYTES,
+}
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a push did.
+
+    Attributes:
+        n_sent: rows that were sent; the others were there.
+        n_files: code files in the table now.
+        n_table: codes in the table now.
+    """
+
+    n_sent: int
+    n_files: int
+    n_table: int
+
+
+def load_codes(
+    file: CodeFile, connection: Connection, name: bytes, on_progress: OnProgress = lambda *_: None
+) -> Loaded:
+    """Make the rows of a name those of a code file, and make the table where there is none.
+
+    Until the last row is in, readers see what was there before. What an interrupted push has sent is not sent again.
+
+    Args:
+        file: an open, verified code file.
+        connection: to the table.
+        name: what tells the code file from others of the table; rows pushed under it before are replaced.
+        on_progress: is called with the rows that are there, and all rows.
+
+    Raises:
+        TableError: the table is foreign or holds codes of another model, or a statement failed.
+
+    Source: ours.
+    """
+    schema = Schema(connection)
+    schema.create(file.n_bits)
+    files = PushedFiles(connection, schema)
+    pushed = files.read()
+    _require_alike(file, live_files(pushed), str(connection.address))
+    generation = _number(name, file)
+    push = PushedFile(
+        name=name,
+        generation=generation,
+        state=LOADING,
+        version=max((each.version for each in pushed), default=0) + 1,
+        n_items=len(file),
+        manifest=file.manifest,
+    )
+    if not any(each.generation == generation and each.state != DROPPED for each in pushed):
+        files.write(push)
+    slices = _Slices(file, connection, schema, generation)
+    if slices.any_too_full():
+        schema.drop_generation(generation)
+    n_sent = slices.send(on_progress)
+    if not slices.all_full():
+        raise TableError(
+            "not all rows have arrived, or others push the same name",
+            path=str(connection.address),
+            hint="push again; readers still see what was there before",
+        )
+    current = next((each for each in live_files(pushed) if each.name == name), None)
+    if current is None or (current.generation, current.manifest) != (generation, file.manifest):
+        files.write(replace(push, state=LIVE, version=push.version + 1))
+    for each in pushed:
+        if each.name == name and each.generation != generation and each.state != DROPPED:
+            schema.drop_generation(each.generation)
+            files.write(replace(each, state=DROPPED, version=push.version + 1))
+    live = live_files(files.read())
+    return Loaded(n_sent=n_sent, n_files=len(live), n_table=sum(each.n_items for each in live))
+
+
+class _Slices:
+    """The rows of a code file, cut into slices that depend on the file alone."""
+
+    def __init__(self, file: CodeFile, connection: Connection, schema: Schema, generation: int) -> None:
+        self._file = file
+        self._connection = connection
+        self._schema = schema
+        self._generation = generation
+        size = file.codes.shape[1]
+        self._n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (size + _PATH_BYTES)))
+
+    def any_too_full(self) -> bool:
+        """Tell whether some rows are there twice: of a table that knows nothing of blocks that came before."""
+        sizes = self._sizes()
+        return any(count > sizes.get(place, 0) for place, count in self._count().items())
+
+    def all_full(self) -> bool:
+        """Tell whether every row is there, once."""
+        return self._count() == self._sizes()
+
+    def send(self, on_progress: OnProgress) -> int:
+        """Send the slices that are not there, and return their rows."""
+        sizes, counts = self._sizes(), self._count()
+        n_there = n_sent = 0
+        for place, rows in self._read({place for place, n in sizes.items() if counts.get(place) == n}):
+            if rows:
+                token = {"insert_deduplication_token": f"{self._generation}-{self._n_rows}-{place}"}
+                self._connection.insert(self._schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
+                n_sent += sizes[place]
+            n_there += sizes[place]
+            on_progress(n_there, len(self._file))
+        return n_sent
+
+    def _read(self, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield each slice with its number; without its rows where it is skipped."""
+        held: list[bytes] = []
+        row = 0
+        for codes, entries in self._file.blocks():
+            start = 0
+            while start < len(entries):
+                place, within = divmod(row, self._n_rows)
+                stop = min(len(entries), start + self._n_rows - within)
+                if place not in skipped:
+                    held.append(pack_rows(self._generation, row, codes[start:stop], entries.part(start, stop)))
+                row, start = row + stop - start, stop
+                if row % self._n_rows == 0 or row == len(self._file):
+                    yield place, b"".join(held)
+                    held = []
+
+    def _sizes(self) -> dict[int, int]:
+        n_items = len(self._file)
+        return {start // self._n_rows: min(self._n_rows, n_items - start) for start in range(0, n_items, self._n_rows)}
+
+    def _count(self) -> dict[int, int]:
+        counts = self._connection.query(
+            f"SELECT intDiv(id, {self._n_rows}) AS place, count() FROM {self._schema.rows} "  # noqa: S608
+            f"WHERE generation = {self._generation} GROUP BY place"
+        )
+        return {int(place): int(count) for place, count in counts}
+
+
+def _number(name: bytes, file: CodeFile) -> int:
+    """Return the number of a generation: another for another name or other rows."""
+    return int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
+
+
+def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:
+    for other in others:
+        if (other.manifest.fingerprint, other.manifest.n_bits) != (file.manifest.fingerprint, file.n_bits):
+            expected, found = (
+                f"{m.model} ({m.fingerprint[:12]}), {m.n_bits} bits" for m in (other.manifest, file.manifest)
+            )
+            raise TableError(
+                f"the table holds codes of another model, those of {display_path(other.name)}",
+                path=path,
+                expected=expected,
+                found=found,
+                hint="push to another table, or hash the pictures with that model",
+            )

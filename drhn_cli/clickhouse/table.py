@@ -1,0 +1,245 @@
+"""Search in a table of codes.
+
+Two statements a query. The first counts all codes by distance, which tells the smallest distance that holds enough of
+them (and whether all are there); the second fetches those, in order. So no row is fetched that is not wanted, and ties
+are cut as exactly as in a code file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.clickhouse.address import TableAddress
+from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
+from drhn_cli.clickhouse.schema import Schema, quote_bytes
+from drhn_cli.codes.entries import Entry
+from drhn_cli.codes.search import check_search
+from drhn_cli.errors import AnyPath, DrhnError, TableError
+
+_Result = TypeVar("_Result")
+
+
+class CodeTable:
+    """A table of codes, open for reading. A context manager; make one with ``CodeTable.open``.
+
+    Attributes:
+        path: its URL.
+        manifest: what made the codes; its root is the deepest folder that holds the roots of all files.
+        n_items: number of codes.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._schema = Schema(connection)
+        self.path = str(connection.address)
+        self._files: list[PushedFile] = []
+        self._read_files()
+        roots = [os.fsencode(file.manifest.root) for file in self._files]
+        self.manifest = replace(self._files[0].manifest, root=os.fsdecode(os.path.commonpath(roots)))
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Connect to a table.
+
+        Raises:
+            ConfigError: not a URL, or packages are missing.
+            TableError: nobody answers, there is no such table, it is empty, or it holds codes of several models.
+
+        Source: ours.
+        """
+        connection = Connection(TableAddress.parse(url))
+        try:
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    @property
+    def n_items(self) -> int:
+        """Number of codes."""
+        return sum(file.n_items for file in self._files)
+
+    @property
+    def n_bits(self) -> int:
+        """Length of a code, in bits."""
+        return self.manifest.n_bits
+
+    @property
+    def root(self) -> str:
+        """Deepest folder that holds all pictures' roots."""
+        return self.manifest.root
+
+    def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
+        """Return what is known of a picture by its absolute path, and its code, (code_size,) uint8; or None.
+
+        Raises:
+            TableError: the statement failed.
+
+        Source: ours.
+        """
+        inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
+        if not inside:
+            return None
+        where = " OR ".join(f"generation = {file.generation} AND path = {quote_bytes(rest)}" for file, rest in inside)
+        statement = (
+            f"SELECT path, size, mtime_ns, inode, code FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"  # noqa: S608
+        )
+        rows = self._connection.query(statement)
+        if not rows:
+            return None
+        found, size, mtime_ns, inode, code = rows[0]
+        return Entry(path=found, size=size, mtime_ns=mtime_ns, inode=inode), np.frombuffer(code, np.uint8)
+
+    def search(
+        self,
+        query: NDArray[np.uint8],
+        *,
+        top_k: int | None = None,
+        max_distance: int | None = None,
+        under: Sequence[AnyPath] = (),
+    ) -> list[tuple[int, bytes]]:
+        """Find the codes nearest to a query.
+
+        Args:
+            query: (1, code_size) uint8.
+            top_k: keep this many, 1 or more; all of them if left out.
+            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
+            under: only pictures in these folders; in any if there are none.
+
+        Returns:
+            Distances and absolute paths: nearest first, equal distances in the order of paths, as ``drhn merge`` of
+            all files gives them.
+
+        Raises:
+            DrhnError: a query of another shape or dtype, or a folder that holds no root and lies in none.
+            ConfigError: a number out of its range.
+            TableError: a statement failed, or rows are missing.
+
+        Source: ours.
+        """
+        check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
+        return self._twice(lambda: self._search(query, top_k, max_distance, under))
+
+    def _search(
+        self, query: NDArray[np.uint8], top_k: int | None, max_distance: int | None, under: Sequence[AnyPath]
+    ) -> list[tuple[int, bytes]]:
+        distance = f"bitHammingDistance(code, toFixedString({quote_bytes(query.tobytes())}, {query.shape[1]}))"
+        where = self._where(under)
+        rows = self._schema.rows
+        counts = self._connection.query(
+            f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance ORDER BY distance"  # noqa: S608
+        )
+        if not under:
+            self._require(sum(count for _, count in counts), self.n_items)
+        limit = self.n_bits if max_distance is None else max_distance
+        near = [(each, count) for each, count in counts if each <= limit]
+        if not near:
+            return []
+        totals = list(accumulate(count for _, count in near))
+        wanted = totals[-1] if top_k is None else min(top_k, totals[-1])
+        radius = next(each for (each, _), total in zip(near, totals, strict=True) if total >= wanted)
+        root, order = self._order()
+        found = self._connection.query(
+            f"SELECT {distance} AS distance, {root} AS root, path FROM {rows} WHERE ({where}) AND distance <= {radius} "  # noqa: S608
+            f"ORDER BY distance, {order} LIMIT {wanted}"
+        )
+        self._require(len(found), wanted)
+        return [(each, root + path) for each, root, path in found]
+
+    def _order(self) -> tuple[str, str]:
+        """Return the root of a row, and what puts rows in the order of absolute paths, as expressions.
+
+        Ids are in the order of paths within a file, and cheaper to read; files' paths may interleave.
+        """
+        if len(self._files) == 1:
+            return quote_bytes(self._roots()[0][1]), "id"
+        generations = ", ".join(str(file.generation) for file in self._files)
+        roots = ", ".join(quote_bytes(root) for _, root in self._roots())
+        return f"transform(generation, [{generations}], [{roots}], '')", "concat(root, path), generation"
+
+    def _where(self, under: Sequence[AnyPath]) -> str:
+        """Return the condition that a row is live and in one of the folders."""
+        if not under:
+            return f"generation IN ({', '.join(str(file.generation) for file in self._files)})"
+        conditions: list[str] = []
+        for folder in under:
+            prefix = os.path.join(os.path.abspath(os.fsencode(folder)), b"")
+            whole = [file for file, root in self._roots() if root.startswith(prefix)]
+            inside = [
+                (file, prefix[len(root) :])
+                for file, root in self._roots()
+                if prefix.startswith(root) and file not in whole
+            ]
+            if not whole and not inside:
+                expected = f"a folder below {self.root}"
+                raise DrhnError("the folder is outside of the table", path=folder, expected=expected)
+            conditions += (f"generation = {file.generation}" for file in whole)
+            conditions += (
+                f"generation = {file.generation} AND startsWith(path, {quote_bytes(rest)})" for file, rest in inside
+            )
+        return " OR ".join(f"({condition})" for condition in conditions)
+
+    def _roots(self) -> list[tuple[PushedFile, bytes]]:
+        return [(file, os.path.join(os.fsencode(file.manifest.root), b"")) for file in self._files]
+
+    def _twice(self, task: Callable[[], _Result]) -> _Result:
+        """Do something again if it fails because a push has replaced rows since the files were read."""
+        try:
+            return task()
+        except TableError:
+            generations = [file.generation for file in self._files]
+            self._read_files()
+            if generations == [file.generation for file in self._files]:
+                raise
+            return task()
+
+    def _require(self, found: int, expected: int) -> None:
+        if found != expected:
+            raise TableError(
+                "the table does not hold what was pushed",
+                path=self.path,
+                expected=f"{expected} rows",
+                found=str(found),
+                hint="push the code files again; on a cluster, see first whether a replica lags behind",
+            )
+
+    def _read_files(self) -> None:
+        hint = "load one with drhn push CODES URL"
+        if not self._schema.exists():
+            raise TableError("no such table", path=self.path, hint=hint)
+        files = live_files(PushedFiles(self._connection, self._schema).read())
+        if not files:
+            raise TableError("no code file has been pushed here to its end", path=self.path, hint=hint)
+        models = {(file.manifest.fingerprint, file.manifest.n_bits): file.manifest for file in (*self._files, *files)}
+        if len(models) > 1:
+            raise TableError(
+                "the table holds codes of several models, which cannot be compared",
+                path=self.path,
+                found=", ".join(f"{each.model} ({each.fingerprint[:12]})" for each in models.values()),
+                hint="push the code files of one model to a table of their own",
+            )
+        self._files = files

@@ -1,0 +1,119 @@
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.pack import format_hex
+from tests.unit.test_code_table import write
+
+IMAGE = "photos/circle/0000.png"
+TABLE = "chdb:./table"
+KILLED = """
+import os, signal, sys
+from drhn_cli.cli.app import run
+from drhn_cli.clickhouse import load
+from drhn_cli.clickhouse.connection import Connection
+
+load.SLICE_ROWS = 30
+insert = Connection.insert
+
+def die_at_the_fourth(self, *arguments, sent=[]):
+    sent.append(arguments)
+    if len(sent) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    insert(self, *arguments)
+
+Connection.insert = die_at_the_fourth
+run(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def pushed(update, drhn):
+    """``codes.bin`` of ``photos``, pushed."""
+    update()
+    result = drhn("push", "codes.bin", TABLE)
+    assert (result.status, result.out) == (0, b"")
+    assert result.err.startswith(f"drhn: {TABLE}: 8 pictures (8 sent) in ")
+
+
+@pytest.mark.usefixtures("pushed")
+def test_a_table_answers_as_the_code_file_does(drhn, weights_path):
+    shutil.copy(IMAGE, "elsewhere.png")
+    Path("list").write_text(f"{IMAGE}\nphotos/square/0001.png\n")
+    with CodeFile.open("codes.bin") as file:
+        code = format_hex(file.codes[3])
+    for arguments in (
+        [IMAGE],
+        [IMAGE, "--top", "3", "--not-self"],
+        [IMAGE, "--max-distance", "20", "--json"],
+        [IMAGE, "--under", "photos/square", "--under", "photos/circle", "--paths", "-0"],
+        [IMAGE, "--under", "photos/none"],
+        ["elsewhere.png", "--weights", weights_path, "--not-self"],
+        ["no-such.png", IMAGE, "--weights", weights_path, "--top", "1"],
+        ["--code", code, "--code", "00" * 8, "--top", "2"],
+        ["--files-from", "list", "--top", "2"],
+        ["--code", "00"],
+        ["elsewhere.png"],
+    ):
+        expected, found = drhn("query", *arguments, "codes.bin"), drhn("query", *arguments, TABLE)
+        assert (found.status, found.out) == (expected.status, expected.out), arguments
+        assert found.err == expected.err.replace("codes.bin", TABLE), arguments
+    assert expected.status == 2
+
+
+@pytest.mark.usefixtures("pushed")
+def test_a_table_draws_a_sheet(drhn):
+    result = drhn("query", IMAGE, TABLE, "--sheet", "found.html", "--top", "3")
+    assert (result.status, len(result.lines)) == (0, 3)
+    page = Path("found.html").read_text()
+    assert "8 pictures in " in page
+    assert page.count("<img") == 4
+
+
+@pytest.mark.usefixtures("pushed")
+def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
+    result = drhn("query", IMAGE, TABLE, "--rank", "asymmetric", "--weights", weights_path)
+    assert (result.status, result.out) == (2, b"")
+    assert "a table ranks by hamming distance only" in result.err
+    result = drhn("query", IMAGE, TABLE, "--exclude", "*.gif")
+    assert (result.status, result.out) == (2, b"")
+    assert "a table leaves nothing out (found --exclude); ask the code file" in result.err
+    result = drhn("query", IMAGE, TABLE, "--weights", other_weights_path)
+    assert (result.status, result.out) == (2, b"")
+    assert f"{TABLE}: the codes were made with another model" in result.err
+    result = drhn("dups", TABLE)
+    assert (result.status, result.out) == (2, b"")
+    assert "a table answers drhn query alone" in result.err
+
+
+@pytest.mark.usefixtures("pushed")
+def test_pushing_again_replaces_and_says_so_in_json(drhn, update):
+    Path(IMAGE).unlink()
+    update()
+    result = drhn("push", "codes.bin", TABLE, "--json")
+    told = json.loads(result.out)
+    assert (told["n_items"], told["n_sent"], told["n_files"], told["n_table"]) == (7, 7, 1, 7)
+    assert told["name"] == str(Path("codes.bin").absolute())
+    assert IMAGE.encode() not in drhn("query", "--code", "00" * 8, TABLE).out
+    assert drhn("push", "codes.bin", TABLE, "--name", "twin", "-q").err == ""
+    result = drhn("push", "codes.bin", TABLE)
+    assert result.err.endswith(" s; 14 of 2 code files are there\n")
+    assert "(0 sent)" in result.err
+
+
+def test_a_push_that_is_killed_goes_on(drhn, start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("drhn_cli.clickhouse.load.SLICE_ROWS", 30)
+    write("codes.bin", {b"%d/%d.jpg" % (i % 3, i): i * 37 % 64 for i in range(100)})
+    Path("killed.py").write_text(KILLED)
+    process = start("push", "codes.bin", TABLE, script="killed.py")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert "pushed here to its end" in drhn("query", "--code", "00" * 6, TABLE).err
+    assert "100 pictures (40 sent)" in drhn("push", "codes.bin", TABLE).err
+    everything = ("query", "--code", "00" * 6, "--max-distance", "48")
+    assert drhn(*everything, TABLE).out == drhn(*everything, "codes.bin").out
