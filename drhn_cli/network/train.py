@@ -143,8 +143,8 @@ def train_network(
     }
     if device.type == "cpu":
         keep_freed_memory()
-        # The momentum of filters whose channel has died decays to denormal numbers, which processors take a hundred times
-        # as long for: after 24 epochs a step took 2.3 times as long as at first. Threads inherit this from the first.
+        # The momentum of filters whose channel has died decays to denormal numbers, and processors take a hundred times
+        # as long for those: after 24 epochs a step took 2.3 times as long as at first. Threads inherit the setting.
         torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
