@@ -49,5 +49,5 @@ def test_a_path_is_shown_as_printable_text(path, shown):
 
 def test_every_error_for_the_user_is_a_drhn_error():
     found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(found) == 7
+    assert len(found) == 8
     assert all(issubclass(kind, DrhnError) for kind in found)
