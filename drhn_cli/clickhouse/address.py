@@ -6,7 +6,6 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote, urlsplit
 
 from drhn_cli.errors import ConfigError, DrhnError
 
@@ -57,6 +56,8 @@ class TableAddress:
         if _WITH_PASSWORD.match(url):
             hint = f"leave it out, and put it in ${PASSWORD} or in a file that ${PASSWORD_FILE} names"
             raise ConfigError("a password in a URL is seen by everyone on the machine", hint=hint)
+        from urllib.parse import unquote, urlsplit  # every command that takes a code file asks whether it is a table
+
         try:
             parts = urlsplit(url)
             port, host = parts.port, parts.hostname

@@ -6,13 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.clickhouse.address import is_table
-from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.search import Neighbours
@@ -20,9 +19,11 @@ from drhn_cli.errors import AnyPath, ConfigError
 from drhn_cli.jobs.folders import find_kept, locate_rows
 
 if TYPE_CHECKING:
+    from drhn_cli.clickhouse.table import CodeTable
     from drhn_cli.network.search import DeviceSearch
 
-Codes = CodeFile | CodeTable
+    Codes: TypeAlias = CodeFile | CodeTable
+
 _ASK_FILE = "ask the code file"
 
 
@@ -66,7 +67,11 @@ def open_codes(target: str) -> Codes:
         CodeFileError, TableError: there is none, or it cannot be read.
         ConfigError: not a table's URL.
     """
-    return CodeTable.open(target) if is_table(target) else CodeFile.open(target)
+    if not is_table(target):
+        return CodeFile.open(target)
+    from drhn_cli.clickhouse.table import CodeTable  # brings what a code file does not need
+
+    return CodeTable.open(target)
 
 
 def gallery_of(

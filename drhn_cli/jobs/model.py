@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT
 from drhn_cli.errors import CodeFileError, ConfigError, display_path
-from drhn_cli.jobs.gallery import Codes
 from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights import Weights, load_weights
+
+if TYPE_CHECKING:
+    from drhn_cli.jobs.gallery import Codes
 
 
 def load_weights_of(file: Codes, name: str | None) -> Weights:

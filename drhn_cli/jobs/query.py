@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.config import Rank, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
-from drhn_cli.jobs.gallery import Codes, Found, gallery_of
+from drhn_cli.jobs.gallery import Found, gallery_of
 from drhn_cli.jobs.model import load_weights_of
 from drhn_cli.network.encoders import Encoder, load_encoder
+
+if TYPE_CHECKING:
+    from drhn_cli.jobs.gallery import Codes
 
 
 @dataclass(frozen=True, kw_only=True)

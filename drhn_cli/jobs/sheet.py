@@ -8,18 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.images.packed import archive_of
-from drhn_cli.jobs.gallery import Codes
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheet.html import HtmlSheet
 from drhn_cli.sheet.thumbnail import make_thumbnail
+
+if TYPE_CHECKING:
+    from drhn_cli.jobs.gallery import Codes
 
 _AHEAD = 64  # thumbnails that are made at a time, and held
 

@@ -37,7 +37,8 @@ def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_
     assert loaded_by(*query) & {"torch", "torchvision", "rich"} == set()
 
 
-def test_pillow_is_loaded_only_where_pictures_are_read(loaded_by, update):
+def test_pillow_and_tables_are_loaded_only_where_they_are_read(loaded_by, update):
     update()
+    tables = {"drhn_cli.clickhouse.table", "clickhouse_connect", "chdb"}
     for arguments in (("info", "codes.bin"), ("query", "--code", CODE, "codes.bin"), ("query", IMAGE, "codes.bin")):
-        assert loaded_by(*arguments) & {"PIL", "filelock", "numpy.ma", "clickhouse_connect", "chdb"} == set()
+        assert loaded_by(*arguments) & {"PIL", "filelock", "numpy.ma", *tables} == set()
