@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import Precision, Preprocessing
 from drhn_cli.network.augment import normalise
-from drhn_cli.network.binarise import codes_of
+from drhn_cli.network.encoders import Encoder
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import Weights
 
@@ -76,7 +76,7 @@ def predict_classes(network: DRHN, activations: NDArray[np.float32], n_bits: int
     return cast("NDArray[np.int64]", scores.argmax(dim=1).cpu().numpy())
 
 
-class TorchEncoder:
+class TorchEncoder(Encoder):
     """A trained network on a device.
 
     Args:
@@ -98,10 +98,6 @@ class TorchEncoder:
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self._batch_size)
-
-    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
     def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
         """Return the most likely class of each image from the first ``n_bits`` of its activations, (n, bits)."""

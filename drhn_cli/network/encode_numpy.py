@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from drhn_cli.config import N_GROUPS
-from drhn_cli.network.binarise import codes_of
+from drhn_cli.network.encoders import Encoder
 from drhn_cli.network.weights import Weights
 
 _EPSILON = 1e-5
@@ -25,7 +25,7 @@ CHUNK = 4
 _Floats = NDArray[np.float32]
 
 
-class NumpyEncoder:
+class NumpyEncoder(Encoder):
     """A trained network on the CPU, without torch. Bits are the torch network's but for activations at the threshold.
 
     Args:
@@ -63,10 +63,6 @@ class NumpyEncoder:
                 activations /= 2
             parts.append(activations)
         return np.concatenate(parts)
-
-    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
     def _forward(self, pixels: NDArray[np.uint8]) -> _Floats:
         config, preprocessing = self.weights.network, self.weights.preprocessing

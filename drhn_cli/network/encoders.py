@@ -29,10 +29,10 @@ class Encoder(Protocol):
 
     def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
         """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        ...
+        return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
 
-class EvenEncoder:
+class EvenEncoder(Encoder):
     """Hashes the same number of pictures at a time, filled up with black ones: a code depends on its picture alone.
 
     A matrix product of another height sums in another order: an activation then differs by about 1e-7, and a bit may.
@@ -56,10 +56,6 @@ class EvenEncoder:
         n_missing = -len(pixels) % self._size
         filled = np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)]) if n_missing else pixels
         return self.inner.activations(filled)[: len(pixels)]
-
-    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
 
 def load_encoder(

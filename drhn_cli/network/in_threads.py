@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.network.binarise import codes_of
-
-if TYPE_CHECKING:
-    from drhn_cli.network.encoders import Encoder
+from drhn_cli.network.encoders import Encoder
 
 
-class ThreadedEncoder:
+class ThreadedEncoder(Encoder):
     """An encoder that shares out pictures to threads.
 
     Libraries let their threads share each layer instead and wait for each other after each of them, spinning: beside
@@ -42,7 +38,3 @@ class ThreadedEncoder:
         """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         chunks = [pixels[start : start + self._size] for start in range(0, max(1, len(pixels)), self._size)]
         return np.concatenate(list(self._pool.map(self.inner.activations, chunks)))
-
-    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.weights.network, n_bits)
