@@ -28,6 +28,7 @@ from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.search import Neighbours, search
 from drhn_cli.codes.write import Block, write_code_file, write_index
 from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.nonblocking import open_nonblocking
 
 __all__ = [
     "CodeFile",
@@ -83,8 +84,7 @@ class CodeFile:
         Source: ours.
         """
         try:
-            # Without O_NONBLOCK a FIFO would wait for a writer instead of being refused.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            descriptor = open_nonblocking(path)
         except FileNotFoundError as error:
             raise CodeFileError("no such code file", path=path, hint=_MAKE_ONE) from error
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from drhn_cli.errors import AnyPath, ImageError
 from drhn_cli.images.found import PackedFile
 from drhn_cli.images.packed import locate_packed, open_packed
+from drhn_cli.nonblocking import open_nonblocking
 
 PictureSource = AnyPath | BinaryIO | PackedFile
 """A file, also one in a tar archive, by its path or as it was found there; or a stream."""
@@ -78,12 +79,10 @@ def _read_stream(stream: BinaryIO) -> OpenedPicture:
 
 
 def _open_file(path: AnyPath) -> BinaryIO:
-    # Looked at first, as opening a device may do something. Without O_NONBLOCK, opening a FIFO that was swapped in
-    # since would wait for a writer that may never come.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    # Looked at first, as opening a device may do something; a FIFO may still be swapped in since.
     try:
         _refuse_irregular(os.stat(path).st_mode, path)
-        return os.fdopen(os.open(path, flags), "rb")
+        return os.fdopen(open_nonblocking(path), "rb")
     except FileNotFoundError as error:
         raise ImageError("no such file", path=path, hint="check the path; it may have been moved") from error
     except PermissionError as error:

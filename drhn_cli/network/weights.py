@@ -28,6 +28,7 @@ from drhn_cli import __version__
 from drhn_cli.atomic import atomic_write
 from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import AnyPath, ConfigError, WeightsError
+from drhn_cli.nonblocking import open_nonblocking
 
 FORMAT_VERSION = 1
 _MANIFEST_LIMIT = 16 * 2**20
@@ -211,9 +212,7 @@ def load_weights(path: AnyPath) -> Weights:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    # Without O_NONBLOCK a FIFO would wait for a writer instead of being refused.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    stream = os.fdopen(os.open(path, flags), "rb")
+    stream = os.fdopen(open_nonblocking(path), "rb")
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise OSError(None, "a pipe or device")
