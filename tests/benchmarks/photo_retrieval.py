@@ -1,10 +1,10 @@
 """How well codes find photographs: of classes the network was trained on, of classes it has never seen, and again.
 
-    python -m tests.benchmarks.photos split PHOTOS SPLIT [--unseen 30] [--seed 0]
+    python -m tests.benchmarks.photo_retrieval split PHOTOS SPLIT [--unseen 30] [--seed 0]
     drhn train SPLIT/train -o photos.npz ...
     drhn eval --queries SPLIT/unseen/queries --gallery SPLIT/unseen/gallery --depth 100 --weights photos.npz
-    python -m tests.benchmarks.photos rivals SPLIT/unseen/queries SPLIT/unseen/gallery
-    python -m tests.benchmarks.photos changes SPLIT/unseen/queries --weights photos.npz
+    python -m tests.benchmarks.photo_retrieval rivals SPLIT/unseen/queries SPLIT/unseen/gallery
+    python -m tests.benchmarks.photo_retrieval changes SPLIT/unseen/queries --weights photos.npz
 
 `split` divides a folder of class folders by symbolic links: `unseen` holds whole classes, of each of them a fifth as
 queries and the rest as gallery; `known/queries` holds 5 % of each of the other classes, `train` all else (it is the
