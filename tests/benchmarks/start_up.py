@@ -69,7 +69,7 @@ def main() -> None:
             NUMPY_TYPER: [sys.executable, "-c", NUMPY_TYPER],
             "drhn --help": [*drhn, "--help"],
             "drhn info codes.bin": [*drhn, "info", codes],
-            "drhn query --code HEX codes.bin": [*drhn, "query", "--code", "0" * 12, codes],
+            "drhn query --code HEX codes.bin": [*drhn, "query", "--code", "0" * 32, codes],
             "drhn query query.png codes.bin": [*drhn, "query", str(query), codes],
             f"drhn query query.png large.bin --top 10 ({arguments.size} codes)": [
                 *(*drhn, "query", str(query), str(large), "--top", "10")

@@ -73,7 +73,7 @@ def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
     comparison = Comparison(load_weights(find_weights(None)))
     comparison.add(pixels)
     figures = comparison.to_dict()
-    assert (figures["pictures"], figures["bits"]) == (100, 4800)
+    assert (figures["pictures"], figures["bits"]) == (100, 12800)
     assert figures["different_beyond_tolerance"] == 0
     assert 0 < figures["largest_difference"] < 1e-4
     assert figures["share_within_tolerance"] < 0.01
