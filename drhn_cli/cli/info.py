@@ -13,14 +13,14 @@ from drhn_cli.errors import display_path
 
 
 def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file or a weights file.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
     *,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of it and check every byte against its checksum.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Say what a code file or a weights file is.
+    """Say what a code file, a weights file or a table is.
 
     drhn info codes.bin --verify
     """

@@ -17,7 +17,9 @@ def _refuse_table(codes: str) -> str:
 
     if is_table(codes):
         hint = "name the code file that was pushed there"
-        raise ConfigError("a table answers drhn query alone", expected="a code file", found=codes, hint=hint)
+        raise ConfigError(
+            "a table answers drhn query and drhn info alone", expected="a code file", found=codes, hint=hint
+        )
     return codes
 
 

@@ -107,8 +107,6 @@ class Connection:
         """Turn what the driver raises into a TableError of one line without the password."""
         try:
             yield
-        except ConfigError:
-            raise
         except Exception as error:
             drivers = ("clickhouse_connect", "urllib3", "chdb")
             if type(error).__module__.partition(".")[0] not in drivers and not isinstance(error, OSError):

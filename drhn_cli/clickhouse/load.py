@@ -77,16 +77,7 @@ def load_codes(
     )
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         files.write(push)
-    slices = _Slices(file, connection, schema, generation)
-    if slices.any_too_full():
-        schema.drop_generation(generation)
-    n_sent = slices.send(on_progress)
-    if not slices.all_full():
-        raise TableError(
-            "not all rows have arrived, or others push the same name",
-            path=str(connection.address),
-            hint="push again; readers still see what was there before",
-        )
+    n_sent = _Slices(file, connection, schema, generation).fill(on_progress)
     current = next((each for each in live_files(pushed) if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
         files.write(replace(push, state=LIVE, version=push.version + 1))
@@ -109,18 +100,17 @@ class _Slices:
         size = file.codes.shape[1]
         self._n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (size + _PATH_BYTES)))
 
-    def any_too_full(self) -> bool:
-        """Tell whether some rows are there twice: of a table that knows nothing of blocks that came before."""
-        sizes = self._sizes()
-        return any(count > sizes.get(place, 0) for place, count in self._count().items())
+    def fill(self, on_progress: OnProgress) -> int:
+        """Make the table hold every row once; return how many were sent.
 
-    def all_full(self) -> bool:
-        """Tell whether every row is there, once."""
-        return self._count() == self._sizes()
-
-    def send(self, on_progress: OnProgress) -> int:
-        """Send the slices that are not there, and return their rows."""
+        Raises:
+            TableError: rows have got lost, or came twice.
+        """
         sizes, counts = self._sizes(), self._count()
+        if any(count > sizes.get(place, 0) for place, count in counts.items()):
+            # Some came twice: the table knows nothing of blocks that came before.
+            self._schema.drop_generation(self._generation)
+            counts = {}
         n_there = n_sent = 0
         for place, rows in self._read({place for place, n in sizes.items() if counts.get(place) == n}):
             if rows:
@@ -129,6 +119,12 @@ class _Slices:
                 n_sent += sizes[place]
             n_there += sizes[place]
             on_progress(n_there, len(self._file))
+        if n_sent and self._count() != sizes:
+            raise TableError(
+                "not all rows have arrived, or others push the same name",
+                path=str(self._connection.address),
+                hint="push again; readers still see what was there before",
+            )
         return n_sent
 
     def _read(self, skipped: set[int]) -> Iterator[tuple[int, bytes]]:

@@ -84,6 +84,11 @@ class CodeTable:
         return sum(file.n_items for file in self._files)
 
     @property
+    def files(self) -> dict[bytes, int]:
+        """Names of the code files, sorted, and the number of their codes."""
+        return {file.name: file.n_items for file in self._files}
+
+    @property
     def n_bits(self) -> int:
         """Length of a code, in bits."""
         return self.manifest.n_bits
@@ -92,6 +97,16 @@ class CodeTable:
     def root(self) -> str:
         """Deepest folder that holds all pictures' roots."""
         return self.manifest.root
+
+    def verify(self) -> None:
+        """Count the rows of each code file.
+
+        Raises:
+            TableError: some are missing, or there twice.
+
+        Source: ours.
+        """
+        self._twice(self._verify)
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
         """Return what is known of a picture by its absolute path, and its code, (code_size,) uint8; or None.
@@ -143,6 +158,14 @@ class CodeTable:
         """
         check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
         return self._twice(lambda: self._search(query, top_k, max_distance, under))
+
+    def _verify(self) -> None:
+        counts = self._connection.query(
+            f"SELECT generation, count() FROM {self._schema.rows} WHERE {self._where(())} GROUP BY generation"  # noqa: S608
+        )
+        there = {int(generation): int(count) for generation, count in counts}
+        for file in self._files:
+            self._require(there.get(file.generation, 0), file.n_items)
 
     def _search(
         self, query: NDArray[np.uint8], top_k: int | None, max_distance: int | None, under: Sequence[AnyPath]

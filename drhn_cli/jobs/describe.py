@@ -1,4 +1,4 @@
-"""Say what a code file or a weights file is."""
+"""Say what a code file, a weights file or a table is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import stat
 from dataclasses import asdict
 from typing import Any
 
+from drhn_cli.clickhouse.address import is_table
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 from drhn_cli.network.bundled import bundled_paths
@@ -16,15 +17,17 @@ _ZIP_MAGIC = b"PK"
 
 
 def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
-    """Return what a code file or a weights file says of itself, JSON-ready; ``kind`` tells which it is.
+    """Return what a code file, a weights file or a table says of itself, JSON-ready; ``kind`` tells which it is.
 
     Args:
-        path: the file.
-        verify: read all of a code file and check it. Weights are always checked in full.
+        path: the file, or the URL of the table.
+        verify: read all of a code file and check it, or count the rows of a table. Weights are always checked in full.
 
     Raises:
-        DrhnError: the file cannot be read, is neither, or is damaged.
+        DrhnError: it cannot be read, is none of them, or is damaged.
     """
+    if isinstance(path, str) and is_table(path):
+        return _describe_table(path, verify=verify)
     try:
         # Anything but a regular file is left to CodeFile to refuse: to open a pipe is to wait for its writer.
         start = b""
@@ -54,6 +57,25 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
                 "n_distinct": len(file.index.distinct),
                 "widths": [table.width for table in file.index.tables],
             },
+            "verified": verify,
+        }
+
+
+def _describe_table(url: str, *, verify: bool) -> dict[str, Any]:
+    from drhn_cli.clickhouse.table import CodeTable  # brings what files do not need
+
+    with CodeTable.open(url) as table:
+        if verify:
+            table.verify()
+        return {
+            "kind": "table",
+            "n_items": table.n_items,
+            "bits": table.n_bits,
+            "root": table.root,
+            "model": table.manifest.model,
+            "fingerprint": table.manifest.fingerprint,
+            "preprocessing": dict(table.manifest.preprocessing),
+            "files": {os.fsdecode(name): n_items for name, n_items in table.files.items()},
             "verified": verify,
         }
 

@@ -75,6 +75,17 @@ def test_a_table_draws_a_sheet(drhn):
 
 
 @pytest.mark.usefixtures("pushed")
+def test_a_table_is_described(drhn):
+    told = dict(line.split(": ", 1) for line in drhn("info", TABLE, "--verify").lines)
+    expected = {"kind": "table", "n_items": "8", "files": f"{Path('codes.bin').absolute()} 8", "verified": "yes"}
+    assert told.items() >= expected.items()
+    assert told["fingerprint"] == json.loads(drhn("info", "codes.bin", "--json").out)["fingerprint"]
+    result = drhn("info", "chdb:./none")
+    assert (result.status, result.out) == (2, b"")
+    assert "chdb:./none: no such table; load one with drhn push CODES URL" in result.err
+
+
+@pytest.mark.usefixtures("pushed")
 def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
     result = drhn("query", IMAGE, TABLE, "--rank", "asymmetric", "--weights", weights_path)
     assert (result.status, result.out) == (2, b"")
@@ -87,7 +98,7 @@ def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
     assert f"{TABLE}: the codes were made with another model" in result.err
     result = drhn("dups", TABLE)
     assert (result.status, result.out) == (2, b"")
-    assert "a table answers drhn query alone" in result.err
+    assert "a table answers drhn query and drhn info alone" in result.err
 
 
 @pytest.mark.usefixtures("pushed")

@@ -1,5 +1,6 @@
-"""Tables of codes: in chDB, behind HTTP, and on a server where DRHN_TEST_CLICKHOUSE_URL names one."""
+"""Tables of codes: in chDB, behind HTTP, and on a server where the environment names one."""
 
+import json
 import os
 import secrets
 import struct
@@ -25,8 +26,10 @@ from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, Entry, write_code_file
 from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.errors import ConfigError, DrhnError, TableError
+from drhn_cli.jobs.describe import describe_file
 from drhn_cli.jobs.merge import merge_codes
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
+from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
 
 SERVER = "DRHN_TEST_CLICKHOUSE_URL"
@@ -40,9 +43,14 @@ def database(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clickhouse")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "server":
-            if SERVER not in os.environ:
-                pytest.skip(f"${SERVER} names no server")
-            yield TableAddress.parse(os.environ[SERVER])
+            if SERVER in os.environ:
+                yield TableAddress.parse(os.environ[SERVER])
+                return
+            if LIBRARY not in os.environ:
+                pytest.skip(f"neither ${SERVER} nor ${LIBRARY} names a server")
+            patch.setenv(PASSWORD, SECRET)
+            with start_nodes(folder, SECRET) as ((port, _),):
+                yield TableAddress(host="127.0.0.1", port=port, user=USER)
         elif request.param == "embedded":
             address = TableAddress(folder=str(folder / "embedded"))
             with Connection(address):  # the engine stays up between tests
@@ -156,6 +164,19 @@ def test_answers_are_those_of_the_code_file(database, tmp_path_factory, drawn, d
         drop(address)
 
 
+@pytest.mark.parametrize("n_bits", [5, 12, 16, 24, 32, 48, 64, 96, 128])
+def test_every_code_length_with_many_ties_and_fewer_rows_than_asked_for(address, tmp_path, n_bits):
+    codes = [0, 2**n_bits - 1, 2 ** (n_bits - 1), 0b10110]
+    for n in (90, 40):  # those beyond 40 are deleted
+        path = write(tmp_path / "codes.bin", {b"%d/%d" % (i % 3, i): codes[i % 4] for i in range(n)}, n_bits=n_bits)
+        push(path, address)
+        with CodeFile.open(path) as file, open_table(address) as table:
+            for options in ({"top_k": 1}, {"top_k": 23}, {"top_k": 1000}, {"top_k": None, "max_distance": 3}):
+                found = ask(table, n_bits, [0, 1, codes[1]], **options)
+                assert found == ask(file, n_bits, [0, 1, codes[1]], **options)
+            assert len(ask(table, n_bits, [0], top_k=1000)[0].matches) == n
+
+
 def test_roots_of_several_files_may_lie_anywhere(address, tmp_path):
     roots = {b"x": "/a/c", b"y": "/a", b"z": "/a/b/d"}
     for name, root in roots.items():
@@ -191,6 +212,41 @@ def test_what_was_pushed_is_not_sent_again(address, tmp_path, monkeypatch):
         assert table.root == "/moved"
     again = push(path, address, b"another name")
     assert (again.n_sent, again.n_files, again.n_table) == (100, 2, 200)
+
+
+def test_rows_are_counted_before_and_after_they_are_sent_and_once_where_none_is(address, tmp_path, monkeypatch):
+    query, counted = Connection.query, []
+    monkeypatch.setattr(Connection, "query", lambda *args: counted.append("count()" in args[1]) or query(*args))
+    path = write(tmp_path / "codes.bin", SOME)
+    for expected in (2, 1):
+        counted.clear()
+        push(path, address)
+        assert sum(counted) == expected
+
+
+def test_a_table_is_described(address, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "SLICE_ROWS", 30)
+    push(write(tmp_path / "one", SOME), address, b"one")
+    push(write(tmp_path / "two", {b"x": 1}, root="/photos/more"), address, b"\xff two")
+    url = str(address)
+    monkeypatch.setattr(TableAddress, "parse", lambda _: address)  # that of an embedded table does not name it
+    described = describe_file(url, verify=True)
+    assert json.loads(json.dumps(described)) == {
+        "kind": "table",
+        "n_items": 101,
+        "bits": 48,
+        "root": "/photos",
+        "model": "fast",
+        "fingerprint": "f" * 64,
+        "preprocessing": {"size": 8},
+        "files": {"one": 100, "\udcff two": 1},
+        "verified": True,
+    }
+    with Connection(address) as connection:
+        connection.command(f"ALTER TABLE {Schema(connection).rows} DELETE WHERE id = 7 SETTINGS mutations_sync = 2")
+    assert describe_file(url)["verified"] is False
+    with pytest.raises(TableError, match=r"expected 100 rows, found 99.*push the code files again"):
+        describe_file(url, verify=True)
 
 
 def test_an_interrupted_push_goes_on_and_readers_see_the_old_content_until_then(address, tmp_path, monkeypatch):
