@@ -69,10 +69,12 @@ class Preprocessing(_Stored):
 
     Attributes:
         size: side of the square input, in pixels.
-        fit: how a picture that is not square fits: ``crop`` its centre, ``squash`` it, or ``pad`` it with grey.
+        fit: how a picture that is not square fits: ``crop`` a square of it, ``squash`` it, or ``pad`` it with grey.
         mean: per-channel mean of the training pixels, in 0..1, in RGB order.
         std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
-        mirror: whether activations are the mean of those of the picture and of its mirror image.
+        views: how many inputs the activations are the mean of. 1: the picture, where it is cropped the square at its
+            centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
+            image of that behind it: both ends of a picture up to twice as long as wide.
         shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
             of the input's, each way. 0: always at its full size. None, as before there was this setting: 3, and what is
             cut out of the smaller picture ends at its whole pixels.
@@ -85,7 +87,7 @@ class Preprocessing(_Stored):
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    mirror: bool = False
+    views: int = 1
     shrink_gap: int | None = None
 
     def __post_init__(self) -> None:
@@ -93,9 +95,14 @@ class Preprocessing(_Stored):
         _require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
-        _require(isinstance(self.mirror, bool), "mirror", "true or false", self.mirror)
+        _require(self.views in (1, 2), "views", "1 or 2", self.views)
         is_gap = self.shrink_gap is None or (isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64)
         _require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a picture's input: its views one below the other."""
+        return self.views * self.size, self.size, 3
 
     @property
     def min_decoded_side(self) -> int | None:
@@ -105,7 +112,7 @@ class Preprocessing(_Stored):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; those that came later only where they are not their defaults."""
         values = super().to_dict()
-        for name, default in (("mirror", False), ("shrink_gap", None)):  # fingerprints stay what they were
+        for name, default in (("views", 1), ("shrink_gap", None)):  # fingerprints stay what they were
             if values[name] == default:
                 del values[name]
         return values

@@ -19,8 +19,13 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="Another picture; - is stdin.")],
     *,
     max_distance: Annotated[
-        int, typer.Option(min=0, metavar="R", help="Pictures at most R bits apart are near: exit status 0.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="R",
+            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 32 bits]",
+        ),
+    ] = None,
     weights: options.Weights = None,
     bits: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
@@ -37,12 +42,13 @@ def compare(
     read.
     """
     from drhn_cli.jobs.compare import compare_pictures
+    from drhn_cli.jobs.duplicates import near_distance
 
     if first == second == "-":
         raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
     pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == "-" else path for path in (first, second)]
     found = compare_pictures(pictures[0], pictures[1], weights=weights, n_bits=bits)
-    near = found.distance <= max_distance
+    near = found.distance <= (near_distance(found.n_bits) if max_distance is None else max_distance)
     if json:
         write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
     else:

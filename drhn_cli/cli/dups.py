@@ -17,8 +17,11 @@ def dups(
     codes: options.Codes,
     *,
     max_distance: Annotated[
-        int, typer.Option(min=0, metavar="R", help="Pictures at most R bits apart belong together.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 32 bits]"
+        ),
+    ] = None,
     across: Annotated[
         bool,
         typer.Option(
@@ -40,7 +43,7 @@ def dups(
     bits from another one of it, and pictures at its ends may be further apart. No picture is opened. The exit status is
     1 when nothing is found.
 
-    Equal codes are not proof of equal pictures: look before you delete.
+    Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
     """
     from drhn_cli.codes.file import CodeFile
     from drhn_cli.jobs.duplicates import DuplicateOptions, find_duplicates

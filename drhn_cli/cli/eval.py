@@ -33,7 +33,7 @@ def eval_(
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     rank: Annotated[str, typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")] = "hamming",
-    tta: options.Tta = False,
+    tta: options.Tta = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
     plot: Annotated[
         str | None,
@@ -65,9 +65,7 @@ def eval_(
 
     if plot is not None:
         require_plot(plot)
-    model = load_weights(find_weights(weights))
-    if tta:
-        model = model.mirrored()
+    model = load_weights(find_weights(weights)).with_tta(tta)
     if queries and gallery:
         query_images, gallery_images = load_queries_and_gallery(queries, gallery, model.preprocessing, workers=workers)
     else:
@@ -93,7 +91,7 @@ def eval_(
                 on_progress=show,
             )
         )
-    write_evaluations(evaluations, weights or model.name, json=json, tta=tta)
+    write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
     if plot is not None:
         write_plot(plot, evaluations)
 

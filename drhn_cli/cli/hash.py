@@ -27,7 +27,7 @@ def hash_(
             min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
         ),
     ] = None,
-    tta: options.Tta = False,
+    tta: options.Tta = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
     ] = False,

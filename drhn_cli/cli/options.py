@@ -33,7 +33,13 @@ Workers = Annotated[
     typer.Option(min=1, metavar="N", help="Threads that decode pictures.  [default: one for each processor]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-Tta = Annotated[bool, typer.Option("--tta", help="Average each picture's activations with its mirror image's.")]
+Tta = Annotated[
+    bool | None,
+    typer.Option(
+        "--tta/--no-tta",
+        help="Average the activations of two views of each picture, or do not.  [default: as the weights say]",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]
 Null = Annotated[
     bool,

@@ -41,7 +41,7 @@ class LabelledPixels:
     """Loaded pictures and their classes.
 
     Attributes:
-        pixels: (n, size, size, 3) uint8.
+        pixels: (n, views * size, size, 3) uint8.
         labels: (n,) int64, an index into ``class_names`` for each row.
         class_names: sorted.
         failures: the errors of the pictures that were left out.
@@ -117,7 +117,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
 
     Args:
         labelled: from ``find_classes``.
-        preprocessing: ``size`` and ``fit`` are used.
+        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
         workers: threads. At least 1.
 
     Returns:
@@ -127,8 +127,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
         SourceError: none of a class's pictures can be read.
         ConfigError: ``workers`` is below 1.
     """
-    size = preprocessing.size
-    pixels = np.empty((len(labelled.paths), size, size, 3), np.uint8)
+    pixels = np.empty((len(labelled.paths), *preprocessing.shape), np.uint8)
     indices = np.empty(len(labelled.paths), np.int64)
     failures: list[tuple[int, ImageError]] = []
     n_loaded = 0

@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         indices: (n,) int64, the place in the input of each row of ``pixels``, rising.
-        pixels: (n, size, size, 3) uint8.
+        pixels: (n, views * size, size, 3) uint8.
         failures: the places and errors of those that could not be read, rising; they may be all there is.
     """
 
@@ -47,11 +47,11 @@ def load_image(
 
     Args:
         source: see ``open_picture``.
-        preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
+        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
         max_pixels: refuse pictures of more pixels.
 
     Returns:
-        (size, size, 3) pixels in 0..255.
+        (views * size, size, 3) pixels in 0..255.
 
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
@@ -78,7 +78,7 @@ def load_batches(
 
     Args:
         sources: files; taken lazily, in the caller's thread.
-        preprocessing: ``size``, ``fit`` and ``shrink_gap`` are used.
+        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
         max_pixels: refuse pictures of more pixels.
@@ -116,7 +116,7 @@ def _generate_batches(
             if not batches:
                 return
             loaded = [one for future in batches.popleft() for one in future.result()]
-            yield _collect(loaded, start, preprocessing.size)
+            yield _collect(loaded, start, preprocessing.shape)
             start += len(loaded)
     finally:
         stop.set()
@@ -132,10 +132,10 @@ def _load_or_error(source: PictureSource, preprocessing: Preprocessing, max_pixe
         return error.with_traceback(None)
 
 
-def _collect(loaded: list[_Loaded], start: int, size: int) -> Batch:
+def _collect(loaded: list[_Loaded], start: int, shape: tuple[int, int, int]) -> Batch:
     failures = [(start + i, one) for i, one in enumerate(loaded) if isinstance(one, ImageError)]
     rows = [(start + i, one) for i, one in enumerate(loaded) if not isinstance(one, ImageError)]
-    pixels = np.empty((len(rows), size, size, 3), np.uint8)
+    pixels = np.empty((len(rows), *shape), np.uint8)
     for row, (_, picture) in enumerate(rows):
         pixels[row] = picture
     return Batch(indices=np.array([i for i, _ in rows], np.int64), pixels=pixels, failures=failures)

@@ -22,17 +22,18 @@ def fit_image(
 ) -> NDArray[np.uint8]:
     """Bring a picture to size x size pixels.
 
-    ``crop`` takes the largest square at the centre, ``squash`` ignores the shape, ``pad`` fills up with mid-grey. A
-    picture that has the size already is left as it is, bit for bit.
+    ``crop`` takes the largest square at the centre (of two views, as long as they cover it, those at both ends),
+    ``squash`` ignores the shape, ``pad`` fills up with mid-grey. A picture that has the size already is left as it is,
+    bit for bit. The second view is mirrored.
 
     Args:
         image: mode ``RGB``, at least 1 x 1.
-        preprocessing: ``size`` and ``fit`` are used.
+        preprocessing: ``size``, ``fit`` and ``views`` are used.
         scale: pixels of the picture in one of the image's: what is cut out are whole pixels of the picture.
         margins: how far the image reaches beyond the picture, see ``Decoded``.
 
     Returns:
-        (size, size, 3) pixels in 0..255.
+        (views * size, size, 3) pixels in 0..255, one view below the other.
 
     Source: ours.
     """
@@ -40,21 +41,27 @@ def fit_image(
     left, top, right, bottom = margins
     box = (left, top, image.width - right, image.height - bottom)
     if preprocessing.fit == "pad":
-        fitted = _pad(image, size, box)
+        views = [np.array(_pad(image, size, box))]
     else:
+        boxes = _squares(box, scale, preprocessing.views) if preprocessing.fit == "crop" else [box]
         # Nothing outside the box is resampled, however long the picture.
-        box = _centre_square(box, scale) if preprocessing.fit == "crop" else box
-        fitted = image.resize((size, size), RESAMPLING, box=box)
-    return np.array(fitted, dtype=np.uint8)
+        views = [np.array(image.resize((size, size), RESAMPLING, box=box)) for box in boxes]
+    return views[0] if preprocessing.views == 1 else np.concatenate([views[0], views[-1][:, ::-1]])
 
 
-def _centre_square(box: _Box, scale: int) -> _Box:
+def _squares(box: _Box, scale: int, n_views: int) -> list[_Box]:
+    """Return the square at the centre, or those on both sides of it; one if they are the same."""
     # Whole pixels: half a pixel off would blur a picture that needs no resampling.
     width, height = (round(side * scale) for side in _sides(box))
     side = min(width, height)
-    left = box[0] + (width - side) // 2 / scale
-    top = box[1] + (height - side) // 2 / scale
-    return left, top, left + side / scale, top + side / scale
+    n_beyond = max(width, height) - side
+    shift = 0 if n_views == 1 else min(n_beyond // 2, side // 2)
+    squares = []
+    for start in sorted({n_beyond // 2 - shift, n_beyond // 2 + shift}):
+        x, y = (start, 0) if width > height else (0, start)
+        left, top = box[0] + x / scale, box[1] + y / scale
+        squares.append((left, top, left + side / scale, top + side / scale))
+    return squares
 
 
 def _pad(image: Image.Image, size: int, box: _Box) -> Image.Image:

@@ -47,6 +47,6 @@ def compare_pictures(
     """
     loaded = load_weights(find_weights(weights))
     length = choose_bits(n_bits, loaded)
-    pixels = np.stack([load_image(image, loaded.preprocessing) for image in (first, second)])  # (2, s, s, 3)
+    pixels = np.stack([load_image(image, loaded.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
     codes = load_encoder(loaded, device="cpu", n_images=2).codes(pixels, length)
     return Comparison(distance=int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits=length)

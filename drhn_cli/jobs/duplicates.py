@@ -15,6 +15,16 @@ from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import AnyPath
 from drhn_cli.jobs.folders import locate_rows
 
+NEAR_SHARE = 32
+
+
+def near_distance(n_bits: int) -> int:
+    """Return how many bits two codes may differ in for their pictures to be near-duplicates, unless told otherwise.
+
+    One bit of 32: the README has what the bundled network finds within that, of changed copies and of other pictures.
+    """
+    return n_bits // NEAR_SHARE
+
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateOptions:
@@ -22,11 +32,12 @@ class DuplicateOptions:
 
     Attributes:
         max_distance: pictures that differ in at most so many bits belong together, and so do all that are linked so.
+            None: ``near_distance``.
         under: only pictures in these folders.
         across: only groups in more than one folder: of ``under``, where that names several, else of the pictures' own.
     """
 
-    max_distance: int = 0
+    max_distance: int | None = None
     under: Sequence[AnyPath] = ()
     across: bool = False
 
@@ -63,7 +74,8 @@ def find_duplicates(file: CodeFile, options: DuplicateOptions) -> Iterator[list[
     folders = locate_rows(file, options.under) if options.under else None
     rows = np.arange(file.n_items) if folders is None else np.flatnonzero(folders >= 0)
     codes = file.codes if folders is None else file.codes[rows]
-    for members in find_components(codes, file.n_bits, options.max_distance):
+    radius = near_distance(file.n_bits) if options.max_distance is None else options.max_distance
+    for members in find_components(codes, file.n_bits, radius):
         group = rows[members]
         if not options.across or _spans_folders(file, group, folders if len(options.under) > 1 else None):
             yield _describe(file, group)

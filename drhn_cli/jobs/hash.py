@@ -47,7 +47,8 @@ class HashOptions:
     Attributes:
         weights: a bundled model's name or a weights file. None: the code file's, or the default.
         n_bits: length of the codes. None: that of the code file, or the network's.
-        tta: average the activations of each picture and its mirror image. A code file made so stays so without it.
+        tta: average the activations of two views of each picture, or do not. None: as the code file has it, and a new
+            one as the weights do.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
         shard: hash only this part of the pictures. None: all.
@@ -63,7 +64,7 @@ class HashOptions:
 
     weights: str | None = None
     n_bits: int | None = None
-    tta: bool = False
+    tta: bool | None = None
     rebuild: bool = False
     keep_missing: bool = False
     shard: Shard | None = None
@@ -233,15 +234,14 @@ class _Update:
                 hint = "leave --root out"
                 raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
             require_code_file(codes_path)
-            weights = load_weights(find_weights(options.weights))
-            self._weights = weights.mirrored() if options.tta else weights
+            self._weights = load_weights(find_weights(options.weights)).with_tta(options.tta)
             self._n_bits = choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
         else:
             with CodeFile.open(codes_path) as file:
                 self._weights = load_weights_of(file, options.weights)
                 _require_length(file, options.n_bits)
-                _require_mirrored(file, self._weights, options.tta)
+                _require_views(file, self._weights, options.tta)
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
                 self._had_index = file.index is not None
@@ -382,10 +382,13 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
     return absolute
 
 
-def _require_mirrored(file: CodeFile, weights: Weights, tta: bool) -> None:
-    if tta and not weights.preprocessing.mirror:
+def _require_views(file: CodeFile, weights: Weights, tta: bool | None) -> None:
+    if tta is not None and tta != (weights.preprocessing.views == 2):
+        made, asked = ("without", "--tta") if tta else ("with", "--no-tta")
         raise CodeFileError(
-            "the codes were made without --tta", path=file.path, hint="leave --tta out, or hash again with --rebuild"
+            f"the codes were made {made} --tta",
+            path=file.path,
+            hint=f"leave {asked} out, or hash again with --rebuild",
         )
 
 

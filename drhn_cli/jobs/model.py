@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_weights_of(file: Codes, name: str | None) -> Weights:
-    """Return the weights that made a code file, mirrored if they were.
+    """Return the weights that made a code file, with as many views of a picture.
 
     Args:
         file: an open code file or table.
@@ -31,13 +31,11 @@ def load_weights_of(file: Codes, name: str | None) -> Weights:
             path=file.path,
             hint="look up a code with --code or a path that the file holds, and hash pictures into another file",
         )
-    mirror = manifest.preprocessing.get("mirror") is True
+    n_views = 2 if manifest.preprocessing.get("views") == 2 else 1
     if name is None:
-        weights = find_weights_of(manifest.fingerprint, mirror=mirror)
+        weights = find_weights_of(manifest.fingerprint, n_views=n_views)
     else:
-        weights = load_weights(find_weights(name))
-        if mirror:
-            weights = weights.mirrored()
+        weights = load_weights(find_weights(name)).with_views(n_views)
     if weights is None or weights.fingerprint != manifest.fingerprint:
         raise CodeFileError(
             "the codes were made with another model",

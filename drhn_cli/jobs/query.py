@@ -176,7 +176,7 @@ class _Searcher:
         return encoder.codes(pixels, self._codes.n_bits)
 
     def _prepare(self, image: AnyPath | BinaryIO) -> tuple[Encoder, NDArray[np.uint8]]:
-        """Return the network and a picture's (1, s, s, 3) pixels."""
+        """Return the network and a picture's (1, views * s, s, 3) pixels."""
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
 
         if self._weights is None:

@@ -43,12 +43,10 @@ def find_weights(name: str | None) -> Path:
     )
 
 
-def find_weights_of(fingerprint: str, *, mirror: bool = False) -> Weights | None:
-    """Return the bundled model with a fingerprint, or None; with ``mirror``, look among those made ``mirrored``."""
+def find_weights_of(fingerprint: str, *, n_views: int) -> Weights | None:
+    """Return the bundled model that has a fingerprint when it takes so many views, or None."""
     for path in bundled_paths():
-        weights = load_weights(path)
-        if mirror:
-            weights = weights.mirrored()
+        weights = load_weights(path).with_views(n_views)
         if weights.fingerprint == fingerprint:
             return weights
     return None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import Precision, Preprocessing
 from drhn_cli.network.augment import normalise
-from drhn_cli.network.encoders import Encoder
+from drhn_cli.network.encoders import Encoder, mean_of_views, split_views
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import Weights
 
@@ -38,9 +38,9 @@ def encode_pixels(
 
     Args:
         network: in evaluation mode.
-        pixels: (n, s, s, 3).
-        preprocessing: the mean and standard deviation the network was trained with, and whether to mirror.
-        batch_size: images at a time.
+        pixels: (n, views * s, s, 3).
+        preprocessing: the mean and standard deviation the network was trained with, and the views.
+        batch_size: views at a time.
         precision: float32, or bfloat16 where approximate activations will do.
 
     Returns:
@@ -48,15 +48,13 @@ def encode_pixels(
     """
     device = next(network.parameters()).device
     parts = [torch.empty(0, network.config.bits)]
+    views = split_views(pixels)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        for start in range(0, len(pixels), batch_size):
-            chunk = torch.from_numpy(pixels[start : start + batch_size]).to(device)
+        for start in range(0, len(views), batch_size):
+            chunk = torch.from_numpy(views[start : start + batch_size]).to(device)
             inputs = normalise(chunk.permute(0, 3, 1, 2), preprocessing)  # (n, 3, s, s)
-            activations = network(inputs)
-            if preprocessing.mirror:
-                activations = (activations + network(inputs.flip(3))) / 2
-            parts.append(activations.cpu())
-    return cast("NDArray[np.float32]", torch.cat(parts).numpy())
+            parts.append(network(inputs).cpu())
+    return mean_of_views(torch.cat(parts).numpy(), preprocessing.views)
 
 
 @torch.inference_mode()
@@ -96,7 +94,7 @@ class TorchEncoder(Encoder):
         self._batch_size = batch_size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self._batch_size)
 
     def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from drhn_cli.config import N_GROUPS
-from drhn_cli.network.encoders import Encoder
+from drhn_cli.network.encoders import Encoder, mean_of_views, split_views
 from drhn_cli.network.weights import Weights
 
 _EPSILON = 1e-5
@@ -53,16 +53,11 @@ class NumpyEncoder(Encoder):
         }
 
     def activations(self, pixels: NDArray[np.uint8]) -> _Floats:
-        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        views = split_views(pixels)
         parts = [np.empty((0, self.weights.network.bits), np.float32)]
-        for start in range(0, len(pixels), CHUNK):
-            chunk = pixels[start : start + CHUNK]
-            activations = self._forward(chunk)
-            if self.weights.preprocessing.mirror:
-                activations += self._forward(chunk[:, :, ::-1])
-                activations /= 2
-            parts.append(activations)
-        return np.concatenate(parts)
+        parts += [self._forward(views[start : start + CHUNK]) for start in range(0, len(views), CHUNK)]
+        return mean_of_views(np.concatenate(parts), self.weights.preprocessing.views)
 
     def _forward(self, pixels: NDArray[np.uint8]) -> _Floats:
         config, preprocessing = self.weights.network, self.weights.preprocessing

@@ -18,17 +18,29 @@ _CPU_CHUNK = 32
 """Images at a time in a thread and for torch on a CPU: as fast there as hundreds, and fewer are filled up with less."""
 
 
+def split_views(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the views of pictures, those of one after the other: (n, views * s, s, 3) -> (n * views, s, s, 3)."""
+    side = pixels.shape[2]
+    return pixels.reshape(-1, side, side, 3)
+
+
+def mean_of_views(activations: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
+    """Return the activations of pictures from those of their views: (n * views, bits) -> (n, bits) float32."""
+    means: NDArray[np.float32] = activations.reshape(-1, n_views, activations.shape[1]).mean(axis=1)
+    return means
+
+
 class Encoder(Protocol):
     """A trained network, ready to hash."""
 
     weights: Weights
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         ...
 
     def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
+        """Return the packed codes of pictures: (n, views * s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
         return codes_of(self.activations(pixels), self.weights.network, n_bits)
 
 
@@ -52,7 +64,7 @@ class EvenEncoder(Encoder):
         self._size = size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         n_missing = -len(pixels) % self._size
         filled = np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)]) if n_missing else pixels
         return self.inner.activations(filled)[: len(pixels)]

@@ -35,6 +35,6 @@ class ThreadedEncoder(Encoder):
         self._pool = ThreadPoolExecutor(n_threads, "drhn-encode", prepare)
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         chunks = [pixels[start : start + self._size] for start in range(0, max(1, len(pixels)), self._size)]
         return np.concatenate(list(self._pool.map(self.inner.activations, chunks)))

@@ -106,9 +106,13 @@ class Weights:
         settings = json.dumps([self.network.to_dict(), self.preprocessing.to_dict()], sort_keys=True)
         return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
 
-    def mirrored(self) -> Weights:
-        """Return the model that averages the activations of a picture and its mirror image: other codes, so another."""
-        return replace(self, preprocessing=replace(self.preprocessing, mirror=True))
+    def with_views(self, n_views: int) -> Weights:
+        """Return the model that averages the activations of so many views: other codes, so another model."""
+        return replace(self, preprocessing=replace(self.preprocessing, views=n_views))
+
+    def with_tta(self, tta: bool | None) -> Weights:
+        """Return the model with two views or one, or, for None, as it is."""
+        return self if tta is None else self.with_views(2 if tta else 1)
 
     def manifest(self) -> dict[str, Any]:
         """Return everything but the arrays as JSON-ready values."""

@@ -5,6 +5,8 @@
     drhn eval --queries SPLIT/unseen/queries --gallery SPLIT/unseen/gallery --depth 100 --weights photos.npz
     python -m tests.benchmarks.photo_retrieval rivals SPLIT/unseen/queries SPLIT/unseen/gallery
     python -m tests.benchmarks.photo_retrieval changes SPLIT/unseen/queries --weights photos.npz
+    python -m tests.benchmarks.photo_retrieval shapes SPLIT/unseen/gallery --weights photos.npz
+    python -m tests.benchmarks.photo_retrieval bits SPLIT/unseen/gallery --weights photos.npz
 
 `split` divides a folder of class folders by symbolic links: `unseen` holds whole classes, of each of them a fifth as
 queries and the rest as gallery; `known/queries` holds 5 % of each of the other classes, `train` all else (it is the
@@ -14,7 +16,12 @@ gallery of `known/queries`). Which picture goes where follows from its name and 
 
 `changes` tells how far the code of a picture moves when the picture is resized, recompressed, cropped and so on, beside
 how far two different pictures are apart: one JSON object a change. The pictures are enlarged to 512 pixels first, so
-that a change is made to a photograph of a usual size.
+that a change is made to a photograph of a usual size. `within` tells the share that a radius finds.
+
+`shapes` tells which way to make pictures square finds most: wide, tall and square ones are cut from the pictures at
+places that are drawn, a fifth of them is looked up among the rest, and each way is measured on the same cuts.
+
+`bits` tells how much the bits know: the entropy of each, and how alike they are.
 """
 
 from __future__ import annotations
@@ -23,8 +30,10 @@ import argparse
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +41,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from drhn_cli.codes.metrics import evaluate_retrieval
-from drhn_cli.codes.pack import pack_bits
+from drhn_cli.codes.pack import pack_bits, unpack_bits
+from drhn_cli.config import Fit
 from drhn_cli.images.labelled import LabelledPaths, find_classes
 from drhn_cli.images.load import load_image
 from drhn_cli.jobs.model import choose_bits
+from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encode_numpy import NumpyEncoder
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.encoders import Encoder, load_encoder
+from drhn_cli.network.weights import Weights, load_weights
 
 DEPTH = 100
+SIDE = 512  # of the enlarged pictures, in pixels
+SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))
 
 
 def draw(seed: int, *names: str) -> float:
@@ -81,15 +94,24 @@ def rivals(queries: Path, gallery: Path) -> None:
         (query_codes, n_bits), (gallery_codes, _) = (
             hash_all(paths, function) for paths in (query_paths, gallery_paths)
         )
-        found = evaluate_retrieval(
-            query_codes, query_paths.labels, gallery_codes, gallery_paths.labels, n_bits=n_bits, depth=DEPTH
-        )
-        figures = {
-            "mAP": found.mean_average_precision,
-            f"mAP@{DEPTH}": found.mean_average_precision_at_depth,
-            "precision@10": found.precision_at_k,
-        }
-        print(json.dumps({"codes": name, "bits": n_bits, **{key: round(value, 4) for key, value in figures.items()}}))
+        report(name, n_bits, query_codes, query_paths.labels, gallery_codes, gallery_paths.labels)
+
+
+def report(
+    name: str,
+    n_bits: int,
+    queries: NDArray[np.uint8],
+    query_labels: NDArray[np.integer],
+    gallery: NDArray[np.uint8],
+    gallery_labels: NDArray[np.integer],
+) -> None:
+    found = evaluate_retrieval(queries, query_labels, gallery, gallery_labels, n_bits=n_bits, depth=DEPTH)
+    figures = {
+        "mAP": found.mean_average_precision,
+        f"mAP@{DEPTH}": found.mean_average_precision_at_depth,
+        "precision@10": found.precision_at_k,
+    }
+    print(json.dumps({"codes": name, "bits": n_bits, **{key: round(value, 4) for key, value in figures.items()}}))
 
 
 def hash_all(paths: LabelledPaths, function: Callable[[Image.Image], object]) -> tuple[NDArray[np.uint8], int]:
@@ -139,36 +161,116 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def changes(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
-    weights = load_weights(find_weights(model))
-    bits = choose_bits(n_bits, weights)
-    encoder = NumpyEncoder(weights)
-    paths = sorted(find_classes(folder, min_classes=1).paths, key=lambda path: draw(seed, path.decode()))[:n_pictures]
-    originals = []
-    for path in paths:
-        with Image.open(os.fsdecode(path)) as picture:
-            originals.append(picture.convert("RGB").resize((512, 512), Image.Resampling.BICUBIC))
+def enlarged(path: bytes) -> Image.Image:
+    with Image.open(os.fsdecode(path)) as picture:
+        return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
-    def codes_of(pictures: list[Image.Image]) -> NDArray[np.uint8]:
+
+def activations_of(
+    pictures: Iterable[Image.Image], weights: Weights, encoder: Encoder, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Return the activations of pictures as if each had been read from a file: (n, bits) float32."""
+    rows = []
+    rest = iter(pictures)
+    while batch := list(islice(rest, batch_size)):
         pixels = []
-        for picture in pictures:
+        for picture in batch:
             stream = io.BytesIO()
             picture.save(stream, "BMP")
             stream.seek(0)
             pixels.append(load_image(stream, weights.preprocessing))
-        return encoder.codes(np.stack(pixels), bits)
+        rows.append(encoder.activations(np.stack(pixels)))
+    return np.concatenate(rows)
 
-    def report(name: str, distances: NDArray[np.integer]) -> None:
+
+def drawn_paths(folder: Path, n_pictures: int, seed: int) -> LabelledPaths:
+    """Return some of the pictures of class folders, by lot."""
+    paths = find_classes(folder, min_classes=1)
+    drawn = sorted(range(len(paths.paths)), key=lambda i: draw(seed, os.fsdecode(paths.paths[i])))[:n_pictures]
+    return replace(paths, paths=tuple(paths.paths[i] for i in drawn), labels=paths.labels[drawn])
+
+
+def changes(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
+    weights = load_weights(find_weights(model))
+    bits = choose_bits(n_bits, weights)
+    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
+    originals = [enlarged(path) for path in drawn_paths(folder, n_pictures, seed).paths]
+
+    def codes(pictures: Iterable[Image.Image]) -> NDArray[np.uint8]:
+        return codes_of(activations_of(pictures, weights, encoder), weights.network, bits)
+
+    radii = [0, *(bits // share for share in (128, 64, 32, 16, 8))]
+
+    def tell(name: str, distances: NDArray[np.integer]) -> None:
         low, median, high = np.percentile(distances, (1, 50, 99)).round(1).tolist()
         figures = {"mean": round(float(distances.mean()), 2), "1 %": low, "median": median, "99 %": high}
-        print(json.dumps({"change": name, "bits": bits, **figures}))
+        within = {radius: round(float((distances <= radius).mean()), 6) for radius in radii}
+        print(json.dumps({"change": name, "bits": bits, **figures, "within": within}))
 
-    plain = codes_of(originals)
+    plain = codes(originals)
     for name, change in CHANGES.items():
-        changed = codes_of([change(picture) for picture in originals])
-        report(name, np.bitwise_count(plain ^ changed).sum(axis=1))
+        tell(name, np.bitwise_count(plain ^ codes(map(change, originals))).sum(axis=1))
     others = np.bitwise_count(plain[:, None] ^ plain[None]).sum(axis=2)[~np.eye(len(plain), dtype=bool)]
-    report("another picture", others)
+    tell("another picture", others)
+
+
+def cut(picture: Image.Image, place: float, shape: tuple[int, int]) -> Image.Image:
+    """Return the largest part of a square picture that has a shape; ``place`` in 0..1 is where it lies."""
+    wide, tall = shape
+    long = max(shape)
+    width, height = round(SIDE * wide / long), round(SIDE * tall / long)
+    x, y = round(place * (SIDE - width)), round(place * (SIDE - height))
+    return picture.crop((x, y, x + width, y + height))
+
+
+def squares(picture: Image.Image) -> list[Image.Image]:
+    """Return the square at the beginning, the middle and the end of a picture."""
+    side = min(picture.size)
+    places = [((picture.width - side) * i // 2, (picture.height - side) * i // 2) for i in range(3)]
+    return [picture.crop((x, y, x + side, y + side)) for x, y in places]
+
+
+def shapes(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
+    weights = load_weights(find_weights(model))
+    bits = choose_bits(n_bits, weights)
+    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
+    drawn = drawn_paths(folder, n_pictures, seed)
+    cuts = []
+    for path in drawn.paths:
+        place, shape = draw(seed, "place", os.fsdecode(path)), draw(seed, "shape", os.fsdecode(path))
+        cuts.append(cut(enlarged(path), place, SHAPES[int(shape * len(SHAPES))]))
+    n_queries = len(cuts) // 5
+
+    def tell(name: str, activations: NDArray[np.float32]) -> None:
+        codes = codes_of(activations, weights.network, bits)
+        report(name, bits, codes[:n_queries], drawn.labels[:n_queries], codes[n_queries:], drawn.labels[n_queries:])
+
+    fits: tuple[Fit, ...] = ("crop", "squash", "pad")
+    for fit in fits:
+        fitted = replace(weights, preprocessing=replace(weights.preprocessing, fit=fit))
+        tell(fit, activations_of(cuts, fitted, encoder))
+    parts = activations_of((part for picture in cuts for part in squares(picture)), weights, encoder)
+    tell("mean of three squares", parts.reshape(len(cuts), 3, -1).mean(axis=1))
+
+
+def bits(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
+    weights = load_weights(find_weights(model))
+    n_bits = choose_bits(n_bits, weights)
+    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
+    paths = drawn_paths(folder, n_pictures, seed).paths
+    codes = codes_of(activations_of(map(enlarged, paths), weights, encoder), weights.network, n_bits)
+    is_set = unpack_bits(codes, n_bits).astype(float)
+    share = is_set.mean(axis=0)
+    entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    correlation = np.abs(np.corrcoef(is_set.T)[np.triu_indices(n_bits, 1)])
+    figures = {
+        "mean entropy": entropy.mean(),
+        "least entropy": entropy.min(),
+        "mean correlation": correlation.mean(),
+        "greatest correlation": correlation.max(),
+        "different codes": len(np.unique(codes, axis=0)),
+    }
+    print(json.dumps({"bits": n_bits, "pictures": len(codes), **{k: round(float(v), 4) for k, v in figures.items()}}))
 
 
 def main() -> None:
@@ -182,19 +284,21 @@ def main() -> None:
     command = commands.add_parser("rivals")
     command.add_argument("queries", type=Path)
     command.add_argument("gallery", type=Path)
-    command = commands.add_parser("changes")
-    command.add_argument("folder", type=Path)
-    command.add_argument("--weights")
-    command.add_argument("--bits", type=int)
-    command.add_argument("--pictures", type=int, default=500)
-    command.add_argument("--seed", type=int, default=0)
+    for name, n_pictures in (("changes", 1000), ("shapes", 5000), ("bits", 5000)):
+        command = commands.add_parser(name)
+        command.add_argument("folder", type=Path)
+        command.add_argument("--weights")
+        command.add_argument("--bits", type=int)
+        command.add_argument("--pictures", type=int, default=n_pictures)
+        command.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "split":
         split(options.photos, options.out, options.unseen, options.seed)
     elif options.command == "rivals":
         rivals(options.queries, options.gallery)
     else:
-        changes(options.folder, options.weights, options.bits, options.pictures, options.seed)
+        measure = {"changes": changes, "shapes": shapes, "bits": bits}[options.command]
+        measure(options.folder, options.weights, options.bits, options.pictures, options.seed)
 
 
 if __name__ == "__main__":

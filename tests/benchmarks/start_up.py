@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
+from drhn_cli.codes.pack import code_size
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.weights import load_weights
 from tests.drawing import write_class_folders
@@ -38,7 +39,7 @@ def write_random_codes(path: Path, n: int) -> None:
     """Write a code file as the bundled weights make it, of n pictures that are not there."""
     weights = load_weights(find_weights(None))
     n_bits = weights.network.bits
-    codes = np.random.default_rng(0).integers(0, 256, (n, n_bits // 8), dtype=np.uint8)
+    codes = np.random.default_rng(0).integers(0, 256, (n, code_size(n_bits)), dtype=np.uint8)
     zeros = np.zeros(n, np.int64)
     entries = Entries.from_columns([b"%09d.jpg" % i for i in range(n)], zeros, zeros, zeros)
     manifest = CodeManifest(
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000_000, help="codes in the large code file")
     arguments = parser.parse_args()
     drhn = [sys.executable, "-m", "drhn_cli"]
+    n_digits = 2 * code_size(load_weights(find_weights(None)).network.bits)
     with tempfile.TemporaryDirectory() as root:
         pictures, codes = write_class_folders(Path(root, "pictures"), n=50), f"{root}/codes.bin"
         query = Path(root, "query.png")
@@ -69,7 +71,7 @@ def main() -> None:
             NUMPY_TYPER: [sys.executable, "-c", NUMPY_TYPER],
             "drhn --help": [*drhn, "--help"],
             "drhn info codes.bin": [*drhn, "info", codes],
-            "drhn query --code HEX codes.bin": [*drhn, "query", "--code", "0" * 32, codes],
+            "drhn query --code HEX codes.bin": [*drhn, "query", "--code", "0" * n_digits, codes],
             "drhn query query.png codes.bin": [*drhn, "query", str(query), codes],
             f"drhn query query.png large.bin --top 10 ({arguments.size} codes)": [
                 *(*drhn, "query", str(query), str(large), "--top", "10")

@@ -7,6 +7,7 @@ import pytest
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.search import hamming_distances
+from drhn_cli.jobs import duplicates
 
 A, B = "photos/circle/0000.png", "photos/checker/0001.png"
 
@@ -30,6 +31,11 @@ def test_the_distance_is_that_of_the_code_file_and_the_status_tells_near_from_fa
 def test_equal_pictures_are_near_and_others_are_not_by_default(compare):
     shutil.copy(A, "copy.png")
     assert (compare(A, "copy.png").status, compare(A, B).status) == (0, 1)
+
+
+def test_near_by_default_is_what_dups_takes_for_a_duplicate(compare, monkeypatch):
+    monkeypatch.setattr(duplicates, "near_distance", lambda n_bits: n_bits)
+    assert compare(A, B).status == 0
 
 
 def test_as_json_at_another_length(compare):

@@ -55,8 +55,8 @@ def test_unknown_weights_are_refused_with_the_known_names(folder, name):
 
 
 def test_weights_are_found_by_fingerprint(folder):
-    assert find_weights_of(load_weights(folder / "b.npz").fingerprint).name == "b"
-    assert find_weights_of("0" * 64) is None
-    mirrored = load_weights(folder / "b.npz").mirrored().fingerprint
-    assert find_weights_of(mirrored) is None
-    assert find_weights_of(mirrored, mirror=True).preprocessing.mirror
+    assert find_weights_of(load_weights(folder / "b.npz").fingerprint, n_views=1).name == "b"
+    assert find_weights_of("0" * 64, n_views=1) is None
+    of_two_views = load_weights(folder / "b.npz").with_views(2).fingerprint
+    assert find_weights_of(of_two_views, n_views=1) is None
+    assert find_weights_of(of_two_views, n_views=2).preprocessing.views == 2

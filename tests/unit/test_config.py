@@ -100,9 +100,7 @@ def test_settings_that_are_missing_or_of_another_type_are_refused(values):
         NetworkConfig.from_dict(values)
 
 
-@pytest.mark.parametrize(
-    ("name", "default", "value", "bad"), [("mirror", False, True, "yes"), ("shrink_gap", None, 0, -1)]
-)
+@pytest.mark.parametrize(("name", "default", "value", "bad"), [("views", 1, 2, 3), ("shrink_gap", None, 0, -1)])
 def test_defaults_of_later_settings_are_stored_as_before_there_were_any(name, default, value, bad):
     assert name not in Preprocessing(**{name: default}).to_dict()
     changed = Preprocessing(**{name: value})

@@ -44,6 +44,8 @@ def test_cifar10_is_read_from_the_files_that_it_comes_in(cifar10, tmp_path, monk
     assert train.labels.dtype == np.int64
     assert train.pixels.flags.c_contiguous
     assert train.failures == ()
+    both, _ = load_split("cifar10", Preprocessing(size=32, views=2), data_dir=folder)
+    assert np.array_equal(both.pixels, np.concatenate([train.pixels, train.pixels[:, :, ::-1]], axis=1))
 
 
 def test_cifar10_lies_in_data_unless_told(tmp_path, monkeypatch):

@@ -56,24 +56,26 @@ def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None
     np.testing.assert_allclose(NumpyEncoder(weights).activations(pixels), expected, atol=2e-5)
 
 
-def test_mirrored_is_the_mean_of_both_views_in_numpy_and_torch() -> None:
+def test_activations_of_two_views_are_their_mean_in_numpy_and_torch() -> None:
     weights = random_weights(**PRESETS["tiny"])
     pixels = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
-    plain, mirrored = NumpyEncoder(weights), NumpyEncoder(weights.mirrored())
+    plain, both = NumpyEncoder(weights), NumpyEncoder(weights.with_views(2))
     expected = (plain.activations(pixels) + plain.activations(pixels[:, :, ::-1])) / 2
     assert np.abs(expected - plain.activations(pixels)).max() > 2e-4
-    np.testing.assert_array_equal(mirrored.activations(pixels), expected)
-    torch_encoder = TorchEncoder(weights.mirrored(), torch.device("cpu"), batch_size=3)
-    np.testing.assert_allclose(torch_encoder.activations(pixels), expected, atol=2e-5)
-    assert weights.mirrored().fingerprint != weights.fingerprint
+    views = np.concatenate([pixels, pixels[:, :, ::-1]], axis=1)
+    np.testing.assert_array_equal(both.activations(views), expected)
+    torch_encoder = TorchEncoder(weights.with_views(2), torch.device("cpu"), batch_size=3)
+    np.testing.assert_allclose(torch_encoder.activations(views), expected, atol=2e-5)
+    assert weights.with_views(2).fingerprint != weights.fingerprint
 
 
 def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
     pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])
-    comparison = Comparison(load_weights(find_weights(None)))
+    weights = load_weights(find_weights("cifar10"))
+    comparison = Comparison(weights)
     comparison.add(pixels)
     figures = comparison.to_dict()
-    assert (figures["pictures"], figures["bits"]) == (100, 12800)
+    assert (figures["pictures"], figures["bits"]) == (100, 100 * weights.network.bits)
     assert figures["different_beyond_tolerance"] == 0
     assert 0 < figures["largest_difference"] < 1e-4
     assert figures["share_within_tolerance"] < 0.01
@@ -106,7 +108,7 @@ def test_few_pictures_go_to_numpy_and_many_to_torch() -> None:
 @pytest.mark.parametrize("n_images", [1, 2, 40, NUMPY_LIMIT + 1])
 def test_an_activation_depends_on_its_picture_alone(n_images: int) -> None:
     weights = load_weights(find_weights(None))
-    pixels = np.stack([np.asarray(draw_picture(KINDS[i % 4], i)) for i in range(min(n_images, 40))])
+    pixels = np.random.default_rng(0).integers(0, 256, (min(n_images, 40), *weights.preprocessing.shape), np.uint8)
     encoder = load_encoder(weights, device="cpu", n_images=n_images)
     whole = encoder.activations(pixels)
     order = np.random.default_rng(0).permutation(len(pixels))
@@ -122,7 +124,8 @@ def test_numpy_alone_is_enough() -> None:
         "from drhn_cli.network.bundled import find_weights\n"
         "from drhn_cli.network.encoders import load_encoder\n"
         "from drhn_cli.network.weights import load_weights\n"
-        "encoder = load_encoder(load_weights(find_weights(None)), device='cpu', n_images=1)\n"
-        "print(encoder.codes(np.zeros((1, 32, 32, 3), np.uint8), 48).shape)\n"
+        "weights = load_weights(find_weights(None))\n"
+        "encoder = load_encoder(weights, device='cpu', n_images=1)\n"
+        "print(encoder.codes(np.zeros((1, *weights.preprocessing.shape), np.uint8), 48).shape)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"(1, 6)\n"

@@ -16,6 +16,7 @@ from drhn_cli.images import load as load_module
 from drhn_cli.jobs import hash as hash_module
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network import encoders
+from drhn_cli.network.weights import load_weights, save_weights
 from tests.drawing import draw_picture
 
 CODES = Path("codes.bin")
@@ -507,15 +508,28 @@ def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_pat
         update("photos", tta=True)
     assert stored() == plain
     assert counts(update("photos", tta=True, rebuild=True)) == {"added": 8}
-    mirrored = stored()
-    assert mirrored != plain
+    assert stored() != plain
     write_picture("photos/new.png")
     assert counts(update("photos")) == {"added": 1, "unchanged": 8}
     shutil.copy("photos/circle/0000.png", "elsewhere.png")
     with CodeFile.open(CODES) as file:
-        assert file.manifest.preprocessing["mirror"] is True
+        assert file.manifest.preprocessing["views"] == 2
         options = QueryOptions(top_k=None, max_distance=0, weights=str(weights_path))
         (answer,) = answer_queries(file, [Query(name=b"q", image="elsewhere.png")], options)
     assert os.path.abspath("photos/circle/0000.png").encode() in [match.path for match in answer.matches]
+    with pytest.raises(CodeFileError, match=r"made with --tta.*leave --no-tta out"):
+        update("photos", tta=False)
     update("photos", rebuild=True)
     assert {path: code for path, code in stored().items() if path in plain} == plain
+
+
+@pytest.mark.usefixtures("photos")
+def test_weights_may_say_that_there_are_two_views(update, weights_path):
+    weights = load_weights(weights_path)
+    save_weights("two.npz", weights.with_views(2))
+    update("photos", weights="two.npz")
+    two = stored()
+    update("photos", weights="two.npz", tta=False, rebuild=True)
+    one = stored()
+    update("photos", rebuild=True)
+    assert (stored() == one, one == two) == (True, False)

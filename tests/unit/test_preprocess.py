@@ -59,3 +59,25 @@ def test_shrinking_averages_rather_than_picks() -> None:
     image = Image.fromarray(np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8))
     fitted = fit_image(image, Preprocessing())
     assert np.abs(fitted.astype(int) - 127).max() <= 8
+
+
+@pytest.mark.parametrize(("shape", "starts"), [((32, 48), (0, 16)), ((53, 32), (0, 20)), ((32, 128), (32, 64))])
+def test_two_views_are_the_squares_on_both_sides_of_the_centre_the_second_mirrored(
+    shape: tuple[int, int], starts: tuple[int, int]
+) -> None:
+    height, width = shape
+    pixels = np.asarray(draw_gradient(width, height))
+    first, second = (
+        pixels[:, start : start + 32] if width > height else pixels[start : start + 32] for start in starts
+    )
+    fitted = fit_image(Image.fromarray(pixels), Preprocessing(views=2))
+    assert fitted.shape == Preprocessing(views=2).shape
+    np.testing.assert_array_equal(fitted[:32], first)
+    np.testing.assert_array_equal(fitted[32:], second[:, ::-1])
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_two_views_of_what_fits_are_the_picture_and_its_mirror_image(fit: Fit) -> None:
+    image = draw_picture("checker", 1, 32)
+    fitted = fit_image(image, Preprocessing(fit=fit, views=2))
+    np.testing.assert_array_equal(fitted, np.concatenate([np.asarray(image), np.asarray(image)[:, ::-1]]))
