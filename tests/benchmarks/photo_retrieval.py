@@ -33,8 +33,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,8 @@ from drhn_cli.config import Fit
 from drhn_cli.images.labelled import LabelledPaths, find_classes
 from drhn_cli.images.load import load_image
 from drhn_cli.jobs.model import choose_bits
-from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encoders import Encoder, load_encoder
+from drhn_cli.network.encoders import load_encoder
 from drhn_cli.network.weights import Weights, load_weights
 
 DEPTH = 100
@@ -139,6 +139,12 @@ def watermark(picture: Image.Image) -> Image.Image:
     return marked
 
 
+def turned_upright_by_exif(picture: Image.Image) -> Image.Image:
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # orientation: the first row is the right side
+    return turned
+
+
 def cropped(share: float) -> Callable[[Image.Image], Image.Image]:
     def change(picture: Image.Image) -> Image.Image:
         x, y = (round(side * share / 2) for side in picture.size)
@@ -154,6 +160,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "cropped by 5 %": cropped(0.05),
     "cropped by 10 %": cropped(0.10),
     "brighter by 20 %": lambda picture: ImageEnhance.Brightness(picture).enhance(1.2),
+    "turned, with EXIF that says so": turned_upright_by_exif,
     "watermarked": watermark,
     "mirrored": lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "turned by 5 degrees": lambda picture: picture.rotate(5, Image.Resampling.BILINEAR),
@@ -166,21 +173,22 @@ def enlarged(path: bytes) -> Image.Image:
         return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def activations_of(
-    pictures: Iterable[Image.Image], weights: Weights, encoder: Encoder, batch_size: int = 256
-) -> NDArray[np.float32]:
-    """Return the activations of pictures as if each had been read from a file: (n, bits) float32."""
-    rows = []
+def hash_pictures(
+    pictures: Iterable[Image.Image], weights: Weights, n_bits: int, batch_size: int = 256
+) -> NDArray[np.uint8]:
+    """Return the packed codes of pictures as if each had been read from a file."""
+    encoder = load_encoder(weights, device="cpu", n_images=batch_size)
+    codes = []
     rest = iter(pictures)
     while batch := list(islice(rest, batch_size)):
         pixels = []
         for picture in batch:
             stream = io.BytesIO()
-            picture.save(stream, "BMP")
+            picture.save(stream, "PNG", compress_level=0, exif=picture.getexif())
             stream.seek(0)
             pixels.append(load_image(stream, weights.preprocessing))
-        rows.append(encoder.activations(np.stack(pixels)))
-    return np.concatenate(rows)
+        codes.append(encoder.codes(np.stack(pixels), n_bits))
+    return np.concatenate(codes)
 
 
 def drawn_paths(folder: Path, n_pictures: int, seed: int) -> LabelledPaths:
@@ -190,27 +198,21 @@ def drawn_paths(folder: Path, n_pictures: int, seed: int) -> LabelledPaths:
     return replace(paths, paths=tuple(paths.paths[i] for i in drawn), labels=paths.labels[drawn])
 
 
-def changes(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
-    weights = load_weights(find_weights(model))
-    bits = choose_bits(n_bits, weights)
-    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
+def changes(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
+    radii = [0, *(n_bits // share for share in (128, 64, 32, 16, 8))]
     originals = [enlarged(path) for path in drawn_paths(folder, n_pictures, seed).paths]
-
-    def codes(pictures: Iterable[Image.Image]) -> NDArray[np.uint8]:
-        return codes_of(activations_of(pictures, weights, encoder), weights.network, bits)
-
-    radii = [0, *(bits // share for share in (128, 64, 32, 16, 8))]
+    codes = hash_pictures(originals, weights, n_bits)
 
     def tell(name: str, distances: NDArray[np.integer]) -> None:
         low, median, high = np.percentile(distances, (1, 50, 99)).round(1).tolist()
         figures = {"mean": round(float(distances.mean()), 2), "1 %": low, "median": median, "99 %": high}
         within = {radius: round(float((distances <= radius).mean()), 6) for radius in radii}
-        print(json.dumps({"change": name, "bits": bits, **figures, "within": within}))
+        print(json.dumps({"change": name, "bits": n_bits, **figures, "within": within}))
 
-    plain = codes(originals)
     for name, change in CHANGES.items():
-        tell(name, np.bitwise_count(plain ^ codes(map(change, originals))).sum(axis=1))
-    others = np.bitwise_count(plain[:, None] ^ plain[None]).sum(axis=2)[~np.eye(len(plain), dtype=bool)]
+        changed = hash_pictures(map(change, originals), weights, n_bits)
+        tell(name, np.bitwise_count(codes ^ changed).sum(axis=1))
+    others = np.bitwise_count(codes[:, None] ^ codes[None]).sum(axis=2)[~np.eye(len(codes), dtype=bool)]
     tell("another picture", others)
 
 
@@ -223,42 +225,22 @@ def cut(picture: Image.Image, place: float, shape: tuple[int, int]) -> Image.Ima
     return picture.crop((x, y, x + width, y + height))
 
 
-def squares(picture: Image.Image) -> list[Image.Image]:
-    """Return the square at the beginning, the middle and the end of a picture."""
-    side = min(picture.size)
-    places = [((picture.width - side) * i // 2, (picture.height - side) * i // 2) for i in range(3)]
-    return [picture.crop((x, y, x + side, y + side)) for x, y in places]
-
-
-def shapes(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
-    weights = load_weights(find_weights(model))
-    bits = choose_bits(n_bits, weights)
-    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
+def shapes(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
     drawn = drawn_paths(folder, n_pictures, seed)
     cuts = []
     for path in drawn.paths:
         place, shape = draw(seed, "place", os.fsdecode(path)), draw(seed, "shape", os.fsdecode(path))
         cuts.append(cut(enlarged(path), place, SHAPES[int(shape * len(SHAPES))]))
     n_queries = len(cuts) // 5
-
-    def tell(name: str, activations: NDArray[np.float32]) -> None:
-        codes = codes_of(activations, weights.network, bits)
-        report(name, bits, codes[:n_queries], drawn.labels[:n_queries], codes[n_queries:], drawn.labels[n_queries:])
-
-    fits: tuple[Fit, ...] = ("crop", "squash", "pad")
-    for fit in fits:
-        fitted = replace(weights, preprocessing=replace(weights.preprocessing, fit=fit))
-        tell(fit, activations_of(cuts, fitted, encoder))
-    parts = activations_of((part for picture in cuts for part in squares(picture)), weights, encoder)
-    tell("mean of three squares", parts.reshape(len(cuts), 3, -1).mean(axis=1))
+    for fit, n_views in product(get_args(Fit), (1, 2)):
+        fitted = replace(weights, preprocessing=replace(weights.preprocessing, fit=fit, views=n_views))
+        codes = hash_pictures(cuts, fitted, n_bits)
+        name = f"{fit}, views: {n_views}"
+        report(name, n_bits, codes[:n_queries], drawn.labels[:n_queries], codes[n_queries:], drawn.labels[n_queries:])
 
 
-def bits(folder: Path, model: str | None, n_bits: int | None, n_pictures: int, seed: int) -> None:
-    weights = load_weights(find_weights(model))
-    n_bits = choose_bits(n_bits, weights)
-    encoder = load_encoder(weights, device="cpu", n_images=n_pictures)
-    paths = drawn_paths(folder, n_pictures, seed).paths
-    codes = codes_of(activations_of(map(enlarged, paths), weights, encoder), weights.network, n_bits)
+def bits(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
+    codes = hash_pictures(map(enlarged, drawn_paths(folder, n_pictures, seed).paths), weights, n_bits)
     is_set = unpack_bits(codes, n_bits).astype(float)
     share = is_set.mean(axis=0)
     entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
@@ -298,7 +280,8 @@ def main() -> None:
         rivals(options.queries, options.gallery)
     else:
         measure = {"changes": changes, "shapes": shapes, "bits": bits}[options.command]
-        measure(options.folder, options.weights, options.bits, options.pictures, options.seed)
+        weights = load_weights(find_weights(options.weights))
+        measure(options.folder, weights, choose_bits(options.bits, weights), options.pictures, options.seed)
 
 
 if __name__ == "__main__":
