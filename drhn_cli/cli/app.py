@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from drhn_cli import __version__
 from drhn_cli.cli.compare import compare
@@ -21,11 +22,11 @@ from drhn_cli.cli.info import info
 from drhn_cli.cli.merge import merge
 from drhn_cli.cli.push import push
 from drhn_cli.cli.query import query
-from drhn_cli.cli.render import discard, flush, messages, report_error, stdout_error
+from drhn_cli.cli.render import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.cli.train import train
 from drhn_cli.cli.weights import weights
-from drhn_cli.errors import DrhnError
+from drhn_cli.errors import DrhnError, display_path
 
 app = typer.Typer(
     name="drhn",
@@ -35,19 +36,35 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done or found, 1 nothing found, 2 an error, 130 interrupted.",
 )
-app.command("hash")(hash_)
-app.command("query")(query)
-app.command("dups")(dups)
-app.command("compare")(compare)
-app.command("index")(index)
-app.command("merge")(merge)
-app.command("push")(push)
-app.command("info")(info)
-app.command("export")(export)
-app.command("import")(import_)
-app.command("train")(train)
-app.command("eval")(eval_)
-app.command("weights")(weights)
+
+
+class _Command(TyperCommand):
+    """A command whose help page calls arguments what the usage does, where newer typers add Python's types."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument":
+                vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
+
+
+_COMMANDS: dict[str, Callable[..., int | None]] = {
+    "hash": hash_,
+    "query": query,
+    "dups": dups,
+    "compare": compare,
+    "index": index,
+    "merge": merge,
+    "push": push,
+    "info": info,
+    "export": export,
+    "import": import_,
+    "train": train,
+    "eval": eval_,
+    "weights": weights,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=_Command)(_function)
 
 
 # Older typers use the click package, newer ones a copy inside: this is the right class of either.
@@ -110,6 +127,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         with messages():
             error.show()
+        given = sys.argv[1:] if arguments is None else arguments
+        for name in (name for name in given if name.startswith("-") and os.path.lexists(name)):
+            report(f"{display_path(name)} begins with a dash; a file of that name is ./{display_path(name)}")
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, printable, report, shown_path, write_bytes, write_json
+from drhn_cli.cli.render import flush, path_form, report, shown_path, write_bytes, write_json
 from drhn_cli.cli.status import ExitStatus
 
 
@@ -29,6 +28,7 @@ def dups(
         ),
     ] = False,
     under: options.Under = None,
+    exclude: options.Exclude = None,
     null: options.Null = False,
     json: options.Json = False,
 ) -> int:
@@ -36,7 +36,7 @@ def dups(
 
     drhn dups codes.bin
 
-    drhn dups codes.bin --under inbox --under archive --across --json | jq -r '.pictures[1:][].path'
+    drhn dups codes.bin --across --json | jq -r '.pictures[1:][].path'
 
     One path a line, a blank line between groups, the largest file of each group first (by its size in bytes when it
     was hashed; the code file knows no pixel counts). A group is what hangs together: each of its pictures is at most R
@@ -49,10 +49,10 @@ def dups(
     from drhn_cli.jobs.duplicates import DuplicateOptions, find_duplicates
 
     end = b"\0" if null else b"\n"
-    shown = (lambda path: printable(path).encode()) if sys.stdout.isatty() and not null else bytes
+    shown = path_form(end)
     found = False
     with CodeFile.open(codes) as file:
-        wanted = DuplicateOptions(max_distance=max_distance, under=under or (), across=across)
+        wanted = DuplicateOptions(max_distance=max_distance, under=under or (), exclude=exclude or (), across=across)
         for group in find_duplicates(file, wanted):
             if json:
                 pictures = [
@@ -62,7 +62,7 @@ def dups(
                 write_json({"pictures": pictures})
             else:
                 write_bytes(end if found else b"")
-                write_bytes(b"".join(shown(shown_path(one.path)) + end for one in group))
+                write_bytes(b"".join(shown(one.path) + end for one in group))
             found = True
     flush()
     if not found:

@@ -32,7 +32,9 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
-    rank: Annotated[str, typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")] = "hamming",
+    rank: Annotated[
+        str, typer.Option(metavar="NAME", help="asymmetric: measure mAP by asymmetric rank, too.")
+    ] = "hamming",
     tta: options.Tta = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
     plot: Annotated[
@@ -50,7 +52,7 @@ def eval_(
 
     drhn eval cifar10 --download
 
-    drhn eval --queries ./labelled/test --gallery ./labelled/train --weights weights.npz --bits 48 --bits 12
+    drhn eval ./labelled --weights weights.npz --bits 48 --bits 12
 
     mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
     per cent.

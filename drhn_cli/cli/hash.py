@@ -11,9 +11,9 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.braces import expand_braces
-from drhn_cli.cli.render import progress_bar, report, report_error, write_json
+from drhn_cli.cli.render import counted, progress_bar, report, report_error, shown_path, write_json
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import DrhnError
+from drhn_cli.errors import DrhnError, display_path
 
 
 def hash_(
@@ -105,7 +105,11 @@ def hash_(
         report_error(error)
         if json:
             write_json(
-                {"path": None if error.path is None else os.fsdecode(error.path), "error": error.reason, "failed": True}
+                {
+                    "path": None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path))),
+                    "error": error.reason,
+                    "failed": True,
+                }
             )
 
     # Processes of torchrun share a terminal.
@@ -129,9 +133,10 @@ def hash_(
     if json:
         write_json({**counts, "failed": n_failed, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
     elif not quiet:
-        told = ", ".join(f"{count} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
-        report(f"{output}: {summary.n_items} pictures ({told or 'none'}) in {summary.seconds:.1f} s")
+        told = ", ".join(f"{count:,} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
+        n_pictures = counted(summary.n_items, "picture")
+        report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
     if summary.dropped_index and not quiet:
-        report(f"{output}: its index no longer fits and is gone; make a new one with drhn index")
+        report(f"{display_path(output)}: its index no longer fits and is gone; make a new one with drhn index")
     sys.stdout.flush()
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

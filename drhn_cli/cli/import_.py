@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, report, write_json
+from drhn_cli.cli.render import counted, flush, report, write_json
 from drhn_cli.errors import display_path
 
 
@@ -41,5 +41,5 @@ def import_(
     if json:
         write_json(asdict(summary))
     elif not quiet:
-        report(f"{display_path(output)}: {summary.n_items} codes of {summary.n_bits} bits")
+        report(f"{display_path(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}")
     flush()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, report, write_json
+from drhn_cli.cli.render import counted, flush, report, write_json
 from drhn_cli.errors import display_path
 
 
@@ -35,6 +35,6 @@ def merge(
     if json:
         write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
     elif not quiet:
-        told = f"{summary.n_items} pictures of {summary.n_parts} code files in {summary.seconds:.1f} s"
-        report(f"{display_path(output)}: {told}")
+        told = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
+        report(f"{display_path(output)}: {told} in {summary.seconds:.1f} s")
     flush()

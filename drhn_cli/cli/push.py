@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, progress_bar, report, write_json
+from drhn_cli.cli.render import counted, flush, progress_bar, report, write_json
 
 
 def push(
@@ -39,6 +39,6 @@ def push(
     if json:
         write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
     elif not quiet:
-        told = f"{summary.n_items} pictures ({summary.n_sent} sent) in {summary.seconds:.1f} s"
-        report(f"{url}: {told}; {summary.n_table} of {summary.n_files} code files are there")
+        told = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
+        report(f"{url}: {told}; the table holds {summary.n_table:,} of {counted(summary.n_files, 'code file')}")
     flush()

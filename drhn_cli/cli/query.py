@@ -15,6 +15,8 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.render import (
     flush,
+    format_number,
+    path_form,
     print_table,
     printable,
     report,
@@ -50,7 +52,9 @@ def query(
     ] = None,
     rank: Annotated[
         str,
-        typer.Option(help="What is nearest: by hamming distance, or asymmetric: by activations against stored bits."),
+        typer.Option(
+            metavar="NAME", help="The order of matches: hamming, or asymmetric, by how sure the network is of each bit."
+        ),
     ] = "hamming",
     under: options.Under = None,
     exclude: options.Exclude = None,
@@ -166,8 +170,9 @@ class _Output:
                     }
                 )
         elif self.only_paths:
+            form = path_form(self.end)
             for match in answer.matches:
-                write_bytes(shown_path(match.path) + self.end)
+                write_bytes(form(match.path) + self.end)
         elif sys.stdout.isatty() and self.end == b"\n":
             self._draw(answer)
         else:
@@ -176,15 +181,16 @@ class _Output:
                 write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
 
     def _draw(self, answer: Answer) -> None:
-        if not answer.matches:
-            return
         from rich.table import Table
         from rich.text import Text
 
-        title = Text(printable(answer.query), style="bold") if self.several else None
-        table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-        table.add_column("distance", justify="right")
+        has_scores = any(match.score is not None for match in answer.matches)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("score", "distance") if has_scores else ("distance",):  # what gave the order comes first
+            table.add_column(name, justify="right")
         table.add_column("path", overflow="fold")
         for match in answer.matches:
-            table.add_row(str(match.distance), Text(printable(shown_path(match.path))))
-        print_table(table)
+            score = [format_number(match.score)] if has_scores else []
+            table.add_row(*score, str(match.distance), Text(printable(shown_path(match.path))))
+        nothing = "" if answer.matches else ": nothing found"
+        print_table(table, title=f"{printable(answer.query)}{nothing}" if self.several else "")

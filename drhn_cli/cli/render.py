@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from drhn_cli.errors import DrhnError, display_path
@@ -80,14 +80,35 @@ def messages() -> Iterator[None]:
 
 
 def report_error(error: DrhnError) -> None:
-    """Write an error on one line of stderr."""
-    report(error.message)
+    """Write an error on one line of stderr, its path as ``shown_path`` has it."""
+    if error.path is None:
+        report(error.message)
+    else:
+        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
 def shown_path(path: bytes) -> bytes:
     """Return an absolute path as it is shown: relative where it lies below the working directory."""
-    here = os.path.join(os.getcwdb(), b"")
+    try:
+        here = os.path.join(os.getcwdb(), b"")
+    except OSError:  # it was removed meanwhile
+        return path
     return path.removeprefix(here)
+
+
+def path_form(end: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes of an absolute path what stdout takes, before ``end``.
+
+    On a terminal that is text which it does not obey; a NUL as the end asks for the bytes all the same.
+    """
+    if sys.stdout.isatty() and end == b"\n":
+        return lambda path: printable(shown_path(path)).encode()
+    return shown_path
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: ``1 picture``, ``1,000 pictures``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -108,11 +129,17 @@ def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print_table(table)
 
 
-def print_table(table: Table) -> None:
-    """Draw a table on the terminal."""
+def print_table(table: Table, *, title: str = "") -> None:
+    """Draw a table on the terminal, if it has rows; a title stands above it, and then an empty line below."""
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if title:
+        console.print(title, style="bold", markup=False)
+    if table.row_count:
+        console.print(table)
+    if title:
+        console.print()
 
 
 def format_number(value: float | None) -> str:
@@ -156,8 +183,9 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
 
         def show(done: int | None, total: int | None, n_failed: int = 0, /) -> None:
             progress.update(task, completed=done, total=total)
-            rate = progress.tasks[task].speed or 0
+            so_far = progress.tasks[task]
+            rate = so_far.speed or so_far.completed / (so_far.elapsed or 1)
             failed = f"  {n_failed:,} failed" if n_failed else ""
-            progress.update(task, told=f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}")
+            progress.update(task, told=f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if so_far.completed else failed)
 
         yield show

@@ -11,7 +11,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.render import progress_bar, report, report_error
+from drhn_cli.cli.render import counted, progress_bar, report, report_error
 from drhn_cli.config import PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
@@ -40,21 +40,27 @@ def train(
     ],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
-    preset: Annotated[str, typer.Option(help=f"The network to start from: {', '.join(PRESETS)}.")] = "fast",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help=f"The network to start from: {', '.join(PRESETS)}.")
+    ] = "fast",
     blocks: Annotated[
-        int | None, typer.Option(help="Residual blocks in each of the six groups; the paper's n.")
+        int | None, typer.Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="Units of the hash layer, the code length; the paper's h.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", help="Units of the hash layer, the code length; the paper's h.")
+    ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="A bit is set where the activation is above it; the paper's t.")
+        float | None, typer.Option(metavar="X", help="A bit is set where the activation is above it; the paper's t.")
     ] = None,
     widths: Annotated[str | None, typer.Option(metavar="N,N,N,N,N,N", help="Channels of the six groups.")] = None,
     downsample_at: Annotated[
         str | None, typer.Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
     ] = None,
-    downsample: Annotated[str | None, typer.Option(help="How they halve it: stride or max.")] = None,
-    input_size: Annotated[int | None, typer.Option(help="Side of the input, in pixels.")] = None,
-    stem_stride: Annotated[int | None, typer.Option(help="2 halves the resolution of large inputs at once.")] = None,
+    downsample: Annotated[str | None, typer.Option(metavar="HOW", help="How they halve it: stride or max.")] = None,
+    input_size: Annotated[int | None, typer.Option(metavar="N", help="Side of the input, in pixels.")] = None,
+    stem_stride: Annotated[
+        int | None, typer.Option(metavar="N", help="2 halves the resolution of large inputs at once.")
+    ] = None,
     hash_norm: Annotated[
         bool | None,
         typer.Option("--hash-norm/--no-hash-norm", help="Batch normalisation in the hash layer; not in the paper."),
@@ -63,35 +69,51 @@ def train(
         str | None,
         typer.Option(metavar="N,...", help="Shorter code lengths to train along, each the beginning of the longest."),
     ] = None,
-    fit: Annotated[str, typer.Option(help="How a picture becomes square: crop, squash or pad.")] = "crop",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first weights, the order and the augmentation.")] = None,
-    conv_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the convolutions.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Peak learning rate of everything else.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Share of a label spread over all classes.")] = None,
-    quantisation: Annotated[
-        float | None, typer.Option(help="Weight of the term that pulls activations away from the threshold.")
+    fit: Annotated[
+        str, typer.Option(metavar="HOW", help="How a picture becomes square: crop, squash or pad.")
+    ] = "crop",
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the pictures.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Pictures a step.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the first weights, the order and the augmentation.")
     ] = None,
-    translate: Annotated[int | None, typer.Option(help="Largest shift of a picture, in pixels.")] = None,
-    cutout: Annotated[int | None, typer.Option(help="Side of the square blanked in a picture; 0 for none.")] = None,
+    conv_rate: Annotated[
+        float | None, typer.Option(metavar="X", help="Peak learning rate of the convolutions.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate of everything else.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="X", help="Share of a label spread over all classes.")
+    ] = None,
+    quantisation: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the term that pulls activations away from the threshold."),
+    ] = None,
+    translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
+    cutout: Annotated[
+        int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
+    ] = None,
     crop: Annotated[
-        float | None, typer.Option(help="Smallest share of a picture's area that a random crop keeps; 1 for no crops.")
+        float | None,
+        typer.Option(metavar="X", help="Smallest share of a picture's area that a random crop keeps; 1 for no crops."),
     ] = None,
     colour: Annotated[
-        float | None, typer.Option(help="Largest relative change of brightness, contrast and saturation; 0 for none.")
+        float | None,
+        typer.Option(metavar="X", help="Largest relative change of brightness, contrast and saturation; 0 for none."),
     ] = None,
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")
     ] = None,
     validation: Annotated[
-        float, typer.Option(help="Share of the pictures kept out of training and measured after every epoch.")
+        float,
+        typer.Option(metavar="X", help="Share of the pictures kept out of training and measured after every epoch."),
     ] = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
     precision: Annotated[
         str | None,
-        typer.Option(help="float32 or bfloat16.  [default: bfloat16 where the device multiplies it in hardware]"),
+        typer.Option(
+            metavar="NAME", help="float32 or bfloat16.  [default: bfloat16 where the device multiplies it in hardware]"
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -160,7 +182,7 @@ def train(
             for failure in failures:
                 report_error(failure)
             if not quiet:
-                report(f"{n_images} pictures to train on, {n_validation} to validate on")
+                report(f"{counted(n_images, 'picture')} to train on, {n_validation:,} to validate on")
 
         def tell_epoch(epoch: EpochReport) -> None:
             if not quiet:

@@ -7,7 +7,7 @@ from drhn_cli.cli.render import flush, format_number, write_json, write_rows
 
 
 def weights(*, json: options.Json = False) -> None:
-    """List the bundled models with their measured mean average precision.
+    """List the bundled models and their measured mAP.
 
     drhn weights
     """

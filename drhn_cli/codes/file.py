@@ -46,6 +46,7 @@ _SLICE = 1 << 22  # bytes a step when everything is read through
 _REBUILD = "hash again with --rebuild"
 _INDEX_ANEW = "make the index anew with drhn index"
 _MAKE_ONE = "make one with drhn hash FOLDER -o FILE"
+_NAME_ONE = f"name one, which drhn query takes last, or {_MAKE_ONE}"
 
 
 class CodeFile:
@@ -94,7 +95,7 @@ class CodeFile:
             if not stat.S_ISREG(status.st_mode):
                 found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
                 raise CodeFileError(
-                    "not a code file", path=path, expected="a regular file", found=found, hint=_MAKE_ONE
+                    "not a code file", path=path, expected="a regular file", found=found, hint=_NAME_ONE
                 )
             if not status.st_size:
                 raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
@@ -277,7 +278,7 @@ class CodeFile:
                     path=self.path,
                     expected=f"{layout.FAISS_MAGIC.decode()} at its start",
                     found=repr(self._map[:4]),
-                    hint=_MAKE_ONE,
+                    hint=_NAME_ONE,
                 )
             raise CodeFileError(
                 "truncated, or a faiss index without paths",

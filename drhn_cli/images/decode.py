@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from drhn_cli.errors import AnyPath, ImageError
-from drhn_cli.images.formats import is_heif, picture_formats, register_heif
+from drhn_cli.images.formats import is_heif, picture_formats, readable_formats, register_heif
 from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
 from drhn_cli.images.opened import OpenedPicture, PictureSource, open_picture
 from drhn_cli.images.quiet import ignore_pillow_warnings
@@ -160,9 +160,9 @@ def _identify(opened: OpenedPicture) -> Image.Image:
     raise ImageError(
         "not a picture",
         path=opened.path,
-        expected=", ".join(picture_formats()),
+        expected=", ".join(readable_formats()),
         found=_describe(prefix),
-        hint="convert it to JPEG or PNG, or leave it out with --exclude",
+        hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
     )
 
 
@@ -177,7 +177,8 @@ def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -
     n_pixels = width * height
     hint = "make a smaller copy of it"
     if n_pixels > max_pixels:
-        expected, found = f"at most {max_pixels}", f"{width} x {height}"
+        expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
+        hint += ", or have drhn hash take it with --max-pixels"
         raise ImageError("too many pixels", path=opened.path, expected=expected, found=found, hint=hint)
     if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * opened.n_bytes):
         found = f"{width} x {height} in {opened.n_bytes} bytes"

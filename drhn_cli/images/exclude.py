@@ -6,16 +6,17 @@ import re
 from collections.abc import Callable, Sequence
 
 # Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
+_START = re.compile(r"^\.?/")
 _TOKEN = re.compile(r"\*\*/|/\*\*$|\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
     """Build a predicate that says whether a path is left out.
 
-    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front
-    matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it, ``[a-z]`` and
-    ``[!a-z]`` match one character, and a ``/`` at the end means folders only. Case counts. What lies in a folder that
-    is left out is left out too, as it is never looked at.
+    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
+    ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
+    ``[a-z]`` and ``[!a-z]`` match one character, and a ``/`` at the end means folders only. Case counts. What lies in a
+    folder that is left out is left out too, as it is never looked at.
 
     Args:
         patterns: globs; an empty one matches nothing.
@@ -48,7 +49,7 @@ def _compile(regexes: list[str]) -> re.Pattern[str] | None:
 
 def _to_regex(glob: str) -> str:
     anchored = "/" in glob
-    regex = "".join(_translate(token) for token in _TOKEN.findall(glob.removeprefix("/")))
+    regex = "".join(_translate(token) for token in _TOKEN.findall(_START.sub("", glob)))
     return regex if anchored else f"(?:.*/)?{regex}"
 
 

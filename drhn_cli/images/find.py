@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import BinaryIO, NamedTuple, cast
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
+from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.found import FoundFile, PackedFile
@@ -36,7 +37,7 @@ class Found:
     missing: list[bytes] = field(default_factory=list)
 
 
-_COMPRESSED_NAME = re.compile(rb"\.(tar\.(gz|bz2|xz|zst|lz4)|t[gbx]z2?)$", re.IGNORECASE)
+_COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
 
 
 class _Folder(NamedTuple):
@@ -180,15 +181,18 @@ class _Search:
         try:
             status = os.stat(path)
         except OSError as error:
-            self._fail(path, error, missing=True)
+            self._missing.append(path)
+            hint = hint_for_absent(raw)
+            self._fail(raw if hint else path, error, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):
             self._walk(_Folder(path, "", status, None))
         elif stat.S_ISREG(status.st_mode) and path.lower().endswith(b".tar"):
             self._archives.add(path)
         elif stat.S_ISREG(status.st_mode) and _COMPRESSED_NAME.search(path):
-            problem, hint = "a compressed archive", "decompress it: its members could not be read one by one"
-            self._failures.append(SourceError(problem, path=path, expected="a plain tar archive", hint=hint))
+            problem, expected = "compressed", "a folder, a picture or a plain tar archive"
+            hint = "unpack it first: nothing inside could be read on its own"
+            self._failures.append(SourceError(problem, path=path, expected=expected, hint=hint))
             self._missing.append(path)
         elif stat.S_ISREG(status.st_mode):
             self._keep(path, status)
@@ -204,7 +208,8 @@ class _Search:
                 with os.scandir(folder.path) as entries:
                     listed = list(entries)
             except OSError as error:
-                self._fail(folder.path, error, missing=True)
+                self._missing.append(folder.path)
+                self._fail(folder.path, error)
                 continue
             for entry in listed:
                 if entry.name.startswith(b".") and not self._hidden:
@@ -214,8 +219,9 @@ class _Search:
                 except OSError as error:
                     # A file may vanish between listing and looking; a link whose target is gone may lead to a drive
                     # that is not plugged in, and anything else that cannot be looked at may well still be there.
-                    gone = isinstance(error, FileNotFoundError) and not entry.is_symlink()
-                    self._fail(entry.path, error, missing=not gone)
+                    if entry.is_symlink() or not isinstance(error, FileNotFoundError):
+                        self._missing.append(entry.path)
+                    self._fail(entry.path, error)
                     continue
                 if inner is not None:
                     stack.append(inner)
@@ -244,10 +250,8 @@ class _Search:
     def _keep(self, path: bytes, status: os.stat_result) -> None:
         self._files[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
 
-    def _fail(self, path: bytes, error: OSError, *, missing: bool) -> None:
+    def _fail(self, path: bytes, error: OSError, *, hint: str | None = None) -> None:
         problem = "no such file or folder" if isinstance(error, FileNotFoundError) else "cannot be read"
         found = None if isinstance(error, FileNotFoundError) else error.strerror
-        hint = "check its permissions" if isinstance(error, PermissionError) else None
+        hint = "check its permissions" if isinstance(error, PermissionError) else hint
         self._failures.append(SourceError(problem, path=path, found=found, hint=hint))
-        if missing:
-            self._missing.append(path)

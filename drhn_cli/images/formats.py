@@ -58,14 +58,22 @@ def picture_formats() -> tuple[str, ...]:
     return (*FORMATS, _HEIF_FORMAT) if _HEIF_FORMAT in Image.OPEN else FORMATS
 
 
+def readable_formats() -> tuple[str, ...]:
+    """Return the formats that are decoded, and HEIF where its decoder could be registered."""
+    return (*FORMATS, _HEIF_FORMAT) if _can_read_heif() else FORMATS
+
+
 def picture_suffixes() -> frozenset[bytes]:
     """Return the lower-case suffixes, dot included, that mark a file in a folder as a picture.
 
     They are bytes because file names are: a name need not be valid in any encoding.
     """
-    has_heif = _HEIF_FORMAT in Image.OPEN or find_spec("pillow_heif") is not None
-    suffixes = SUFFIXES + _HEIF_SUFFIXES if has_heif else SUFFIXES
+    suffixes = SUFFIXES + _HEIF_SUFFIXES if _can_read_heif() else SUFFIXES
     return frozenset(suffix.encode("ascii") for suffix in suffixes)
+
+
+def _can_read_heif() -> bool:
+    return _HEIF_FORMAT in Image.OPEN or find_spec("pillow_heif") is not None
 
 
 def is_heif(prefix: bytes) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from drhn_cli.errors import AnyPath, ImageError
+from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.found import PackedFile
 from drhn_cli.images.packed import locate_packed, open_packed
 from drhn_cli.nonblocking import open_nonblocking
@@ -84,7 +85,8 @@ def _open_file(path: AnyPath) -> BinaryIO:
         _refuse_irregular(os.stat(path).st_mode, path)
         return os.fdopen(open_nonblocking(path), "rb")
     except FileNotFoundError as error:
-        raise ImageError("no such file", path=path, hint="check the path; it may have been moved") from error
+        hint = hint_for_absent(path) or "check the path; it may have been moved"
+        raise ImageError("no such file", path=path, hint=hint) from error
     except PermissionError as error:
         raise ImageError("may not be read", path=path, hint="check its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -30,7 +30,12 @@ class Comparison:
 
 
 def compare_pictures(
-    first: AnyPath | BinaryIO, second: AnyPath | BinaryIO, *, weights: str | None = None, n_bits: int | None = None
+    first: AnyPath | BinaryIO,
+    second: AnyPath | BinaryIO,
+    *,
+    weights: str | None = None,
+    n_bits: int | None = None,
+    tta: bool | None = None,
 ) -> Comparison:
     """Hash two pictures and compare their codes.
 
@@ -39,13 +44,14 @@ def compare_pictures(
         second: another.
         weights: a bundled model's name or a weights file. None: the default.
         n_bits: length of the codes. None: the network's longest.
+        tta: average the activations of two views of each picture, or do not. None: as the weights say.
 
     Raises:
         ImageError: a picture cannot be read.
         WeightsError: the weights cannot be read.
         ConfigError: the network makes no codes of that length.
     """
-    loaded = load_weights(find_weights(weights))
+    loaded = load_weights(find_weights(weights)).with_tta(tta)
     length = choose_bits(n_bits, loaded)
     pixels = np.stack([load_image(image, loaded.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
     codes = load_encoder(loaded, device="cpu", n_images=2).codes(pixels, length)

@@ -13,7 +13,7 @@ from drhn_cli.codes.components import find_components
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import AnyPath
-from drhn_cli.jobs.folders import locate_rows
+from drhn_cli.jobs.folders import find_kept, locate_rows
 
 NEAR_SHARE = 32
 
@@ -34,11 +34,13 @@ class DuplicateOptions:
         max_distance: pictures that differ in at most so many bits belong together, and so do all that are linked so.
             None: ``near_distance``.
         under: only pictures in these folders.
+        exclude: globs of pictures and folders that are left out.
         across: only groups in more than one folder: of ``under``, where that names several, else of the pictures' own.
     """
 
     max_distance: int | None = None
     under: Sequence[AnyPath] = ()
+    exclude: Sequence[str] = ()
     across: bool = False
 
 
@@ -72,8 +74,9 @@ def find_duplicates(file: CodeFile, options: DuplicateOptions) -> Iterator[list[
         CodeFileError: the code file is damaged.
     """
     folders = locate_rows(file, options.under) if options.under else None
-    rows = np.arange(file.n_items) if folders is None else np.flatnonzero(folders >= 0)
-    codes = file.codes if folders is None else file.codes[rows]
+    kept = find_kept(file, options.exclude) if options.exclude else np.ones(file.n_items, np.bool_)
+    rows = np.flatnonzero(kept if folders is None else kept & (folders >= 0))
+    codes = file.codes if len(rows) == file.n_items else file.codes[rows]
     radius = near_distance(file.n_bits) if options.max_distance is None else options.max_distance
     for members in find_components(codes, file.n_bits, radius):
         group = rows[members]

@@ -57,7 +57,7 @@ def answer_on_sheet(
     """
     kind = _KINDS.get(Path(os.fsdecode(path)).suffix.lower())
     if kind is None:
-        raise DrhnError("no kind of sheet", path=path, expected=" or ".join(f"a name in {suffix}" for suffix in _KINDS))
+        raise DrhnError("no kind of sheet", path=path, expected=f"a name that ends in {' or '.join(_KINDS)}")
     refuse_foreign(path, MARK, "sheet")
     try:
         asked, drawn = tee(queries)

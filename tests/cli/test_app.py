@@ -1,4 +1,6 @@
+import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,20 @@ def test_every_command_has_help(drhn, command, flag):
     assert result.out.decode().startswith(f"Usage: drhn {command} [OPTIONS]")
 
 
+@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)], ids=" ".join)
+def test_a_help_page_of_80_columns_has_whole_examples_and_sentences_and_none_of_pythons_types(
+    drhn, monkeypatch, arguments
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = drhn(*arguments, "--help").out.decode()
+    command = typer.main.get_command(app_module.app)
+    text = inspect.cleandoc((command.commands[arguments[0]] if arguments else command).help)
+    examples = [line for line in text.split("\n\n") if "\n" not in line and "drhn " in line]
+    assert examples
+    assert all(f"  {example}\n" in page for example in examples)
+    assert not re.search(r"<(str|int|float|list|path)|\w\.\.\.$", page, re.MULTILINE)
+
+
 def test_no_command_shows_the_help_as_an_error(drhn):
     result = drhn()
     assert result.status == 2
@@ -62,6 +78,14 @@ def test_a_usage_error_is_one_clear_message_and_status_2(drhn, arguments, messag
     assert (result.status, result.out) == (2, b"")
     assert message in result.err.splitlines()[-1]
     assert "Traceback" not in result.err
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_named_as_it_has_to_be(drhn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-x.png").touch()
+    result = drhn("query", "-x.png", "--top", "1", "codes.bin")
+    assert (result.status, result.out) == (2, b"")
+    assert result.err.splitlines()[-1] == "drhn: -x.png begins with a dash; a file of that name is ./-x.png"
 
 
 def test_a_wrong_file_is_one_line_on_stderr_and_status_2(drhn, tmp_path):

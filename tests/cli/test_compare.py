@@ -45,6 +45,15 @@ def test_as_json_at_another_length(compare):
     assert (result.status, "makes no codes of 13 bits" in result.err) == (2, True)
 
 
+def test_tta_gives_the_distance_of_a_code_file_made_with_it(compare, update):
+    pair = A, "photos/square/0001.png"
+    update(tta=True)
+    with CodeFile.open("codes.bin") as file:
+        rows = [file.find(path.removeprefix("photos/").encode()) for path in pair]
+        distance = int(hamming_distances(*(np.array(file.codes[row : row + 1]) for row in rows))[0, 0])
+    assert compare(*pair, "--tta").lines == [str(distance)] != compare(*pair).lines
+
+
 def test_either_picture_may_come_on_stdin_but_not_both(compare):
     assert compare("-", A, stdin=Path(A).read_bytes()).lines == ["0"]
     assert compare(A, "-", stdin=Path(A).read_bytes()).lines == ["0"]

@@ -83,6 +83,15 @@ def test_under_leaves_the_other_pictures_out(drhn, codes):
     assert (outside.status, "outside of the code file" in outside.err) == (2, True)
 
 
+def test_exclude_leaves_pictures_and_folders_out(drhn, codes):
+    assert drhn("dups", codes, "--exclude", "in").lines == ["b/5.jpg", "b/4.jpg"]
+    assert drhn("dups", codes, "--exclude", "b/4.jpg", "--exclude", "/a/1.jpg").status == 1
+    assert drhn("dups", codes, "--max-distance", "1", "--under", "a", "--exclude", "1.jpg").lines == [
+        "a/2.jpg",
+        "a/in/3.jpg",
+    ]
+
+
 def test_nothing_found_is_status_1(drhn, codes):
     result = drhn("dups", codes, "--under", "c", "--max-distance", "7")
     assert (result.status, result.out, result.err) == (1, b"", "drhn: nothing found\n")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from drhn_cli.cli.app import run
 from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, write_code_file
 from drhn_cli.codes.pack import format_hex, pack_bits
 
@@ -36,6 +37,14 @@ def test_tsv_on_stdout(drhn, rows):
     assert (result.status, result.err) == (0, "")
     assert result.lines == ["\t".join(map(str, row)) for row in rows]
     assert len(rows) == 8
+
+
+def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_odd(tmp_path)
+    stdout, _ = terminal()
+    assert run(["export", "odd.bin"]) == 0
+    assert stdout.drawn.splitlines()[0].split("\t", 3)[3] == r"a\tb\nc\udcff.jpg"
 
 
 def test_ndjson_in_a_file_and_on_stdout(drhn, rows):

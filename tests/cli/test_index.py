@@ -22,7 +22,7 @@ def test_an_index_changes_no_answer(drhn, codes):
     before = [drhn("query", "--code", CODE, *options, codes).out for options in ((), ("--max-distance", "30"))]
     result = drhn("index", codes)
     assert (result.status, result.out) == (0, b"")
-    assert result.err.startswith("drhn: codes.bin: index of 8 codes (8 entries in 8 tables, 0.0 MB) in ")
+    assert result.err.startswith("drhn: codes.bin: index of 8 codes (8 tables of 8 entries, 8,480 bytes) in ")
     assert [drhn("query", "--code", CODE, *options, codes).out for options in ((), ("--max-distance", "30"))] == before
 
 

@@ -14,6 +14,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 IMAGE = "photos/circle/0000.png"
 CODE = "5a" * 8
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_a_pipe_gets_distances_and_paths(query, drhn):
@@ -224,11 +225,42 @@ def on_terminal(start, *arguments):
 @pytest.mark.usefixtures("query")
 def test_a_terminal_gets_a_table(start):
     drawn = on_terminal(start, "query", "--code", CODE, IMAGE, "codes.bin", "--top", "2").decode()
-    rows = [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn).splitlines()]
+    rows = [line.split() for line in ESCAPE.sub("", drawn).splitlines()]
     assert rows.count(["distance", "path"]) == 2
     assert [IMAGE] in rows
     assert [CODE] in rows
     assert ["0"] in [row[:1] for row in rows]
+
+
+@pytest.mark.usefixtures("query")
+def test_a_terminal_tells_which_of_several_queries_found_nothing(terminal):
+    stdout, _ = terminal()
+    with CodeFile.open("codes.bin") as file:
+        codes = format_hex(file.codes[0]), format_hex(~file.codes[0])
+    options = [f"--code={code}" for code in codes]
+    assert run(["query", *options, "codes.bin", "--max-distance", "0", "--exclude", "0001.png"]) == 0
+    lines = [line.strip() for line in ESCAPE.sub("", stdout.drawn).splitlines()]
+    assert lines == [codes[0], "distance  path", *lines[2:-3], "", f"{codes[1]}: nothing found", ""]
+    assert re.fullmatch(r"0  photos/\w+/0000\.png", lines[2])
+
+
+@pytest.mark.usefixtures("query")
+def test_a_terminal_shows_the_scores_that_give_the_order(terminal, weights_path):
+    stdout, _ = terminal()
+    assert run(["query", IMAGE, "codes.bin", "--rank", "asymmetric", "--weights", str(weights_path)]) == 0
+    header, *rows = (line.split() for line in ESCAPE.sub("", stdout.drawn).splitlines())
+    assert header == ["score", "distance", "path"]
+    assert [float(row[0]) for row in rows] == sorted(float(row[0]) for row in rows)
+
+
+@pytest.mark.usefixtures("query")
+def test_paths_on_a_terminal_are_no_escape_sequences(terminal, update):
+    Path(IMAGE).rename("photos/\x1b[31m.png")
+    update()
+    stdout, _ = terminal()
+    assert run(["query", "--code", CODE, "codes.bin", "--paths"]) == 0
+    assert "\x1b" not in stdout.drawn
+    assert "photos/\\x1b[31m.png" in stdout.drawn.splitlines()
 
 
 @pytest.mark.usefixtures("query")

@@ -13,7 +13,7 @@ from drhn_cli.errors import SourceError
 from drhn_cli.images import formats
 from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.find import Found, find_images, read_path_list
-from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes
+from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
 
 
 def write(root: Path, *names: str | bytes) -> None:
@@ -58,9 +58,10 @@ def test_every_suffix_is_one_that_pillow_knows(suffix: str) -> None:
 def test_heif_counts_only_with_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     assert {b".heic", b".heif"} < picture_suffixes()  # pillow-heif is installed for the tests
+    assert readable_formats() == (*FORMATS, "HEIF")  # as messages have it, whether or not it has been needed yet
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
     assert b".heic" not in picture_suffixes()
-    assert picture_formats() == FORMATS
+    assert picture_formats() == readable_formats() == FORMATS
     monkeypatch.setitem(Image.OPEN, "HEIF", (lambda *_: None, None))
     assert {b".heic", b".heif"} < picture_suffixes()
     assert picture_formats() == (*FORMATS, "HEIF")
@@ -109,6 +110,9 @@ def test_hidden_files_and_folders_need_the_flag(tmp_path: Path) -> None:
         ("a/b", "c/a/b", True, False),
         ("/a", "a", True, True),
         ("/a", "b/a", True, False),
+        ("./a", "a", True, True),
+        ("./a/", "b/a", True, False),
+        ("./a/*.jpg", "a/1.jpg", False, True),
         ("a/*.jpg", "a/1.jpg", False, True),
         ("a/*.jpg", "a/b/1.jpg", False, False),
         ("a/**/1.jpg", "a/1.jpg", False, True),
@@ -193,6 +197,29 @@ def test_a_missing_source_is_told_and_stops_nothing(tmp_path: Path) -> None:
     assert found.missing == [os.fsencode(tmp_path / "unplugged")]
     assert [failure.message for failure in found.failures] == [f"{tmp_path}/unplugged: no such file or folder"]
     assert isinstance(found.failures[0], SourceError)
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("https://example.org/a.jpg", "download it first"),
+        ("file:///a.jpg", "leave file:// out"),
+        ("-", "--files-from -"),
+    ],
+)
+def test_what_is_no_path_is_called_as_it_was_and_told_the_way_out(source: str, hint: str) -> None:
+    (failure,) = find_images([source]).failures
+    assert failure.message.startswith(f"{source}: no such file or folder; ")
+    assert hint in failure.message
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.7z", "a.RAR", "a.tar.gz", "a.tgz", "a.tar.zst", "a.jpg.gz"])
+def test_what_is_compressed_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, "1.jpg")
+    found = find_images([tmp_path / name, tmp_path])
+    assert relative(found, tmp_path) == ["1.jpg"]
+    assert found.missing == [os.fsencode(tmp_path / name)]
+    assert "compressed (expected a folder, a picture or a plain tar archive); unpack it first" in str(found.failures[0])
 
 
 @pytest.mark.parametrize("source", ["", "a\0b"])

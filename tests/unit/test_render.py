@@ -24,6 +24,35 @@ def test_errors_are_one_line_on_stderr(capsys):
     assert capsys.readouterr() == ("", "drhn: a\\nb\\x1b: bad; mend it\n")
 
 
+def test_the_path_of_an_error_is_shown_relative_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    render.report_error(DrhnError("bad", path=tmp_path / "a.png"))
+    render.report_error(DrhnError("bad"))
+    assert capsys.readouterr().err == "drhn: a.png: bad\ndrhn: bad\n"
+
+
+def test_a_working_directory_that_is_removed_meanwhile_leaves_paths_absolute(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert render.shown_path(b"/a.png") == b"/a.png"
+
+
+def test_paths_on_a_terminal_are_text_that_it_does_not_obey_unless_nul_ends_them(terminal):
+    assert render.path_form(b"\n")(b"/\x1b[31m") == b"/\x1b[31m"
+    terminal()
+    assert render.path_form(b"\n")(b"/\x1b[31m") == b"/\\x1b[31m"
+    assert render.path_form(b"\0")(b"/\x1b[31m") == b"/\x1b[31m"
+
+
+def test_what_is_counted_has_a_plural():
+    assert [render.counted(number, "code file") for number in (0, 1, 1000)] == [
+        "0 code files",
+        "1 code file",
+        "1,000 code files",
+    ]
+
+
 def test_a_path_below_the_working_directory_is_shown_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     here = os.fsencode(tmp_path)
@@ -78,6 +107,15 @@ def test_progress_is_drawn_on_a_terminal_and_not_on_stdout(terminal):
     assert "3/4" in stderr.drawn
     assert re.search(r"\d/s  2 failed", stderr.drawn)
     assert stdout.drawn == ""
+
+
+def test_progress_tells_no_rate_before_there_is_one(terminal):
+    _stdout, stderr = terminal()
+    with render.progress_bar("hashing", quiet=False) as show:
+        show(0, 4)
+        show(4, None)
+    assert not re.search(r"\b0\.0/s", stderr.drawn)
+    assert "/s" in stderr.drawn
 
 
 def test_quiet_draws_no_progress(terminal):

@@ -222,7 +222,7 @@ def test_an_empty_file_may_be_replaced_and_another_may_not(draw, tmp_path):
 
 @pytest.mark.parametrize("path", ["found.pdf", "found", "html", b"found.jpg"])
 def test_another_suffix_is_refused(draw, path):
-    with pytest.raises(DrhnError, match=r"no kind of sheet \(expected a name in \.html or a name in \.png\)"):
+    with pytest.raises(DrhnError, match=r"no kind of sheet \(expected a name that ends in \.html or \.png\)"):
         draw(STORED, path=path)
 
 
