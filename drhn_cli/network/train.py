@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.images.labelled import LabelledPixels
 from drhn_cli.network.augment import augment, normalise
 from drhn_cli.network.binarise import codes_of
@@ -141,7 +141,7 @@ def train_network(
     Raises:
         ConfigError: images would be shifted by more than their size, or the first process trains something else.
         DrhnError: fewer than two images in all or for a process, or the loss is no longer a number.
-        CheckpointError: the checkpoint is damaged or of another run, or cannot be written.
+        CheckpointError: the checkpoint is damaged, of another run or another process's, or cannot be written.
     """
     if not team.leads:
         on_start, on_step, on_epoch = (lambda _: None), (lambda *_: None), (lambda _: None)
@@ -170,6 +170,12 @@ def train_network(
         differing = ", ".join(key for key in run if run[key] != first_run[key])
         hint = "give every process the same pictures and options, --precision among them"
         raise ConfigError(f"process {team.rank} trains something else than the first: {differing}", hint=hint)
+    n_there = team.total(bool(checkpoint_path and checkpoint_path.exists()), device)
+    if n_there and not saved:
+        hint = "give that machine --node-rank 0, or remove the file there to start anew"
+        raise CheckpointError(
+            "the unfinished run is on a machine that is not the first", path=checkpoint_path, hint=hint
+        )
     if saved:
         network.load_state_dict(saved.network)
         for optimiser, state in zip(optimisers, saved.optimisers, strict=True):

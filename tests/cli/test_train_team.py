@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ SETTINGS = (
     *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--epochs", "20", "--batch-size", "15"),
     *("--device", "cpu", "--precision", "float32", "--workers", "1"),
 )
-TORCHRUN = ("-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0")
+TORCHRUN = ("-m", "torch.distributed.run")
+TOGETHER = (*TORCHRUN, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--nproc-per-node", "2")
 
 # The program, and then which of its processes has threads of the group left, or was told to die in the midst.
 SCRIPT = """
@@ -40,20 +42,56 @@ sys.exit(status)
 """
 
 
-@pytest.fixture
-def train(tmp_path):
-    data = write_class_folders(tmp_path / "labelled", n=12, size=16)
-    (tmp_path / "script.py").write_text(SCRIPT)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("team")
+    data = write_class_folders(folder / "labelled", n=12, size=16)
+    (folder / "script.py").write_text(SCRIPT)
 
-    def call(name, *options, launcher=(*TORCHRUN, "--nproc-per-node", "2"), **environment):
-        (tmp_path / name).mkdir(exist_ok=True)
-        program = [tmp_path / "script.py"] if launcher else ["-m", "drhn_cli"]
-        command = [sys.executable, *launcher, *program, "train", data, "-o", tmp_path / name / "w.npz", *SETTINGS]
+    def call(name, *options, launcher=TOGETHER, **environment):
+        (folder / name).mkdir(exist_ok=True)
+        program = [folder / "script.py"] if launcher else ["-m", "drhn_cli"]
+        command = [sys.executable, *launcher, *program, "train", data, "-o", folder / name / "w.npz", *SETTINGS]
         settings = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
-        done = subprocess.run(
-            [*map(str, command), *options], env=settings, capture_output=True, check=False, timeout=120
-        )
-        return done.returncode, done.stderr.decode(), tmp_path / name
+        process = subprocess.Popen([*map(str, command), *options], env=settings, stderr=subprocess.PIPE)
+        return process, folder / name
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def train(start):
+    def call(*arguments, **settings):
+        process, folder = start(*arguments, **settings)
+        _, err = process.communicate(timeout=300)
+        return process.returncode, err.decode(), folder
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def together(train):
+    """What two processes on one machine print and write."""
+    status, err, folder = train("together")
+    assert status == 0, err
+    return err, folder
+
+
+@pytest.fixture
+def train_on_two(start):
+    """Train on two machines, the second of which has folders of its own: what the first and the second come to."""
+
+    def call(names, *options, **environment):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        where = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank")
+        started = [
+            start(name, *options, launcher=(*TORCHRUN, *where, str(number)), **environment)
+            for number, name in enumerate(names)
+        ]
+        ended = [(process.communicate(timeout=300)[1].decode(), process.returncode) for process, _ in started]
+        return [(status, err, folder) for (err, status), (_, folder) in zip(ended, started, strict=True)]
 
     return call
 
@@ -68,9 +106,8 @@ def arrays_of(folder: Path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no torchrun with Gloo there")
-def test_two_processes_train_as_one_and_go_on_after_one_was_killed(train):
-    status, err, together = train("together")
-    assert status == 0, err
+def test_two_processes_train_as_one_and_go_on_after_one_was_killed(train, together):
+    err, together = together
     assert err.count("48 pictures to train on") == err.count("epoch 20:") == 1  # the first process alone tells
     assert err.count("left over: []") == 2, err
     assert sorted(os.listdir(together)) == ["w.history.jsonl", "w.npz"]
@@ -90,3 +127,21 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(train):
     assert "going on after epoch " in err
     expected = arrays_of(together)
     assert all(np.array_equal(array, expected[name]) for name, array in arrays_of(killed).items())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no torchrun with Gloo there")
+def test_two_machines_train_as_one_and_the_first_alone_writes(train_on_two, together):
+    (status, err, _), (other_status, other_err, second) = train_on_two(("first", "second"), DIES="1")
+    assert 0 not in (status, other_status), err + other_err
+    assert os.listdir(second) == []
+    # The machines have changed places: what the first has kept is not left out.
+    for status, err, _ in train_on_two(("second", "first"), "--resume"):
+        assert status != 0
+        assert "the unfinished run is on a machine that is not the first; give that machine --node-rank 0" in err
+    (status, err, first), (other_status, other_err, second) = train_on_two(("first", "second"), "--resume")
+    assert (status, other_status) == (0, 0), err + other_err
+    assert "going on after epoch " in err
+    assert "epoch" not in other_err
+    assert (sorted(os.listdir(first)), os.listdir(second)) == (["w.history.jsonl", "w.npz"], [])
+    expected = arrays_of(together[1])
+    assert all(np.array_equal(array, expected[name]) for name, array in arrays_of(first).items())
