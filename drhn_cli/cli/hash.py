@@ -113,7 +113,7 @@ def hash_(
             )
 
     # Processes of torchrun share a terminal.
-    with progress_bar("hashing", quiet=quiet or (part is not None and part.told_by is not None)) as show:
+    with progress_bar("listing", quiet=quiet or (part is not None and part.told_by is not None)) as show:
         done = 0
 
         def advance(count: int) -> None:
@@ -125,7 +125,8 @@ def hash_(
             all_sources,
             output,
             hash_options,
-            on_start=lambda total: show(0, total),
+            on_found=lambda n_found: show(n_found, None),
+            on_start=lambda total: show(0, total, 0, "hashing"),
             on_progress=advance,
             on_failure=tell_failure,
         )

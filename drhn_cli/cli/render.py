@@ -155,8 +155,13 @@ def printable(path: bytes) -> str:
 class ShowProgress(Protocol):
     """Draws progress."""
 
-    def __call__(self, done: int | None, total: int | None, n_failed: int = 0, /) -> None:
-        """Draw how many things are done, how many there are (None leaves either as it is), and how many failed."""
+    def __call__(
+        self, done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /
+    ) -> None:
+        """Draw how many things are done, how many there are, and how many failed; another description begins anew.
+
+        None leaves a thing as it is.
+        """
 
 
 @contextlib.contextmanager
@@ -181,7 +186,9 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=None, told="")
 
-        def show(done: int | None, total: int | None, n_failed: int = 0, /) -> None:
+        def show(done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /) -> None:
+            if description is not None:
+                progress.reset(task, description=description)
             progress.update(task, completed=done, total=total)
             so_far = progress.tasks[task]
             rate = so_far.speed or so_far.completed / (so_far.elapsed or 1)

@@ -55,6 +55,7 @@ def gather_pictures(
     hidden: bool,
     follow: bool,
     is_known: Callable[[bytes], bool] = lambda _: False,
+    on_found: Callable[[int], None] = lambda _: None,
 ) -> Gathered:
     """Find the pictures of a part, or all.
 
@@ -69,11 +70,12 @@ def gather_pictures(
         follow: follow symbolic links.
         is_known: tells whether there have been pictures below a source. It is missing if it is an empty folder now, as
             the mount point of an unplugged drive is.
+        on_found: called with the pictures found so far after each folder and archive.
 
     Raises:
         SourceError: no source can be read, or they lie on different drives.
     """
-    found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow)
+    found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow, on_found=on_found)
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
@@ -91,19 +93,21 @@ def gather_pictures(
     def is_own(path: bytes) -> bool:
         return shard is None or shard.holds(path[prefix:])
 
-    listed = [find_members(path, exclude=exclude, hidden=hidden) for path in found.archives if is_own(path)]
     failures, missing = list(found.failures), set(found.missing)
-    for members in listed:
-        failures += members.failures
-        missing.update(members.missing)
     files = [file for file in found.files if is_own(file.path)]
-    files += [file for members in listed for file in members.files]
+    n_images = len(found.files)
+    for path in sorted(found.archives, key=is_own, reverse=True):
+        if not is_own(path) and n_images >= enough:
+            break
+        members = find_members(path, exclude=exclude, hidden=hidden)
+        n_images += len(members.files)
+        on_found(n_images)
+        if is_own(path):
+            files += members.files
+            failures += members.failures
+            missing.update(members.missing)
     if not files:
         _refuse_nothing(failures, roots, missing)
-    n_images = len(found.files) + sum(len(members.files) for members in listed)
-    for path in found.archives:
-        if n_images < enough and not is_own(path):
-            n_images += len(find_members(path, exclude=exclude, hidden=hidden).files)
     return Gathered(
         files=files,
         n_images=n_images,

@@ -160,6 +160,7 @@ def hash_pictures(
     codes_path: AnyPath,
     options: HashOptions,
     *,
+    on_found: Callable[[int], None] = lambda _: None,
     on_start: Callable[[int], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
     on_failure: Callable[[DrhnError], None] = lambda _: None,
@@ -175,6 +176,7 @@ def hash_pictures(
         sources: files and folders.
         codes_path: the code file; it need not exist yet.
         options: how pictures are found and hashed.
+        on_found: called with the number of pictures found so far, now and then.
         on_start: called once with the number of pictures that have to be decoded.
         on_progress: called with the number of pictures decoded since the last call.
         on_failure: called with the error of each file that could not be hashed, as it happens.
@@ -200,6 +202,7 @@ def hash_pictures(
             hidden=options.hidden,
             follow=options.follow,
             is_known=update.holds_some_below,
+            on_found=on_found,
         )
         for failure in gathered.failures:
             on_failure(failure)

@@ -43,6 +43,7 @@ def test_progress_tells_rate_remaining_time_and_failures_while_it_lasts(on_termi
     status, shown = on_terminal(*hash_)
     assert status == 0
     text = ESCAPE.sub("", shown)
+    assert re.search(r"listing .* 0/\?", text)
     assert re.search(r"hashing .* 9/9 \d:\d\d:\d\d [\d,.]+/s  1 failed", text)
     assert COLOUR.search(shown)
     *_, summary = (line.strip() for line in re.split(r"[\r\n]+", text) if line.startswith("drhn: "))

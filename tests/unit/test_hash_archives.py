@@ -58,6 +58,12 @@ def test_archives_folders_and_files_mix(shards, update):
     assert counts(update("photos", *shards)) == {"added": 13, "unchanged": 7}
 
 
+def test_what_is_found_is_told_while_folders_and_archives_are_listed(shards, update):
+    told = []
+    update("photos", *shards, hooks={"on_found": told.append})
+    assert told == [0, 2, 4, 6, 8, 12, 16, 20]  # the folder, the four inside of it, the archives
+
+
 def test_a_single_archive_has_its_folder_as_root(shards, update, tmp_path):
     update(shards[0])
     with CodeFile.open("codes.bin") as file:
