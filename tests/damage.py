@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
 
 from drhn_cli.images.formats import register_heif
 from tests.drawing import draw_picture
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """Build a PNG that says it is this large, of zeros that end at once."""
+    parts = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")):
+        parts += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return parts
 
 
 def encode_all(size: int = 16) -> list[tuple[str, bytes]]:

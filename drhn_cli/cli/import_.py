@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, flush, report, write_json
+from drhn_cli.cli.render import counted, write_summary
 from drhn_cli.errors import display_path
 
 
@@ -38,8 +37,5 @@ def import_(
     from drhn_cli.jobs.import_codes import import_codes
 
     summary = import_codes(array, options.read_files_from(paths, null=null), output, bits)
-    if json:
-        write_json(asdict(summary))
-    elif not quiet:
-        report(f"{display_path(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}")
-    flush()
+    told = f"{display_path(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
+    write_summary(summary, told, json=json, quiet=quiet)

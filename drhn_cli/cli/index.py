@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, flush, report, write_json
+from drhn_cli.cli.render import counted, write_summary
 from drhn_cli.errors import display_path
 
 
@@ -25,11 +23,6 @@ def index(
     from drhn_cli.jobs.index import index_codes
 
     summary = index_codes(codes)
-    if json:
-        write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
-    elif not quiet:
-        told = f"{len(summary.widths)} tables of {summary.n_distinct:,} entries, {summary.n_bytes:,} bytes"
-        report(
-            f"{display_path(codes)}: index of {counted(summary.n_items, 'code')} ({told}) in {summary.seconds:.1f} s"
-        )
-    flush()
+    tables = f"{len(summary.widths)} tables of {summary.n_distinct:,} entries, {summary.n_bytes:,} bytes"
+    told = f"{display_path(codes)}: index of {counted(summary.n_items, 'code')} ({tables}) in {summary.seconds:.1f} s"
+    write_summary(summary, told, json=json, quiet=quiet)

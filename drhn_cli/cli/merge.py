@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, flush, report, write_json
+from drhn_cli.cli.render import counted, write_summary
 from drhn_cli.errors import display_path
 
 
@@ -32,9 +31,6 @@ def merge(
     from drhn_cli.jobs.merge import merge_codes
 
     summary = merge_codes(parts, output, partial=partial)
-    if json:
-        write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
-    elif not quiet:
-        told = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
-        report(f"{display_path(output)}: {told} in {summary.seconds:.1f} s")
-    flush()
+    merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
+    told = f"{display_path(output)}: {merged} in {summary.seconds:.1f} s"
+    write_summary(summary, told, json=json, quiet=quiet)

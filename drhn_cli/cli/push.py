@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, flush, progress_bar, report, write_json
+from drhn_cli.cli.render import counted, progress_bar, write_summary
 
 
 def push(
@@ -36,9 +35,6 @@ def push(
 
     with progress_bar("pushing", quiet=quiet) as show:
         summary = push_codes(codes, url, name=name, on_progress=show)
-    if json:
-        write_json({**asdict(summary), "seconds": round(summary.seconds, 3)})
-    elif not quiet:
-        told = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
-        report(f"{url}: {told}; the table holds {summary.n_table:,} of {counted(summary.n_files, 'code file')}")
-    flush()
+    pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
+    there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
+    write_summary(summary, f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)

@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from drhn_cli.errors import DrhnError, display_path
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from rich.table import Table
 
 
@@ -104,6 +106,16 @@ def path_form(end: bytes) -> Callable[[bytes], bytes]:
     if sys.stdout.isatty() and end == b"\n":
         return lambda path: printable(shown_path(path)).encode()
     return shown_path
+
+
+def write_summary(summary: DataclassInstance, told: str, *, json: bool, quiet: bool) -> None:
+    """Tell what a command did: a JSON object on stdout, or a line for people on stderr, or nothing."""
+    if json:
+        values = asdict(summary)
+        write_json({name: round(value, 3) if name == "seconds" else value for name, value in values.items()})
+    elif not quiet:
+        report(told)
+    flush()
 
 
 def counted(number: int, noun: str) -> str:

@@ -112,7 +112,7 @@ def test_pushing_again_replaces_and_says_so_in_json(drhn, update):
     assert IMAGE.encode() not in drhn("query", "--code", "00" * 8, TABLE).out
     assert drhn("push", "codes.bin", TABLE, "--name", "twin", "-q").err == ""
     result = drhn("push", "codes.bin", TABLE)
-    assert result.err.endswith(" s; 14 of 2 code files are there\n")
+    assert result.err.endswith(" s; the table holds 14 pictures of 2 code files\n")
     assert "(0 sent)" in result.err
 
 

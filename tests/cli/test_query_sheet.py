@@ -10,6 +10,7 @@ from PIL import Image
 
 IMAGE = "photos/circle/0000.png"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DARK = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0")
 QUIET = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
 
@@ -84,6 +85,9 @@ def test_a_browser_shows_the_pictures_runs_nothing_and_opens_the_links(query, up
     assert any(near(colour, (255, 0, 0)) for colour in colours)
     assert any(near(colour, (0, 255, 0)) for colour in colours)
     assert any(near(colour, (0xF7, 0xF6, 0xF3)) for colour in colours)  # the style is in force
+    browse(page, f"--screenshot={shot}", "--window-size=1200,800", "--hide-scrollbars", *DARK)
+    with Image.open(shot) as image:
+        assert max(image.convert("RGB").getpixel((2, 2))) < 48
     browse(next(link for link in re.findall(r'href="([^"]*)"', dom) if "%FF" in link), f"--screenshot={shot}")
     with Image.open(shot) as image:
         assert any(near(colour, (0, 255, 0)) for _, colour in image.convert("RGB").getcolors(1 << 20))

@@ -18,6 +18,7 @@ from drhn_cli.errors import ImageError
 from drhn_cli.images import opened
 from drhn_cli.images.decode import decode_image, decode_reduced
 from drhn_cli.images.formats import FORMATS
+from tests.damage import png_of_size
 from tests.drawing import draw_gradient, draw_picture
 
 PICTURE = draw_picture("square", 3, 24)
@@ -41,15 +42,6 @@ def refusal(source: object, **options: int) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decode_image(source, **options)  # type: ignore[arg-type]
     return caught.value
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """Build a PNG that says it is this large, of zeros that end at once."""
-    parts = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")):
-        parts += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    return parts
 
 
 @pytest.mark.parametrize("codec", FORMATS)

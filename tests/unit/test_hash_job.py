@@ -49,6 +49,13 @@ def hashed(photos, update):
     return photos
 
 
+def test_a_picture_that_vanishes_while_hashing_is_a_failure_and_the_rest_is_hashed(photos, update):
+    summary = update(hooks={"on_start": lambda _: (photos / "circle/0000.png").unlink()})
+    assert [failure.problem for failure in summary.failures] == ["no such file"]
+    assert counts(summary) == {"added": 7}
+    assert counts(update()) == {"unchanged": 7}
+
+
 def test_the_first_run_hashes_all(photos, update):
     summary = update("photos")
     assert counts(summary) == {"added": 8}
