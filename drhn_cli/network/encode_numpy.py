@@ -37,14 +37,9 @@ class NumpyEncoder(Encoder):
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self._arrays = {name: array.astype(np.float32) for name, array in weights.arrays.items()}
+        self._arrays = {name: array.astype(np.float32) for name, array in weights.arrays.items() if array.ndim < 4}
         self._filters = {
-            # (out, in, 3, 3) -> (3 * 3 * in, out): the order of the values of a patch
-            name.removesuffix(".weight"): np.ascontiguousarray(
-                array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0]), dtype=np.float32
-            )
-            for name, array in weights.arrays.items()
-            if array.ndim == 4
+            name.removesuffix(".weight"): _by_patch(array) for name, array in weights.arrays.items() if array.ndim == 4
         }
         self._norms = {
             name.removesuffix(".running_var"): self._fold_norm(name.removesuffix(".running_var"))
@@ -109,6 +104,15 @@ class NumpyEncoder(Encoder):
         x *= factor
         x += summand
         return x
+
+
+def _by_patch(filters: NDArray[np.floating]) -> _Floats:
+    """(out, in, 3, 3) -> (3 * 3 * in, out), the order of the values of a patch."""
+    n_out, n_in = filters.shape[:2]
+    ordered = np.empty((3, 3, n_in, n_out), np.float32)
+    for start in range(0, n_out, 32):  # so many at a time stay in the cache: half the time
+        ordered[..., start : start + 32] = filters[start : start + 32].transpose(2, 3, 1, 0)
+    return ordered.reshape(-1, n_out)
 
 
 def _tiles(x: _Floats) -> NDArray[Any]:
