@@ -33,7 +33,7 @@ def load_weights_of(file: Codes, name: str | None) -> Weights:
         )
     n_views = 2 if manifest.preprocessing.get("views") == 2 else 1
     if name is None:
-        weights = find_weights_of(manifest.fingerprint, n_views=n_views)
+        weights = find_weights_of(manifest.fingerprint, name=manifest.model, n_views=n_views)
     else:
         weights = load_weights(find_weights(name)).with_views(n_views)
     if weights is None or weights.fingerprint != manifest.fingerprint:

@@ -43,9 +43,9 @@ def find_weights(name: str | None) -> Path:
     )
 
 
-def find_weights_of(fingerprint: str, *, n_views: int) -> Weights | None:
-    """Return the bundled model that has a fingerprint when it takes so many views, or None."""
-    for path in bundled_paths():
+def find_weights_of(fingerprint: str, *, name: str, n_views: int) -> Weights | None:
+    """Return the bundled model that has a fingerprint when it takes so many views, or None; look at one name first."""
+    for path in sorted(bundled_paths(), key=lambda path: path.stem != name):
         weights = load_weights(path).with_views(n_views)
         if weights.fingerprint == fingerprint:
             return weights

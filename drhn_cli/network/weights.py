@@ -108,7 +108,11 @@ class Weights:
 
     def with_views(self, n_views: int) -> Weights:
         """Return the model that averages the activations of so many views: other codes, so another model."""
-        return replace(self, preprocessing=replace(self.preprocessing, views=n_views))
+        if n_views == self.preprocessing.views:
+            return self
+        other = replace(self, preprocessing=replace(self.preprocessing, views=n_views))
+        other.__dict__["arrays_sha256"] = self.arrays_sha256  # the arrays are the same, and reading them takes a while
+        return other
 
     def with_tta(self, tta: bool | None) -> Weights:
         """Return the model with two views or one, or, for None, as it is."""

@@ -54,9 +54,11 @@ def test_unknown_weights_are_refused_with_the_known_names(folder, name):
         find_weights(name)
 
 
-def test_weights_are_found_by_fingerprint(folder):
-    assert find_weights_of(load_weights(folder / "b.npz").fingerprint, n_views=1).name == "b"
-    assert find_weights_of("0" * 64, n_views=1) is None
+def test_weights_are_found_by_fingerprint_where_they_are_likely_first(folder, monkeypatch):
+    fingerprint = load_weights(folder / "b.npz").fingerprint
+    assert find_weights_of(fingerprint, name="elsewhere", n_views=1).name == "b"
+    assert find_weights_of("0" * 64, name="b", n_views=1) is None
     of_two_views = load_weights(folder / "b.npz").with_views(2).fingerprint
-    assert find_weights_of(of_two_views, n_views=1) is None
-    assert find_weights_of(of_two_views, n_views=2).preprocessing.views == 2
+    assert find_weights_of(of_two_views, name="b", n_views=1) is None
+    monkeypatch.setattr(bundled, "load_weights", lambda path: load_weights(path) if path.stem == "b" else None)
+    assert find_weights_of(of_two_views, name="b", n_views=2).preprocessing.views == 2
