@@ -49,7 +49,10 @@ Codes = Annotated[str, typer.Argument(metavar="CODES", help="The code file.", ca
 Under = Annotated[list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="Leave out files and folders of this name or, with a /, path. Repeatable."),
+    typer.Option(
+        metavar="GLOB",
+        help="Leave out what has this name or, with a /, this path below the source or root. Repeatable.",
+    ),
 ]
 FilesFrom = Annotated[
     str | None, typer.Option(metavar="FILE|-", help="Read paths from a file or stdin, one a line (NUL-ended with -0).")

@@ -203,7 +203,7 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
                 progress.reset(task, description=description)
             progress.update(task, completed=done, total=total)
             so_far = progress.tasks[task]
-            rate = so_far.speed or so_far.completed / (so_far.elapsed or 1)
+            rate = so_far.completed / (so_far.elapsed or 1)  # rich's own jumps where batches end close to each other
             failed = f"  {n_failed:,} failed" if n_failed else ""
             progress.update(task, told=f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if so_far.completed else failed)
 
