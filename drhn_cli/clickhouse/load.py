@@ -65,7 +65,8 @@ def load_codes(
     schema.create(file.n_bits)
     files = PushedFiles(connection, schema)
     pushed = files.read()
-    _require_alike(file, live_files(pushed), str(connection.address))
+    live = live_files(pushed)
+    _require_alike(file, live, str(connection.address))
     generation = _number(name, file)
     push = PushedFile(
         name=name,
@@ -78,7 +79,7 @@ def load_codes(
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         files.write(push)
     n_sent = _Slices(file, connection, schema, generation).fill(on_progress)
-    current = next((each for each in live_files(pushed) if each.name == name), None)
+    current = next((each for each in live if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
         files.write(replace(push, state=LIVE, version=push.version + 1))
     for each in pushed:
