@@ -11,7 +11,15 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.braces import expand_braces
-from drhn_cli.cli.render import counted, progress_bar, report, report_error, shown_path, write_json
+from drhn_cli.cli.render import (
+    counted,
+    progress_bar,
+    report,
+    report_error,
+    shown_path,
+    telling_how_to_go_on,
+    write_json,
+)
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError, display_path
 
@@ -113,7 +121,9 @@ def hash_(
             )
 
     # Processes of torchrun share a terminal.
-    with progress_bar("listing", quiet=quiet or (part is not None and part.told_by is not None)) as show:
+    no_bar = quiet or (part is not None and part.told_by is not None)
+    way_on = telling_how_to_go_on("what was hashed is kept: run the same command again to go on", quiet=quiet)
+    with way_on, progress_bar("listing", quiet=no_bar) as show:
         done = 0
 
         def advance(count: int) -> None:
@@ -137,6 +147,8 @@ def hash_(
         told = ", ".join(f"{count:,} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
         n_pictures = counted(summary.n_items, "picture")
         report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
+        if not told and part is None:
+            report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     if summary.dropped_index and not quiet:
         report(f"{display_path(output)}: its index no longer fits and is gone; make a new one with drhn index")
     sys.stdout.flush()

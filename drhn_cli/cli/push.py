@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, progress_bar, write_summary
+from drhn_cli.cli.render import counted, progress_bar, telling_how_to_go_on, write_summary
 
 
 def push(
@@ -33,7 +33,8 @@ def push(
     """
     from drhn_cli.jobs.push import push_codes
 
-    with progress_bar("pushing", quiet=quiet) as show:
+    way_on = telling_how_to_go_on("run the same command again to go on", quiet=quiet)
+    with way_on, progress_bar("pushing", quiet=quiet) as show:
         summary = push_codes(codes, url, name=name, on_progress=show)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
     there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"

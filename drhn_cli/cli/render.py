@@ -89,6 +89,17 @@ def report_error(error: DrhnError) -> None:
         report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
+@contextlib.contextmanager
+def telling_how_to_go_on(hint: str, *, quiet: bool) -> Iterator[None]:
+    """On Ctrl-C in the block, tell on stderr what to do to go on later."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not quiet:
+            report(f"stopped; {hint}")
+        raise
+
+
 def shown_path(path: bytes) -> bytes:
     """Return an absolute path as it is shown: relative where it lies below the working directory."""
     try:

@@ -11,7 +11,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.render import counted, progress_bar, report, report_error
+from drhn_cli.cli.render import counted, progress_bar, report, report_error, telling_how_to_go_on
 from drhn_cli.config import PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
@@ -176,7 +176,9 @@ def train(
         workers=workers,
         command=["drhn", *sys.argv[1:]],
     )
-    with progress_bar("training", quiet=quiet or not find_team().leads) as show:
+    silent = quiet or not find_team().leads
+    way_on = telling_how_to_go_on("--resume goes on after the last whole epoch, if there is one", quiet=silent)
+    with way_on, progress_bar("training", quiet=silent) as show:
 
         def tell_data(n_images: int, n_validation: int, failures: Sequence[ImageError]) -> None:
             for failure in failures:

@@ -91,7 +91,9 @@ def test_an_interrupted_run_goes_on_with_resume(train, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "_epoch_line", interrupt)
-        assert train("labelled").status == 130
+        result = train("labelled")
+    assert (result.status, result.out) == (130, b"")
+    assert "drhn: stopped; --resume goes on" in result.err.splitlines()[-1]
     assert Path("w.npz.checkpoint").exists()
     refused = train("labelled")
     assert (refused.status, "--resume" in refused.err) == (2, True)
