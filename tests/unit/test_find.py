@@ -213,7 +213,9 @@ def test_what_is_no_path_is_called_as_it_was_and_told_the_way_out(source: str, h
     assert hint in failure.message
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.7z", "a.RAR", "a.tar.gz", "a.tgz", "a.tar.zst", "a.jpg.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.zip", "a.7z", "a.RAR", "a.tar.gz", "a.TGZ", "a.tar.zst", "a.tar.xz", "a.tbz2", "a.txz", "a.jpg.gz"]
+)
 def test_what_is_compressed_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, "1.jpg")
     found = find_images([tmp_path / name, tmp_path])

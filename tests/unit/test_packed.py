@@ -96,14 +96,6 @@ def test_what_comes_before_the_damage_is_found_and_the_rest_unknown():
     assert ("cut short" in found.failures[0].message, found.missing) == (True, [path])
 
 
-@pytest.mark.parametrize("name", ["a.tar.gz", "a.TGZ", "a.tar.zst", "a.tar.xz", "a.tbz2", "a.txz"])
-def test_a_compressed_archive_is_refused_by_its_name(name):
-    Path(name).write_bytes(b"\x1f\x8b")
-    found = find_images([name])
-    assert (found.files, found.archives, found.missing) == ([], [], [os.path.abspath(os.fsencode(name))])
-    assert "a compressed archive (expected a plain tar archive); decompress it" in found.failures[0].message
-
-
 def test_archives_are_sources_and_not_looked_for_in_folders():
     write_tar("d.tar", [("a.jpg", b"x")])
     os.makedirs("d")
