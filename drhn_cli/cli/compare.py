@@ -23,7 +23,7 @@ def compare(
         typer.Option(
             min=0,
             metavar="R",
-            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 32 bits]",
+            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]",
         ),
     ] = None,
     weights: options.Weights = None,

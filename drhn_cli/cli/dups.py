@@ -18,7 +18,7 @@ def dups(
     max_distance: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 32 bits]"
+            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"
         ),
     ] = None,
     across: Annotated[

@@ -15,13 +15,13 @@ from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import AnyPath
 from drhn_cli.jobs.folders import find_kept, locate_rows
 
-NEAR_SHARE = 32
+NEAR_SHARE = 64
 
 
 def near_distance(n_bits: int) -> int:
     """Return how many bits two codes may differ in for their pictures to be near-duplicates, unless told otherwise.
 
-    One bit of 32: the README has what the bundled network finds within that, of changed copies and of other pictures.
+    One bit of 64: the README has what the bundled network finds within that, of changed copies and of other pictures.
     """
     return n_bits // NEAR_SHARE
 

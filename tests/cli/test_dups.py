@@ -22,13 +22,13 @@ def codes(tmp_path, monkeypatch):
     return "codes.bin"
 
 
-def test_one_bit_of_32_apart_by_default(drhn, tmp_path, monkeypatch):
+def test_one_bit_of_64_apart_by_default(drhn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    codes = np.zeros((3, 8), np.uint8)
-    codes[1, 0], codes[2, 7] = 0b0011, 0b0111  # 2, 3 and 5 bits from one another
+    codes = np.zeros((3, 16), np.uint8)
+    codes[1, 0], codes[2, 15] = 0b0011, 0b0111  # 2, 3 and 5 bits from one another
     entries = Entries.from_columns([b"0.jpg", b"1.jpg", b"2.jpg"], [3, 2, 1], [0] * 3)
     write_code_file(
-        "codes.bin", codes, entries, CodeManifest(root=str(tmp_path), n_bits=64, model="none", fingerprint="0" * 64)
+        "codes.bin", codes, entries, CodeManifest(root=str(tmp_path), n_bits=128, model="none", fingerprint="0" * 64)
     )
     assert drhn("dups", "codes.bin").lines == ["0.jpg", "1.jpg"]
     assert drhn("dups", "codes.bin", "--max-distance", "1").status == 1
