@@ -50,7 +50,7 @@ def eval_(
 ) -> None:
     """Measure how well weights find pictures of the same class.
 
-    drhn eval cifar10 --download
+    drhn eval cifar10 --weights cifar10 --download
 
     drhn eval ./labelled --weights weights.npz --bits 48 --bits 12
 

@@ -67,7 +67,9 @@ def _load_cifar10(
 
     if preprocessing.size != 32:
         raise SourceError(
-            "CIFAR-10 has pictures of 32x32 pixels", expected="--input-size 32", found=str(preprocessing.size)
+            "CIFAR-10 has pictures of 32x32 pixels",
+            expected="a network for that size: --input-size 32, or --weights cifar10",
+            found=str(preprocessing.size),
         )
     parts = []
     for train in (True, False):

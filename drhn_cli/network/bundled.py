@@ -8,7 +8,7 @@ from pathlib import Path
 from drhn_cli.errors import WeightsError
 from drhn_cli.network.weights import Weights, load_weights
 
-DEFAULT = "cifar10"
+DEFAULT = "photos"
 
 _PACKAGE = Path(__file__).parent.parent
 
