@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
 _START = re.compile(r"^\.?/")
+# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
 _TOKEN = re.compile(r"\*\*/|/\*\*$|\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 

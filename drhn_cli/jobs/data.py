@@ -92,6 +92,6 @@ def _load_cifar10(
         names = sorted(part.classes)
         labels = np.array([names.index(part.classes[target]) for target in part.targets], dtype=np.int64)
         views = [part.data, part.data[:, :, ::-1]][: preprocessing.views]  # (n, 32, 32, 3) each, the second mirrored
-        pixels = np.ascontiguousarray(np.concatenate(views, axis=1))
+        pixels = np.concatenate(views, axis=1, out=np.empty((len(labels), *preprocessing.shape), np.uint8))
         parts.append(LabelledPixels(pixels=pixels, labels=labels, class_names=tuple(names), failures=()))
     return parts[0], parts[1]

@@ -386,7 +386,7 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
 
 
 def _require_views(file: CodeFile, weights: Weights, tta: bool | None) -> None:
-    if tta is not None and tta != (weights.preprocessing.views == 2):
+    if weights.with_tta(tta) is not weights:
         made, asked = ("without", "--tta") if tta else ("with", "--no-tta")
         raise CodeFileError(
             f"the codes were made {made} --tta",

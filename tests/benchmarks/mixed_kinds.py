@@ -1,6 +1,6 @@
 """How many of the top 10 answers are of the query's class, for pictures of mixed kinds with odd names.
 
-    python tests/benchmarks/mixed_kinds.py FOLDER [--each 60] [--queries 50] [--seed 0]
+    python tests/benchmarks/mixed_kinds.py FOLDER [--each 60] [--queries 50] [--seed 0] [--weights NAME|FILE]
 
 FOLDER has a folder for each class, with pictures that the weights were not trained on. The pictures are written anew as
 JPEG, PNG, GIF, WebP and BMP into sub-folders with odd names, hashed and queried with the `drhn` of this environment.
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=60, help="pictures of each class")
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     classes = sorted(folder for folder in options.folder.iterdir() if folder.is_dir())
@@ -50,11 +51,13 @@ def main() -> None:
                     picture.save(target)
                 class_of[os.fspath(target)] = folder.name
         codes = os.path.join(root, "codes.bin")
-        summary = json.loads(drhn("hash", os.path.join(root, "pictures"), "-o", codes, "--json"))
+        chosen = ["--weights", options.weights] if options.weights else []
+        summary = json.loads(drhn("hash", os.path.join(root, "pictures"), "-o", codes, "--json", *chosen))
         queries = rng.sample(sorted(class_of), options.queries)
         # One more than asked for, since a picture that is in the file finds itself.
         answers = [
-            json.loads(line) for line in drhn("query", "--json", "--top", str(TOP + 1), *queries, codes).splitlines()
+            json.loads(line)
+            for line in drhn("query", "--json", "--top", str(TOP + 1), *chosen, *queries, codes).splitlines()
         ]
     right = total = 0
     for query in queries:

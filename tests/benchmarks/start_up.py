@@ -23,7 +23,7 @@ import numpy as np
 from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
 from drhn_cli.codes.pack import code_size
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.weights import Weights, load_weights
 from tests.drawing import write_class_folders
 
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"
@@ -35,9 +35,8 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def write_random_codes(path: Path, n: int) -> None:
-    """Write a code file as the bundled weights make it, of n pictures that are not there."""
-    weights = load_weights(find_weights(None))
+def write_random_codes(path: Path, n: int, weights: Weights) -> None:
+    """Write a code file as the weights make it, of n pictures that are not there."""
     n_bits = weights.network.bits
     codes = np.random.default_rng(0).integers(0, 256, (n, code_size(n_bits)), dtype=np.uint8)
     zeros = np.zeros(n, np.int64)
@@ -58,13 +57,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000_000, help="codes in the large code file")
     arguments = parser.parse_args()
     drhn = [sys.executable, "-m", "drhn_cli"]
-    n_digits = 2 * code_size(load_weights(find_weights(None)).network.bits)
+    weights = load_weights(find_weights(None))
+    n_digits = 2 * code_size(weights.network.bits)
     with tempfile.TemporaryDirectory() as root:
         pictures, codes = write_class_folders(Path(root, "pictures"), n=50), f"{root}/codes.bin"
         query = Path(root, "query.png")
         query.write_bytes((pictures / "circle" / "0000.png").read_bytes())
         large = Path(root, "large.bin")
-        write_random_codes(large, arguments.size)
+        write_random_codes(large, arguments.size, weights)
         subprocess.run([*drhn, "hash", str(pictures), "-o", codes, "-q"], check=True)
         commands = {
             TORCH: [sys.executable, "-c", TORCH],
