@@ -206,7 +206,8 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
 
     told = TextColumn("{task.fields[told]}")
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), told)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True, soft_wrap=True)  # a message stays on its line: the terminal wraps it, if it must
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=None, told="")
 
         def show(done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /) -> None:
