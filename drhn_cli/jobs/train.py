@@ -123,18 +123,14 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     preprocessing = Preprocessing(size=size, fit=options.fit, shrink_gap=SHRINK_GAP)
     check_validation(options.validation)
 
-    history: list[EpochReport] = []
-
     def tell_start(earlier: Sequence[EpochReport]) -> None:
-        history.extend(earlier)
         if earlier:  # its last line is missing where the run was killed between the checkpoint and the history
-            _write_history(history_path_of(options.weights_path), history)
+            _write_history(history_path_of(options.weights_path), earlier)
         hooks.on_start(len(earlier))
 
-    def tell_epoch(report: EpochReport) -> None:
-        history.append(report)
+    def tell_epoch(history: Sequence[EpochReport]) -> None:
         _write_history(history_path_of(options.weights_path), history)
-        hooks.on_epoch(report)
+        hooks.on_epoch(history[-1])
 
     with team.assembled(device):
         with team.first_here_first() if options.download else nullcontext():

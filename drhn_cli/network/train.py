@@ -116,7 +116,7 @@ def train_network(
     checkpoint_path: Path | None = None,
     on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
     on_step: Callable[[int, int], None] = lambda *_: None,
-    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    on_epoch: Callable[[Sequence[EpochReport]], None] = lambda _: None,
 ) -> TrainedNetwork:
     """Train a network from scratch, or go on with the run whose checkpoint is there.
 
@@ -136,7 +136,7 @@ def train_network(
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
         on_start: called once with the reports of the epochs that an earlier run has done.
         on_step: called after each step with the steps done in this epoch and the steps of an epoch.
-        on_epoch: called after each epoch.
+        on_epoch: called after each epoch with the reports of all so far.
 
     Raises:
         ConfigError: images would be shifted by more than their size, or the first process trains something else.
@@ -213,7 +213,7 @@ def train_network(
                 cpu_seconds=cpu_seconds,
             )
             save_checkpoint(checkpoint_path, checkpoint)
-        on_epoch(history[-1])
+        on_epoch(tuple(history))
     state = {
         name: value.cpu().numpy()
         for name, value in network.state_dict().items()

@@ -65,8 +65,8 @@ def test_another_seed_gives_another_network(images, whole_run):
 def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_run, tmp_path, done):
     path = tmp_path / "checkpoint"
 
-    def stop(report):
-        if report.epoch == done:
+    def stop(reports):
+        if len(reports) == done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -75,10 +75,13 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_
     resumed = run(
         images,
         checkpoint_path=path,
-        hooks={"on_start": lambda done: starts.append(len(done)), "on_epoch": lambda r: epochs.append(r.epoch)},
+        hooks={
+            "on_start": lambda done: starts.append(len(done)),
+            "on_epoch": lambda r: epochs.append([e.epoch for e in r]),
+        },
     )
     assert starts == [done]
-    assert epochs == list(range(done + 1, EPOCHS + 1))
+    assert epochs == [list(range(1, last + 1)) for last in range(done + 1, EPOCHS + 1)]
     assert_same_arrays(resumed.arrays, whole_run.arrays)
     assert [r.loss for r in resumed.history] == [r.loss for r in whole_run.history]
     assert [r.epoch for r in resumed.history] == list(range(1, EPOCHS + 1))
@@ -223,14 +226,14 @@ def test_what_cannot_be_trained_is_refused(images):
 def test_the_checkpoint_is_written_before_the_epoch_is_told(images, tmp_path):
     path, saved = tmp_path / "checkpoint", []
 
-    def look(report):
+    def look(reports):
         described = {
             "network": NETWORK.to_dict(),
             "training": TrainConfig(epochs=2, batch_size=16, translate=1, cutout=2).to_dict(),
             "preprocessing": Preprocessing(size=16).to_dict(),
             "images": train._digest(images),
         }
-        saved.append((load_checkpoint(path, described).epoch, report.epoch))
+        saved.append((load_checkpoint(path, described).epoch, len(reports)))
 
     run(images, epochs=2, checkpoint_path=path, hooks={"on_epoch": look})
     assert saved == [(1, 1), (2, 2)]
