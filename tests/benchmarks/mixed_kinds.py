@@ -39,17 +39,25 @@ def main() -> None:
     parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    classes = sorted(folder for folder in options.folder.iterdir() if folder.is_dir())
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder")
+    classes = {folder.name: sorted(folder.iterdir()) for folder in sorted(options.folder.iterdir()) if folder.is_dir()}
+    n_least = min(map(len, classes.values()), default=0)
+    n_pictures = options.each * len(classes)
+    if options.each > n_least:
+        parser.error(f"--each {options.each}: the smallest class has {n_least} pictures")
+    if not 1 <= options.queries <= n_pictures or n_pictures < 2:
+        parser.error(f"--queries {options.queries}: {n_pictures} pictures are looked up among each other")
     class_of: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as root:
-        for folder in classes:
-            for index, source in enumerate(rng.sample(sorted(folder.iterdir()), options.each)):
+        for name_of_class, sources in classes.items():
+            for index, source in enumerate(rng.sample(sources, options.each)):
                 name = f"{NAMES[index % len(NAMES)]} {index}{KINDS[index % len(KINDS)]}"
-                target = Path(root, "pictures", folder.name, f"sub {index % 3}", name)
+                target = Path(root, "pictures", name_of_class, f"sub {index % 3}", name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with Image.open(source) as picture:
                     picture.save(target)
-                class_of[os.fspath(target)] = folder.name
+                class_of[os.fspath(target)] = name_of_class
         codes = os.path.join(root, "codes.bin")
         chosen = ["--weights", options.weights] if options.weights else []
         summary = json.loads(drhn("hash", os.path.join(root, "pictures"), "-o", codes, "--json", *chosen))
