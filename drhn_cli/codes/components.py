@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import check_codes, pack_bits
-from drhn_cli.codes.search import copy_words
+from drhn_cli.codes.words import copy_words
 from drhn_cli.errors import ConfigError
 
 _SORT_COST = 30  # sorting one code takes about as long as so many comparisons

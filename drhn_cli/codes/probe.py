@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.index import CodeIndex, Table, substring
-from drhn_cli.codes.search import Neighbours, check_search, copy_words, count_threads, differing_bits, search
+from drhn_cli.codes.search import Neighbours, check_search, count_threads, search
+from drhn_cli.codes.words import copy_words, differing_bits
 
 # What work costs, in rows scanned for one query by one thread; measured with tests/benchmarks/search.py.
 _LOOK_UP_COST = 12_000

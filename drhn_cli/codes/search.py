@@ -16,7 +16,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.compare import choose_comparison
 from drhn_cli.codes.pack import check_codes
+from drhn_cli.codes.words import copy_words, differing_bits
 from drhn_cli.errors import ConfigError, DrhnError
 
 _CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
@@ -154,25 +156,16 @@ class _Scan:
         """Scan candidates ``start`` to ``stop`` for all queries. Ranges share nothing, so each may have its thread."""
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
         n_words = len(self.queries)
-        # Used again for each chunk: new memory costs more than what is done in it.
-        buffer = np.empty((n_words, max(1, min(_CHUNK_WORDS // n_words, stop - start))), dtype=np.uint64)
-        counts = np.empty(buffer.shape, dtype=np.uint8)
-        for first, last in _chunk_bounds(start, stop, buffer.shape[1]):
+        n_rows = max(1, min(_CHUNK_WORDS // n_words, stop - start))
+        comparison = choose_comparison(self.queries, self.n_bits, n_rows)
+        for first, last in _chunk_bounds(start, stop, n_rows):
             # Who has top_k equal codes can find nothing better: the common case where codes repeat.
-            open_queries = [(query, kept) for query, kept in zip(self.queries.T, best, strict=True) if kept.bound]
-            if not open_queries:
+            bounds = {number: kept.bound for number, kept in enumerate(best) if kept.bound}
+            if not bounds:
                 break
-            words = copy_words(self._codes(first, last + 7), self.n_bits, out=buffer[:, : last - first])
-            turned = np.zeros(n_words, dtype=np.uint64)
-            for query, kept in open_queries:
-                words ^= (turned ^ query)[:, np.newaxis]  # in place, half the memory of differences beside the words
-                turned = query
-                distances = _count_bits(words, counts[:, : last - first])  # (rows of the chunk,)
-                if distances[distances.argmin()] >= kept.bound:  # faster than distances.min()
-                    continue
-                hits = np.flatnonzero(distances < kept.bound)
+            for number, hits, distances in comparison.near(self._codes(first, last + 7), last - first, bounds):
                 places = hits + first
-                kept.add(distances[hits], places if self.candidates is None else self.candidates[places])
+                best[number].add(distances, places if self.candidates is None else self.candidates[places])
         return best
 
     def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
@@ -250,53 +243,3 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
 def _chunk_bounds(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
     """Yield where chunks begin and end: a small one, then those of ``most`` rows."""
     return pairwise(sorted({start, *range(start + min(_FIRST_ROWS, most), stop, most), stop}))
-
-
-def _n_words(size: int) -> int:
-    return -(-size // 8)
-
-
-def copy_words(codes: NDArray[np.uint8], n_bits: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
-    """Return codes as (words, rows) uint64, or as many as ``out`` has rows: faster if 7 codes are left over."""
-    codes = np.ascontiguousarray(codes)
-    size = codes.shape[1]
-    words = np.empty((_n_words(size), len(codes)), dtype=np.uint64) if out is None else out
-    n_words, n_rows = words.shape
-    # A word reaches up to 7 bytes beyond its code: into the next ones, which masking undoes, except at the end of the
-    # array. So the last few codes are padded, and no caller has to promise bytes beyond them.
-    n_viewed = max(0, min(n_rows, len(codes) - -(-(8 * n_words - size) // size)))
-    if n_viewed:
-        for index, word in enumerate(words[:, :n_viewed]):
-            # Not aligned, as a code of 6 bytes cannot be: copying such an array is fast, computing with it is not.
-            word[:] = np.ndarray(word.shape, dtype="<u8", buffer=codes, offset=8 * index, strides=(size,))
-    if n_viewed < n_rows:
-        padded = np.zeros((n_rows - n_viewed, 8 * n_words), dtype=np.uint8)
-        padded[:, :size] = codes[n_viewed:n_rows]
-        words[:, n_viewed:] = padded.view("<u8").T
-    if n_bits % 64:
-        words[-1] &= np.uint64((1 << n_bits % 64) - 1)
-    return words
-
-
-def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
-    """Return the distance of one query to each of many codes.
-
-    Args:
-        words: (words, rows) uint64, as ``copy_words`` gives them.
-        query: (words,) uint64.
-
-    Returns:
-        (rows,) unsigned integers.
-
-    Source: ours.
-    """
-    return _count_bits(words ^ query[:, np.newaxis])
-
-
-def _count_bits(words: NDArray[np.uint64], out: NDArray[np.uint8] | None = None) -> NDArray[np.unsignedinteger]:
-    """Return how many bits are set in each column of (words, rows), using ``out`` of that shape if given."""
-    counts: NDArray[np.uint8] = np.bitwise_count(words, out=out)
-    if len(counts) > 1:
-        counts = np.add.reduce(counts, keepdims=True, dtype=np.uint8 if len(counts) < 4 else np.uint16)
-    total: NDArray[np.unsignedinteger] = counts[0]
-    return total

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drhn_cli.codes import layout, probe
+from drhn_cli.codes import compare, layout, probe
 from drhn_cli.codes import search as search_module
 from drhn_cli.codes.components import find_components
 from drhn_cli.codes.entries import Entries
@@ -25,7 +25,8 @@ few = settings(max_examples=60, deadline=None)
 
 @st.composite
 def bit_arrays(draw, max_rows=40, max_bits=150):
-    shape = (draw(st.integers(0, max_rows)), draw(st.integers(1, max_bits)))
+    n_bits = st.integers(1, max_bits) | st.sampled_from([32, 64, 96, 128])  # whole words are compared in other ways
+    shape = (draw(st.integers(0, max_rows)), draw(n_bits))
     # Few set bits make ties, many distinct ones make none: both happen.
     density = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
     return np.random.default_rng(draw(st.integers(0, 2**32))).random(shape) < density
@@ -52,7 +53,7 @@ def test_a_truncated_code_is_the_code_of_its_first_bits(bits, data):
 def test_search_equals_a_naive_sort(bits, data):
     n, n_bits = bits.shape
     codes = pack_bits(bits)
-    queries = pack_bits(np.random.default_rng(n).random((3, n_bits)) < 0.3)
+    queries = pack_bits(np.random.default_rng(n).random((data.draw(st.sampled_from([1, 3])), n_bits)) < 0.3)
     top_k = data.draw(st.none() | st.integers(1, n + 2))
     max_distance = data.draw(st.none() | st.integers(0, n_bits + 1))
     rows = data.draw(
@@ -64,6 +65,7 @@ def test_search_equals_a_naive_sort(bits, data):
     n_threads = data.draw(st.sampled_from([None, 1, 3]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
+        patch.setattr(compare, "_TILE_ROWS", data.draw(st.sampled_from([1, 3, 1 << 11])))
         results = search(
             codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
         )

@@ -75,6 +75,21 @@ def test_threads_and_chunks_do_not_change_the_result(n_bits, monkeypatch):
             assert a.distances.tolist() == b.distances.tolist()
 
 
+@pytest.mark.parametrize("n_bits", [32, 48, 64, 96, 128, 192, 256, 320])
+def test_one_query_finds_what_it_finds_among_many(n_bits):
+    rng = np.random.default_rng(n_bits)
+    codes = rng.integers(0, 256, (5001, n_bits // 8), dtype=np.uint8)
+    codes[[7, 4999]] = 0xFF  # as far from the first query as can be
+    queries = np.concatenate([np.zeros((1, n_bits // 8), np.uint8), codes[:2]])
+    many = search(codes, queries, n_bits=n_bits)
+    assert many[0].indices[-2:].tolist() == [7, 4999]
+    assert many[0].distances[-1] == n_bits
+    for query, expected in zip(queries, many, strict=True):
+        (alone,) = search(codes, query[np.newaxis], n_bits=n_bits)
+        assert alone.indices.tolist() == expected.indices.tolist()
+        assert alone.distances.tolist() == expected.distances.tolist()
+
+
 def test_more_threads_than_rows():
     assert found(n_threads=16) == found()
 
