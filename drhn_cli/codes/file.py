@@ -92,11 +92,7 @@ class CodeFile:
             raise CodeFileError("cannot open the code file", path=path, found=error.strerror) from error
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-                raise CodeFileError(
-                    "not a code file", path=path, expected="a regular file", found=found, hint=_NAME_ONE
-                )
+            _require_regular(path, status, _NAME_ONE)
             if not status.st_size:
                 raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
             contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -422,6 +418,12 @@ class CodeFile:
         return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=hint)
 
 
+def _require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)
+
+
 def require_code_file(path: AnyPath) -> None:
     """Refuse to take a file's place that is no code file, not even a damaged one; a missing or empty file is fine.
 
@@ -431,6 +433,7 @@ def require_code_file(path: AnyPath) -> None:
     Source: ours.
     """
     try:
+        _require_regular(path, os.stat(path), "name another file")  # to open a pipe is to wait for its writer
         with open(path, "rb") as stream:
             start = stream.read(len(layout.FAISS_MAGIC))
     except FileNotFoundError:

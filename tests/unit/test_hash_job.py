@@ -273,6 +273,15 @@ def test_rebuild_overwrites_nothing_but_code_files(update):
     assert CODES.read_text() == "a letter"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.usefixtures("photos")
+def test_a_pipe_in_the_place_of_a_code_file_is_refused_without_waiting(update, rebuild):
+    os.mkfifo(CODES)
+    with pytest.raises(CodeFileError, match=r"found a pipe or device\); name another file"):
+        update("photos", rebuild=rebuild)
+
+
 def test_an_empty_file_is_filled(photos, update):
     CODES.touch()
     assert counts(update(str(photos))) == {"added": 8}
@@ -286,7 +295,7 @@ def test_rebuild_mends_a_damaged_code_file(update):
 
 def test_rebuild_takes_no_folder_for_a_code_file(photos, update):
     CODES.mkdir()
-    with pytest.raises(CodeFileError, match="directory"):
+    with pytest.raises(CodeFileError, match="found a folder"):
         update(str(photos), rebuild=True)
 
 
