@@ -5,7 +5,8 @@ It is in chDB's library for Node.js (the one for Python does not let it be calle
     npm install @chdb/lib-linux-x64-gnu@26.7.3-stable.1
     DRHN_TEST_LIBCHDB=node_modules/@chdb/lib-linux-x64-gnu/libchdb.so python -m pytest
 
-It has no Keeper, and so neither replicated tables nor ON CLUSTER.
+It has no Keeper, refuses ON CLUSTER, and listens to no other replicas: with a ZooKeeper beside it replicated tables can
+be made, but stay read-only.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 from drhn_cli.clickhouse import load
 from drhn_cli.clickhouse.address import PASSWORD, TableAddress
 from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.schema import quote_bytes
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.jobs.merge import merge_codes
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
@@ -19,6 +20,16 @@ ON_CLUSTER = re.compile(r" ON CLUSTER '?big'?")
 REPLICATED = re.compile(r"Replicated(\w+)\('[^']*', '[^']*'(?:, )?([^)]*)\)")
 
 
+def parse(connection, statement):
+    """Have the server read a statement as it stands, which it would refuse to run."""
+    connection.query(f"SELECT formatQuery({quote_bytes(statement.encode())})")
+
+
+def without_keeper(statement):
+    statement = REPLICATED.sub(r"\1(\2)", ON_CLUSTER.sub("", statement))
+    return statement.replace("replicated_dedup", "non_replicated_dedup")
+
+
 @pytest.fixture
 def nodes(tmp_path, monkeypatch):
     """The table as each of two nodes has it."""
@@ -26,11 +37,10 @@ def nodes(tmp_path, monkeypatch):
         pytest.skip(f"${LIBRARY} names no ClickHouse")
     monkeypatch.setenv(PASSWORD, SECRET)
     (block,) = re.findall(r"```sql\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
-    sql = ON_CLUSTER.sub("", re.sub(r"--.*", "", block))
-    sql = REPLICATED.sub(r"\1(\2)", sql).replace("replicated_dedup", "non_replicated_dedup")
     command = Connection.command
 
     def on_all(self, statement):
+        parse(self, statement)
         for address in nodes if ON_CLUSTER.search(statement) else [self.address]:
             with Connection(address) as connection:
                 command(connection, ON_CLUSTER.sub("", statement))
@@ -39,8 +49,9 @@ def nodes(tmp_path, monkeypatch):
         nodes = [TableAddress(host="127.0.0.1", port=http, user=USER) for http, _ in ports]
         for number, node in enumerate(nodes):
             with Connection(node) as connection:
-                for statement in sql.split(";")[:-1]:
-                    connection.command(statement)
+                for statement in re.sub(r"--.*", "", block).split(";")[:-1]:
+                    parse(connection, statement)
+                    connection.command(without_keeper(statement))
                 if number:
                     connection.command("DROP TABLE photos.codes_files")
                     first = f"remote('127.0.0.1:{ports[0][1]}', photos.codes_files, '{USER}', '{SECRET}')"
