@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, write_bytes, write_json
+from drhn_cli.cli.render import write_bytes, write_json
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError
 
@@ -54,5 +54,4 @@ def compare(
         write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
     else:
         write_bytes(b"%d\n" % found.distance)
-    flush()
     return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND

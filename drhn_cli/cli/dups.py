@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, path_form, report, shown_path, write_bytes, write_json
+from drhn_cli.cli.render import path_form, report, shown_path, write_bytes, write_json
 from drhn_cli.cli.status import ExitStatus
 
 
@@ -64,7 +64,6 @@ def dups(
                 write_bytes(end if found else b"")
                 write_bytes(b"".join(shown(one.path) + end for one in group))
             found = True
-    flush()
     if not found:
         report("nothing found")
         return ExitStatus.NOTHING_FOUND

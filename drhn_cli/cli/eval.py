@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, format_number, progress_bar, report_error, write_json, write_rows
+from drhn_cli.cli.render import format_number, progress_bar, report_error, write_json, write_rows
 from drhn_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: 
         if sys.stdout.isatty():  # ten columns are too wide for most terminals: a column for each length
             table = [list(column) for column in zip(*table, strict=True)]
         write_rows(table[0], table[1:])
-    flush()
 
 
 def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, flush, path_form, report, shown_path, write_bytes
+from drhn_cli.cli.render import counted, path_form, report, shown_path, write_bytes
 from drhn_cli.errors import ConfigError, display_path
 
 
@@ -54,7 +54,6 @@ def export(
         if to_stdout:
             for row in export_rows(file, chosen, show_path=path_form(end) if chosen == "tsv" else shown_path, end=end):
                 write_bytes(row)
-            flush()
             return
         export_file(file, output, chosen, show_path=shown_path, end=end)
         if not quiet:

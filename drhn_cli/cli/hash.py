@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -151,5 +150,4 @@ def hash_(
             report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     if summary.dropped_index and not quiet:
         report(f"{display_path(output)}: its index no longer fits and is gone; make a new one with drhn index")
-    sys.stdout.flush()
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, format_number, write_bytes, write_json
+from drhn_cli.cli.render import format_number, write_bytes, write_json
 from drhn_cli.errors import display_path
 
 
@@ -32,7 +32,6 @@ def info(
     else:
         for name, value in description.items():
             write_bytes(f"{name}: {_on_one_line(value)}\n".encode("utf-8", "backslashreplace"))
-    flush()
 
 
 def _on_one_line(value: Any) -> str:

@@ -18,7 +18,6 @@ from drhn_cli.cli.render import (
     format_number,
     path_form,
     print_table,
-    printable,
     report,
     report_error,
     shown_path,
@@ -26,7 +25,7 @@ from drhn_cli.cli.render import (
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import ConfigError
+from drhn_cli.errors import ConfigError, display_path
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.query import Answer, Query
@@ -119,7 +118,7 @@ def query(
                 if answer.error is not None:
                     failed = True
                     if answer.error.path is None:
-                        report(f"{printable(answer.query)}: {answer.error.message}")
+                        report(f"{display_path(answer.query)}: {answer.error.message}")
                     else:
                         report_error(answer.error)
                     continue
@@ -191,6 +190,6 @@ class _Output:
         table.add_column("path", overflow="fold")
         for match in answer.matches:
             score = [format_number(match.score)] if has_scores else []
-            table.add_row(*score, str(match.distance), Text(printable(shown_path(match.path))))
+            table.add_row(*score, str(match.distance), Text(display_path(shown_path(match.path))))
         nothing = "" if answer.matches else ": nothing found"
-        print_table(table, title=f"{printable(answer.query)}{nothing}" if self.several else "")
+        print_table(table, title=f"{display_path(answer.query)}{nothing}" if self.several else "")

@@ -36,7 +36,7 @@ def write_json(value: Any) -> None:
 
 
 def flush() -> None:
-    """Hand everything written so far to whoever reads it.
+    """Hand everything written so far to whoever reads it, as the end of every command does.
 
     Raises:
         DrhnError: stdout takes no more, as on a full disk.
@@ -86,7 +86,7 @@ def report_error(error: DrhnError) -> None:
     if error.path is None:
         report(error.message)
     else:
-        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
+        report(f"{display_path(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def path_form(end: bytes) -> Callable[[bytes], bytes]:
     On a terminal that is text which it does not obey; a NUL as the end asks for the bytes all the same.
     """
     if sys.stdout.isatty() and end == b"\n":
-        return lambda path: printable(shown_path(path)).encode()
+        return lambda path: display_path(shown_path(path)).encode()
     return shown_path
 
 
@@ -126,7 +126,6 @@ def write_summary(summary: DataclassInstance, told: str, *, json: bool, quiet: b
         write_json({name: round(value, 3) if name == "seconds" else value for name, value in values.items()})
     elif not quiet:
         report(told)
-    flush()
 
 
 def counted(number: int, noun: str) -> str:
@@ -168,11 +167,6 @@ def print_table(table: Table, *, title: str = "") -> None:
 def format_number(value: float | None) -> str:
     """Return a fraction with four decimals, or a dash for none."""
     return "-" if value is None else f"{value:.4f}"
-
-
-def printable(path: bytes) -> str:
-    """Return a path for people: one line, nothing that a terminal would obey."""
-    return display_path(path)
 
 
 class ShowProgress(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import flush, format_number, write_json, write_rows
+from drhn_cli.cli.render import format_number, write_json, write_rows
 
 
 def weights(*, json: options.Json = False) -> None:
@@ -30,7 +30,6 @@ def weights(*, json: options.Json = False) -> None:
             for model in models
         ]
         write_rows(["model", "bits", "classes", "mAP", ""], rows)
-    flush()
 
 
 def _best_map(model: dict[str, object]) -> float | None:

@@ -150,15 +150,21 @@ def test_a_closed_pipe_is_silent_and_no_error(start, update, flush):
     [
         ("info", "codes.bin"),
         ("query", "--code", "00" * 8, "codes.bin"),
+        ("hash", "photos", "-o", "codes.bin", "--weights", "{weights}", "--json", "--quiet"),
+        ("dups", "codes.bin", "--max-distance", "64"),
+        ("compare", "photos/circle/0000.png", "photos/circle/0001.png", "--weights", "{weights}"),
+        ("index", "codes.bin", "--json"),
+        ("export", "codes.bin"),
+        ("weights",),
         ("--help",),
         ("hash", "--help"),
         ("--version",),
     ],
 )
-def test_a_full_disk_is_one_clear_line(start, update, arguments):
+def test_a_full_disk_is_one_clear_line(start, update, weights_path, arguments):
     update()
     with open("/dev/full", "wb") as full:
-        process = start(*arguments, stdout=full)
+        process = start(*(word.format(weights=weights_path) for word in arguments), stdout=full)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (2, b"drhn: cannot write to stdout (found No space left on device)\n")
 
