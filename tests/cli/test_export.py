@@ -173,9 +173,11 @@ def test_other_files_are_no_arrays_and_are_not_replaced(drhn, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     np.savez("codes.npz", codes=np.zeros((1, 2), np.uint8))
     Path("empty.npy").touch()
-    for name, found in (("codes.npz", "a .npz file"), ("empty.npy", "cannot read"), ("none.npy", "No such file")):
+    Path("codes.bin").write_bytes(b"IBxF")
+    foreign = dict.fromkeys(("codes.npz", "codes.bin", "empty.npy"), "expected a .npy file")
+    for name, told in {**foreign, "none.npy": "No such file"}.items():
         result = drhn("import", name, "--paths", "-", "-o", "new.bin", stdin=b"a\n")
-        assert (result.status, found in result.err) == (2, True)
+        assert (result.status, told in result.err, "pickle" in result.err) == (2, True, False), result.err
     np.save("codes.npy", np.zeros((1, 2), np.uint8))
     Path("letter.txt").write_text("Dear")
     assert drhn("import", "codes.npy", "--paths", "-", "-o", "letter.txt", stdin=b"a\n").status == 2
