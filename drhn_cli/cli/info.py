@@ -16,7 +16,8 @@ def info(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
     *,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read all of it and check every byte against its checksum.")
+        bool,
+        typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
     ] = False,
     json: options.Json = False,
 ) -> None:

@@ -206,7 +206,7 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
 
         def show(done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /) -> None:
             if description is not None:
-                progress.reset(task, description=description)
+                progress.reset(task, description=description, told="")
             progress.update(task, completed=done, total=total)
             so_far = progress.tasks[task]
             rate = so_far.completed / (so_far.elapsed or 1)  # rich's own jumps where batches end close to each other

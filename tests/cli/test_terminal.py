@@ -46,6 +46,7 @@ def test_progress_tells_rate_remaining_time_and_failures_while_it_lasts(on_termi
     text = ESCAPE.sub("", shown)
     assert re.search(r"listing .* 0/\?", text)
     assert re.search(r"hashing .* 9/9 \d:\d\d:\d\d [\d,.]+/s  1 failed", text)
+    assert not re.search(r"hashing \S+ +0/\S+ +\d", text)  # no rate of the listing
     assert COLOUR.search(shown)
     *_, summary = (line.strip() for line in re.split(r"[\r\n]+", text) if line.startswith("drhn: "))
     assert f"drhn: {broken}: not a picture (" in text  # not wrapped
