@@ -1,21 +1,25 @@
 """From typing a command to its answer, beside what importing alone costs.
 
-    python -m tests.benchmarks.start_up [--rounds 9] [--size 1_000_000]
+    python -m tests.benchmarks.start_up [--rounds 9] [--size 1_000_000] [--busy]
 
 Draws pictures, hashes them, makes a code file of so many random codes, and runs each command in turn, round after
 round, as a process of its own; prints one JSON object a command: the median of its wall-clock seconds, and the median
-over rounds of its ratio to `import torch` and to `import numpy, typer`. The file cache is warm.
+over rounds of its ratio to `import torch` and to `import numpy, typer`. The file cache is warm. On a machine with other
+work, --busy counts processor time instead, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +33,16 @@ from tests.drawing import write_class_folders
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"
 
 
-def seconds_of(command: list[str]) -> float:
-    started = time.perf_counter()
+def processor_seconds() -> float:
+    """Return what the processes that were started and have ended took of the processor."""
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return taken.ru_utime + taken.ru_stime
+
+
+def seconds_of(command: list[str], clock: Callable[[], float]) -> float:
+    started = clock()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def write_random_codes(path: Path, n: int, weights: Weights) -> None:
@@ -55,7 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=1_000_000, help="codes in the large code file")
+    parser.add_argument("--busy", action="store_true", help="processor time, one thread")
     arguments = parser.parse_args()
+    clock = processor_seconds if arguments.busy else time.perf_counter
+    if arguments.busy:
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     drhn = [sys.executable, "-m", "drhn_cli"]
     weights = load_weights(find_weights(None))
     n_digits = 2 * code_size(weights.network.bits)
@@ -79,11 +93,11 @@ def main() -> None:
             "drhn hash pictures -o codes.bin (unchanged)": [*drhn, "hash", str(pictures), "-o", codes],
         }
         for command in commands.values():
-            seconds_of(command)
+            seconds_of(command, clock)
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(arguments.rounds):
             for name, command in commands.items():
-                times[name].append(seconds_of(command))
+                times[name].append(seconds_of(command, clock))
     for name, measured in times.items():
         ratios = {
             f"to {rival}": round(statistics.median(a / b for a, b in zip(measured, times[rival], strict=True)), 3)
