@@ -10,7 +10,6 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.render import format_number, progress_bar, report_error, write_json, write_rows
-from drhn_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.evaluate import Evaluation
@@ -57,9 +56,7 @@ def eval_(
     mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
     per cent.
     """
-    if (data is None) != (queries is not None and gallery is not None) or (data and (queries or gallery)):
-        raise ConfigError("name either DATA, or both --queries and --gallery")
-    from drhn_cli.jobs.data import load_queries_and_gallery, load_split
+    from drhn_cli.jobs.data import load_queries_and_gallery
     from drhn_cli.jobs.evaluate import evaluate_weights
     from drhn_cli.jobs.plot import require_plot, write_plot
     from drhn_cli.network.bundled import find_weights
@@ -68,15 +65,9 @@ def eval_(
     if plot is not None:
         require_plot(plot)
     model = load_weights(find_weights(weights)).with_tta(tta)
-    if queries and gallery:
-        query_images, gallery_images = load_queries_and_gallery(queries, gallery, model.preprocessing, workers=workers)
-    else:
-        gallery_images, test = load_split(
-            str(data), model.preprocessing, workers=workers, data_dir=data_dir, download=download
-        )
-        if test is None:
-            raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
-        query_images = test
+    query_images, gallery_images = load_queries_and_gallery(
+        data, queries, gallery, model.preprocessing, workers=workers, data_dir=data_dir, download=download
+    )
     for failure in (*query_images.failures, *gallery_images.failures):
         report_error(failure)
     with progress_bar("hashing", quiet=quiet) as show:

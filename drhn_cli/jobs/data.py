@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.config import Preprocessing
-from drhn_cli.errors import SourceError
+from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.images.labelled import LabelledPixels, find_classes, find_split, load_labelled
 
 CIFAR10 = "cifar10"
@@ -34,8 +34,8 @@ def load_split(
     Raises:
         SourceError: a folder cannot be read, holds no classes, or CIFAR-10 is not there.
     """
-    if data == CIFAR10 and not Path(data).exists():
-        return _load_cifar10(preprocessing, data_dir or Path("data"), download)
+    if _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)
     train, test = find_split(data)
     threads = workers or os.cpu_count() or 1
     return load_labelled(train, preprocessing, workers=threads), load_labelled(
@@ -44,23 +44,55 @@ def load_split(
 
 
 def load_queries_and_gallery(
-    queries: str, gallery: str, preprocessing: Preprocessing, *, workers: int | None = None
+    data: str | None,
+    queries: str | None,
+    gallery: str | None,
+    preprocessing: Preprocessing,
+    *,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
 ) -> tuple[LabelledPixels, LabelledPixels]:
-    """Load two folders of class folders with the same classes; queries may lack some of the gallery's.
+    """Load what is looked up, and what it is looked up in.
+
+    Args:
+        data: a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; None where the two
+            that follow are given.
+        queries: a folder of class folders, which may lack some of the gallery's classes.
+        gallery: a folder of class folders.
+        preprocessing: how a picture becomes square.
+        workers: threads that decode. None: one for each processor.
+        data_dir: where torchvision keeps CIFAR-10. None: ``data`` in the working directory.
+        download: fetch CIFAR-10 if it is not there.
 
     Raises:
-        SourceError: a folder cannot be read, or the queries have a class that the gallery lacks.
+        ConfigError: neither or both ways of naming them are used, or there are no test pictures.
+        SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
     """
+    if (data is None) != (queries is not None and gallery is not None) or (data and (queries or gallery)):
+        raise ConfigError("name either DATA, or both --queries and --gallery")
+    if data is None:
+        gallery_paths = find_classes(str(gallery))
+        query_paths = find_classes(str(queries), class_names=gallery_paths.class_names, min_classes=1)
+    elif _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)[::-1]
+    else:
+        gallery_paths, test_paths = find_split(data)
+        if test_paths is None:
+            raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
+        query_paths = test_paths
     threads = workers or os.cpu_count() or 1
-    gallery_paths = find_classes(gallery)
-    query_paths = find_classes(queries, class_names=gallery_paths.class_names, min_classes=1)
     return load_labelled(query_paths, preprocessing, workers=threads), load_labelled(
         gallery_paths, preprocessing, workers=threads
     )
 
 
+def _is_cifar10(data: str) -> bool:
+    return data == CIFAR10 and not Path(data).exists()
+
+
 def _load_cifar10(
-    preprocessing: Preprocessing, data_dir: Path, download: bool
+    preprocessing: Preprocessing, data_dir: Path | None, download: bool
 ) -> tuple[LabelledPixels, LabelledPixels]:
     # Here and not above: torchvision takes longer to import than most commands to run.
     from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
@@ -71,6 +103,7 @@ def _load_cifar10(
             expected="a network for that size: --input-size 32, or --weights cifar10",
             found=str(preprocessing.size),
         )
+    data_dir = data_dir or Path("data")
     parts = []
     for train in (True, False):
         try:

@@ -119,9 +119,10 @@ def test_neither_or_both_ways_to_name_the_pictures_is_an_error(eval_, arguments)
 
 
 @pytest.mark.usefixtures("labelled")
-def test_training_pictures_alone_are_an_error(eval_):
-    result = eval_("labelled/train")
-    assert (result.status, "no test pictures" in result.err) == (2, True)
+def test_training_pictures_alone_are_an_error_before_any_is_decoded(eval_):
+    Path("labelled/train/class 0/text.jpg").write_text("no picture")
+    expected = "drhn: no test pictures (expected train/ and test/); use --queries and --gallery\n"
+    assert eval_("labelled/train") == (2, b"", expected)
 
 
 @pytest.mark.usefixtures("labelled")

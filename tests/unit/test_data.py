@@ -95,7 +95,7 @@ def test_a_folder_with_train_and_test_is_a_split(tmp_path):
 def test_queries_take_the_labels_of_the_gallery(tmp_path):
     write_class_folders(tmp_path / "gallery", ("a", "b", "c"), n=2)
     write_class_folders(tmp_path / "queries", ("b",), n=1, seed=1)
-    queries, gallery = load_queries_and_gallery(str(tmp_path / "queries"), str(tmp_path / "gallery"), SMALL)
+    queries, gallery = load_queries_and_gallery(None, str(tmp_path / "queries"), str(tmp_path / "gallery"), SMALL)
     assert queries.class_names == gallery.class_names == ("a", "b", "c")
     assert queries.labels.tolist() == [1]
     assert gallery.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -105,4 +105,4 @@ def test_a_query_class_that_the_gallery_lacks_is_refused(tmp_path):
     write_class_folders(tmp_path / "gallery", ("a", "b"), n=1)
     write_class_folders(tmp_path / "queries", ("z",), n=1)
     with pytest.raises(SourceError, match="unknown class"):
-        load_queries_and_gallery(str(tmp_path / "queries"), str(tmp_path / "gallery"), SMALL)
+        load_queries_and_gallery(None, str(tmp_path / "queries"), str(tmp_path / "gallery"), SMALL)
