@@ -92,6 +92,10 @@ def train(
     cutout: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
     ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Share of the pictures that have a part of another pasted in; 0 for none."),
+    ] = None,
     crop: Annotated[
         float | None,
         typer.Option(metavar="X", help="Smallest share of a picture's area that a random crop keeps; 1 for no crops."),
@@ -153,6 +157,7 @@ def train(
         "quantisation": quantisation,
         "translate": translate,
         "cutout": cutout,
+        "cutmix": cutmix,
         "crop": crop,
         "colour": colour,
         "flip": flip,
