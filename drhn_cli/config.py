@@ -228,6 +228,8 @@ class TrainConfig(_Stored):
         colour: largest relative change of brightness, contrast and saturation; 0 for none.
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
+        codewords: gather the codes of each class around one that is fixed beforehand, instead of learning the last
+            layer.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
@@ -250,6 +252,7 @@ class TrainConfig(_Stored):
     colour: float = 0.0
     flip: bool = True
     quantisation: float = 0.3
+    codewords: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:

@@ -88,6 +88,10 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Weight of the term that pulls activations away from the threshold."),
     ] = None,
+    codewords: Annotated[
+        bool | None,
+        typer.Option("--codewords/--no-codewords", help="Fix a code for each class beforehand, far from the others."),
+    ] = None,
     translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
@@ -155,6 +159,7 @@ def train(
         "rate": rate,
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
+        "codewords": codewords,
         "translate": translate,
         "cutout": cutout,
         "cutmix": cutmix,

@@ -25,6 +25,7 @@ from drhn_cli.images.labelled import LabelledPixels
 from drhn_cli.network.augment import augment, normalise, paste_others
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from drhn_cli.network.codewords import fix_codewords
 from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
@@ -162,6 +163,8 @@ def train_network(
         keep_freed_memory()
     torch.manual_seed(config.seed)
     network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.codewords:
+        fix_codewords(network, config)
     optimisers = make_optimisers(network, config)
     history: list[EpochReport] = []
     earlier_seconds = cpu_seconds = 0.0
