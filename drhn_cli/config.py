@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from drhn_cli.errors import ConfigError
 
@@ -32,9 +32,15 @@ def check_rank(rank: str) -> None:
 class _Stored:
     """What all settings share: they go into JSON and come back, checked on the way."""
 
+    _LATER: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: fingerprints stay what they were, and unfinished runs go on."""
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values."""
+        """Return the settings as JSON-ready values; those that came later only where they are not their defaults."""
         values = asdict(self)  # type: ignore[call-overload]
+        for setting in fields(self):  # type: ignore[arg-type]
+            if setting.name in self._LATER and values[setting.name] == setting.default:
+                del values[setting.name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -83,6 +89,8 @@ class Preprocessing(_Stored):
         ConfigError: a value is out of its range.
     """
 
+    _LATER: ClassVar[frozenset[str]] = frozenset({"views", "shrink_gap"})
+
     size: int = 32
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
@@ -108,14 +116,6 @@ class Preprocessing(_Stored):
     def min_decoded_side(self) -> int | None:
         """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
         return (3 if self.shrink_gap is None else self.shrink_gap) * self.size or None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; those that came later only where they are not their defaults."""
-        values = super().to_dict()
-        for name, default in (("views", 1), ("shrink_gap", None)):  # fingerprints stay what they were
-            if values[name] == default:
-                del values[name]
-        return values
 
 
 @dataclass(frozen=True, kw_only=True)
