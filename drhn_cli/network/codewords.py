@@ -82,4 +82,5 @@ def _spread_part(n_classes: int, n_bits: int, before: NDArray[np.int64], rng: np
 
 
 def _distances(words: NDArray[np.int8]) -> NDArray[np.int64]:
-    return (words[:, None] != words[None]).sum(axis=2)
+    between: NDArray[np.int64] = (words[:, None] != words[None]).sum(axis=2)
+    return between
