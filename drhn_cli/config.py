@@ -228,6 +228,7 @@ class TrainConfig(_Stored):
         colour: largest relative change of brightness, contrast and saturation; 0 for none.
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
+        similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
         codewords: gather the codes of each class around one that is fixed beforehand, instead of learning the last
             layer.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
@@ -252,6 +253,7 @@ class TrainConfig(_Stored):
     colour: float = 0.0
     flip: bool = True
     quantisation: float = 0.3
+    similarity: float = 0.0
     codewords: bool = False
     precision: Precision = "float32"
 
@@ -265,7 +267,7 @@ class TrainConfig(_Stored):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
         _require(0 <= self.cutmix <= 1, "cutmix", "0 to 1", self.cutmix)
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
-        for name in ("weight_decay", "quantisation"):
+        for name in ("weight_decay", "quantisation", "similarity"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("translate", "cutout"):
             value = getattr(self, name)

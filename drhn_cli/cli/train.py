@@ -88,6 +88,10 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Weight of the term that pulls activations away from the threshold."),
     ] = None,
+    similarity: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the term that has shorter codes order pictures as the longest does."),
+    ] = None,
     codewords: Annotated[
         bool | None,
         typer.Option("--codewords/--no-codewords", help="Fix a code for each class beforehand, far from the others."),
@@ -159,6 +163,7 @@ def train(
         "rate": rate,
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
+        "similarity": similarity,
         "codewords": codewords,
         "translate": translate,
         "cutout": cutout,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +43,30 @@ def training_loss(network: DRHN, activations: Tensor, targets: Tensor, config: T
         run = lengths[0]
         starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
         loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
+        loss = loss + config.similarity * similarity_term(activations, network.config.nested)
     return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
+
+
+def similarity_term(activations: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return how far shorter codes are from finding each two images as alike as the whole codes do.
+
+    That is the squared difference of the two similarities, each the mean product of the bits as -1..1, averaged over
+    pairs of images and over lengths. The whole codes are not changed for it.
+
+    Args:
+        activations: (n, bits) in 0..1.
+        lengths: of the shorter codes.
+
+    Source: distillation of similarities (Tung and Mori 2019, https://arxiv.org/abs/1907.09682), here of a code to its
+        own beginning.
+    """
+    signs = 2 * activations - 1
+
+    def similarities(bits: Tensor) -> Tensor:
+        return bits @ bits.T / bits.shape[1]
+
+    whole = similarities(signs.detach())
+    return torch.stack([(similarities(signs[:, :n]) - whole).square().mean() for n in lengths]).mean()
 
 
 def quantisation_term(activations: Tensor, threshold: float) -> Tensor:

@@ -74,6 +74,7 @@ def test_code_lengths_end_with_the_whole_code():
         (TrainConfig, "label_smoothing", (-0.1, 1)),
         (TrainConfig, "weight_decay", (-0.1, NAN)),
         (TrainConfig, "quantisation", (-0.1,)),
+        (TrainConfig, "similarity", (-0.1,)),
         (TrainConfig, "translate", (-1, 1.5)),
         (TrainConfig, "cutout", (-1, 1.5)),
         (TrainConfig, "cutmix", (-0.1, 1.1, NAN)),

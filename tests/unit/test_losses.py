@@ -4,7 +4,7 @@ from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from drhn_cli.config import TrainConfig
-from drhn_cli.network.losses import quantisation_term, training_loss
+from drhn_cli.network.losses import quantisation_term, similarity_term, training_loss
 from drhn_cli.network.model import DRHN
 from tests.networks import tiny_config
 
@@ -59,3 +59,28 @@ def test_nested_loss_is_the_mean_over_lengths_and_over_runs_of_the_shortest():
     )
     assert loss.item() == pytest.approx(((lengths + runs) / 2).item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
+
+
+def test_similarity_is_lost_where_a_beginning_tells_other_pairs_apart_than_the_whole():
+    codes = torch.tensor([[0.0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
+    # As products of -1..1: wholes are 0 alike (first and second), 0 (second and third), -1; beginnings 1, -1, -1.
+    assert similarity_term(codes, (2,)).item() == pytest.approx(2 * (1 + 1) / 9)
+    assert similarity_term(codes.repeat(1, 2), (4,)).item() == 0
+    assert similarity_term(codes, (2, 3)).item() == pytest.approx(
+        (similarity_term(codes, (2,)) + similarity_term(codes, (3,))).item() / 2
+    )
+
+
+def test_similarity_teaches_the_beginning_and_leaves_the_rest_alone():
+    activations = torch.rand(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    similarity_term(activations, (2, 3)).backward()
+    assert (activations.grad[:, :3] != 0).all()
+    assert not activations.grad[:, 3:].any()
+
+
+def test_nested_loss_has_as_much_of_the_similarity_as_asked_for():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config(nested=(6, 8)))
+    activations, targets = torch.rand(6, 16), one_hot(torch.arange(6) % 4, 4).float()
+    with_it, without = (training_loss(network, activations, targets, TrainConfig(similarity=s))[0] for s in (3.0, 0.0))
+    assert (with_it - without).item() == pytest.approx(3 * similarity_term(activations, (6, 8)).item(), abs=1e-5)
