@@ -223,14 +223,11 @@ class TrainConfig(_Stored):
         label_smoothing: share of each label that is spread over all classes.
         translate: largest shift of an image, in pixels each way.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.
-        cutmix: share of the images that have a rectangle of another image pasted in, and as much of its label.
         crop: smallest share of an image's area that a random crop keeps, stretched back to full size; 1 for no crops.
         colour: largest relative change of brightness, contrast and saturation; 0 for none.
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
-        codewords: gather the codes of each class around one that is fixed beforehand, instead of learning the last
-            layer.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
@@ -248,13 +245,11 @@ class TrainConfig(_Stored):
     label_smoothing: float = 0.2
     translate: int = 4
     cutout: int = 8
-    cutmix: float = 0.0
     crop: float = 1.0
     colour: float = 0.0
     flip: bool = True
     quantisation: float = 0.3
     similarity: float = 0.0
-    codewords: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -265,7 +260,6 @@ class TrainConfig(_Stored):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("momentum", "warm_up", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
-        _require(0 <= self.cutmix <= 1, "cutmix", "0 to 1", self.cutmix)
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation", "similarity"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))

@@ -92,17 +92,9 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Weight of the term that has shorter codes order pictures as the longest does."),
     ] = None,
-    codewords: Annotated[
-        bool | None,
-        typer.Option("--codewords/--no-codewords", help="Fix a code for each class beforehand, far from the others."),
-    ] = None,
     translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
-    ] = None,
-    cutmix: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Share of the pictures that have a part of another pasted in; 0 for none."),
     ] = None,
     crop: Annotated[
         float | None,
@@ -164,10 +156,8 @@ def train(
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,
-        "codewords": codewords,
         "translate": translate,
         "cutout": cutout,
-        "cutmix": cutmix,
         "crop": crop,
         "colour": colour,
         "flip": flip,

@@ -106,35 +106,6 @@ def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     return images.masked_fill((inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1), 0.0)
 
 
-def paste_others(images: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Paste a random rectangle of the image before it into some of the images, and mix their labels by area.
-
-    The rectangle's area is uniform, its centre anywhere, and what is beyond the edge is left out.
-
-    Args:
-        images: (n, c, s, s).
-        targets: (n, n_classes), the share of each class in each image.
-        share: of the images, on average, that get one.
-        generator: on the CPU.
-
-    Returns:
-        The images and the targets.
-
-    Source: CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899).
-    """
-    if not share:
-        return images, targets
-    n, _, size, _ = images.shape
-    coin, area, *centre = torch.rand(4, n, 1, generator=generator)
-    middle, half = size * torch.stack(centre), size * area.sqrt() / 2
-    position = torch.arange(size) + 0.5  # of the middle of a pixel
-    inside = ((position - middle).abs() < half) & (coin < share)  # (2, n, s): rows and columns
-    pasted = (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).to(images.device)  # (n, s, s)
-    weight = pasted.float().mean(dim=(1, 2)).unsqueeze(1)
-    images = torch.where(pasted.unsqueeze(1), images.roll(1, 0), images)
-    return images.contiguous(memory_format=torch.channels_last), torch.lerp(targets, targets.roll(1, 0), weight)
-
-
 def flip_alternately(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
     """Mirror half of the images in even epochs and the other half in odd ones.
 

@@ -12,8 +12,8 @@ from drhn_cli.config import TrainConfig
 from drhn_cli.network.model import DRHN
 
 
-def training_loss(network: DRHN, activations: Tensor, targets: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Return the softmax cross-entropy plus the quantisation term.
+def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
+    """Return the softmax cross-entropy plus the other terms.
 
     Where shorter codes are trained along, the cross-entropy is its mean over the code lengths, averaged with its mean
     over the runs of as many bits as the shortest code has: each run has to tell the classes apart by itself. Otherwise
@@ -22,8 +22,8 @@ def training_loss(network: DRHN, activations: Tensor, targets: Tensor, config: T
     Args:
         network: gives the scores.
         activations: (n, bits) in 0..1.
-        targets: (n, n_classes), the share of each class in each image.
-        config: label smoothing, and the weight of the quantisation term.
+        labels: (n,) int64.
+        config: label smoothing, and the weights of the quantisation and similarity terms.
 
     Returns:
         The loss, and the (n, n_classes) scores of the whole code.
@@ -33,7 +33,7 @@ def training_loss(network: DRHN, activations: Tensor, targets: Tensor, config: T
     """
 
     def mean_entropy(all_scores: Iterable[Tensor]) -> Tensor:
-        entropies = [functional.cross_entropy(s, targets, label_smoothing=config.label_smoothing) for s in all_scores]
+        entropies = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
         return torch.stack(entropies).mean()
 
     bits, lengths = network.config.bits, network.config.code_lengths

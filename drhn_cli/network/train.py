@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.images.labelled import LabelledPixels
-from drhn_cli.network.augment import augment, normalise, paste_others
+from drhn_cli.network.augment import augment, normalise
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from drhn_cli.network.codewords import fix_codewords
 from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
@@ -163,8 +161,6 @@ def train_network(
         keep_freed_memory()
     torch.manual_seed(config.seed)
     network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.codewords:
-        fix_codewords(network, config)
     optimisers = make_optimisers(network, config)
     history: list[EpochReport] = []
     earlier_seconds = cpu_seconds = 0.0
@@ -275,10 +271,8 @@ def _train_epoch(
         batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
         batch = augment(batch, indices, epoch, config, generator)
         truth = labels[indices].to(device)
-        targets = one_hot(truth, network.config.n_classes).float()
-        batch, targets = paste_others(batch, targets, config.cutmix, generator)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
-        loss, scores = _step(network, team, weight, optimisers, batch, targets, config)
+        loss, scores = _step(network, team, weight, optimisers, batch, truth, config)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
         on_step(step + 1, n_steps)
@@ -299,13 +293,13 @@ def _step(
     weight: float,
     optimisers: list[Optimizer],
     batch: Tensor,
-    targets: Tensor,
+    labels: Tensor,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         activations = network(batch)
-    loss, scores = training_loss(network, activations, targets, config)
+    loss, scores = training_loss(network, activations, labels, config)
     loss = loss * weight
     for optimiser in optimisers:
         optimiser.zero_grad()

@@ -10,7 +10,6 @@ from drhn_cli.network.augment import (
     cut_out,
     flip_alternately,
     normalise,
-    paste_others,
     translate,
 )
 
@@ -99,29 +98,9 @@ def test_nothing_asked_for_is_nothing_done():
     assert translate(images, 0, seeded()) is images
     assert cut_out(images, 0, seeded()) is images
     assert crop_and_stretch(images, 1.0, seeded()) is images
-    targets = torch.eye(2)
-    unmixed = paste_others(images, targets, 0.0, seeded())
-    assert unmixed[0] is images
-    assert unmixed[1] is targets
     assert change_colours(images, 0.0, seeded()) is images
     config = TrainConfig(translate=0, cutout=0, flip=False)
     assert torch.equal(augment(images, torch.arange(2), 0, config, seeded()), images)
-
-
-def test_a_pasted_rectangle_is_of_the_image_before_and_the_label_follows_its_area():
-    n = 400
-    images = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, 1, 8, 8)
-    mixed, targets = paste_others(images, torch.eye(n), 0.5, seeded())
-    is_own = mixed == images
-    assert torch.equal(mixed[~is_own], images.roll(1, 0)[~is_own])
-    own = is_own.float().mean(dim=(1, 2, 3))
-    assert torch.allclose(targets.diagonal(), own)
-    assert torch.allclose(targets.roll(1, 1).diagonal(), 1 - own)  # nothing of a third
-    assert torch.allclose(targets.sum(dim=1), torch.ones(n))
-    rows, columns = (~is_own).any(dim=3).squeeze(1).float(), (~is_own).any(dim=2).squeeze(1).float()
-    assert torch.equal(rows.sum(dim=1) * columns.sum(dim=1), (~is_own).float().sum(dim=(1, 2, 3)))  # one rectangle
-    assert 0.4 < (own < 1).float().mean() < 0.55  # some rectangles are too small for a pixel
-    assert 0.3 < 1 - own[own < 1].mean() < 0.45  # half the area on average, less what is beyond the edge
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])

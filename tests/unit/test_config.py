@@ -77,7 +77,6 @@ def test_code_lengths_end_with_the_whole_code():
         (TrainConfig, "similarity", (-0.1,)),
         (TrainConfig, "translate", (-1, 1.5)),
         (TrainConfig, "cutout", (-1, 1.5)),
-        (TrainConfig, "cutmix", (-0.1, 1.1, NAN)),
         (TrainConfig, "crop", (0.0, 1.1, -1.0, NAN)),
         (TrainConfig, "colour", (-0.1, 1.0, NAN)),
         (TrainConfig, "precision", ("float16", None)),

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch.nn import functional
-from torch.nn.functional import one_hot
 
 from drhn_cli.config import TrainConfig
 from drhn_cli.network.losses import quantisation_term, similarity_term, training_loss
@@ -36,9 +35,7 @@ def test_loss_of_one_code_length_is_the_softmax_plus_quantisation():
     network = DRHN(tiny_config())
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
     expected = smoothed_entropy(network.classify(activations), labels, 0.1) + 0.7 * quantisation_term(activations, 0.5)
-    loss, scores = training_loss(
-        network, activations, one_hot(labels, 4).float(), TrainConfig(label_smoothing=0.1, quantisation=0.7)
-    )
+    loss, scores = training_loss(network, activations, labels, TrainConfig(label_smoothing=0.1, quantisation=0.7))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
 
@@ -54,9 +51,7 @@ def test_nested_loss_is_the_mean_over_lengths_and_over_runs_of_the_shortest():
 
     lengths = (entropy_of(0, 6) + entropy_of(0, 8) + entropy_of(0, 16)) / 3
     runs = (entropy_of(6, 12) + entropy_of(10, 16)) / 2  # the last run ends where the code ends
-    loss, scores = training_loss(
-        network, activations, one_hot(labels, 4).float(), TrainConfig(label_smoothing=0.2, quantisation=0)
-    )
+    loss, scores = training_loss(network, activations, labels, TrainConfig(label_smoothing=0.2, quantisation=0))
     assert loss.item() == pytest.approx(((lengths + runs) / 2).item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
 
@@ -81,6 +76,6 @@ def test_similarity_teaches_the_beginning_and_leaves_the_rest_alone():
 def test_nested_loss_has_as_much_of_the_similarity_as_asked_for():
     torch.manual_seed(0)
     network = DRHN(tiny_config(nested=(6, 8)))
-    activations, targets = torch.rand(6, 16), one_hot(torch.arange(6) % 4, 4).float()
-    with_it, without = (training_loss(network, activations, targets, TrainConfig(similarity=s))[0] for s in (3.0, 0.0))
+    activations, labels = torch.rand(6, 16), torch.arange(6) % 4
+    with_it, without = (training_loss(network, activations, labels, TrainConfig(similarity=s))[0] for s in (3.0, 0.0))
     assert (with_it - without).item() == pytest.approx(3 * similarity_term(activations, (6, 8)).item(), abs=1e-5)

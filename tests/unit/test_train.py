@@ -8,7 +8,6 @@ from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network import train
 from drhn_cli.network.checkpoint import load_checkpoint
-from drhn_cli.network.codewords import spread_codewords
 from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
 from drhn_cli.network.weights import array_shapes
 from tests.networks import drawn, tiny_config
@@ -172,29 +171,6 @@ def test_every_array_is_trained(images, network):
     before = run(images, network=network, epochs=1).arrays
     after = run(images, network=network, epochs=2).arrays
     assert all(not np.array_equal(before[name], after[name]) for name in after)
-
-
-def test_codewords_stay_as_they_were_fixed_and_all_else_is_learned(images):
-    found, start = (run(images, codewords=True, epochs=epochs).arrays for epochs in (2, 1))
-    weight = found["classify.weight"]
-    assert np.array_equal(np.sign(weight), spread_codewords(NETWORK, seed=0))
-    assert np.ptp(np.abs(weight)) == 0
-    assert not found["classify.bias"].any()
-    assert not np.array_equal(found["hash.weight"], start["hash.weight"])
-
-
-def test_a_run_with_codewords_and_parts_of_other_pictures_resumes_too(images, tmp_path):
-    settings = {"codewords": True, "cutmix": 0.5}
-    whole = run(images, **settings)
-    path = tmp_path / "checkpoint"
-
-    def stop(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(images, checkpoint_path=path, hooks={"on_epoch": stop}, **settings)
-    assert_same_arrays(run(images, checkpoint_path=path, **settings).arrays, whole.arrays)
-    assert [r.loss for r in whole.history] != [r.loss for r in run(images, codewords=True).history]
 
 
 def test_denormal_numbers_are_zero_while_training_and_not_after(images):
