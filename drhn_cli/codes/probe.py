@@ -26,6 +26,7 @@ _FIRST_ITEMS = 1 << 12
 _BATCH_SHARE = 0.5  # of the cost of a scan for each of many queries, which share the reading of the codes
 _WASTE = 0.1  # share of the scan's work that may be done in vain
 _CHUNK_CANDIDATES = 1 << 16
+_SAMPLE = 8  # queries: if buckets are too much work for all of these, the others are not tried
 
 
 def search_indexed(
@@ -39,7 +40,7 @@ def search_indexed(
     """Find the codes nearest to each query, as ``search`` does over all rows, with the same results.
 
     A query for which opening buckets would take longer than scanning is scanned; work that turns out to have been in
-    vain is at most a tenth of the scan.
+    vain is at most a tenth of the scan, and where the first queries are all scanned, so are the others.
 
     Args:
         index: of the codes.
@@ -68,11 +69,11 @@ def search_indexed(
     def probe(query: NDArray[np.uint8]) -> Neighbours | None:
         return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
 
-    if min(n_threads, len(queries)) > 1:
-        with ThreadPoolExecutor(min(n_threads, len(queries))) as pool:
-            found = list(pool.map(probe, queries))
-    else:
-        found = [probe(query) for query in queries]
+    with ThreadPoolExecutor(n_threads) as pool:
+        probe_all = pool.map if min(n_threads, len(queries)) > 1 else map
+        found = list(probe_all(probe, queries[:_SAMPLE]))
+        others = queries[_SAMPLE:]
+        found += probe_all(probe, others) if any(result is not None for result in found) else [None] * len(others)
     left = [place for place, result in enumerate(found) if result is None]
     if left:
         scanned = search(

@@ -104,6 +104,16 @@ def test_work_in_vain_is_at_most_a_tenth_of_the_scan():
         assert tried.run() is not None or tried._spent <= 2e5
 
 
+def test_many_queries_that_are_all_too_much_work_are_not_all_tried(monkeypatch):
+    codes, queries = random_codes(20_000, 128), random_codes(64, 128, seed=2)
+    tried, run = [], probe._Probe.run
+    monkeypatch.setattr(probe._Probe, "run", lambda this: tried.append(this.query) or run(this))
+    assert same(
+        search_indexed(build_index(codes, 128), queries, top_k=10), search(codes, queries, n_bits=128, top_k=10)
+    )
+    assert len(tried) == 8
+
+
 def test_what_cannot_be_asked():
     index = build_index(random_codes(5), 48)
     with pytest.raises(ConfigError, match="top_k is out of range"):
