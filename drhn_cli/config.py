@@ -234,6 +234,8 @@ class TrainConfig(_Stored):
         ConfigError: a value is out of its range.
     """
 
+    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity"})
+
     epochs: int = 30
     batch_size: int = 500
     seed: int = 0

@@ -43,7 +43,8 @@ def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: Tr
         run = lengths[0]
         starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
         loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
-        loss = loss + config.similarity * similarity_term(activations, network.config.nested)
+        if config.similarity:
+            loss = loss + config.similarity * similarity_term(activations, network.config.nested)
     return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
 
 

@@ -110,3 +110,10 @@ def test_defaults_of_later_settings_are_stored_as_before_there_were_any(name, de
     assert Preprocessing() == Preprocessing(**{name: default}) != changed
     with pytest.raises(ConfigError, match=name):
         Preprocessing(**{name: bad})
+
+
+def test_a_run_without_a_later_setting_is_stored_as_before_there_was_one():
+    assert "similarity" not in TrainConfig().to_dict()
+    changed = TrainConfig(similarity=2.0)
+    assert changed.to_dict()["similarity"] == 2
+    assert TrainConfig.from_dict(changed.to_dict()) == changed
