@@ -120,6 +120,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     size = NetworkConfig(n_classes=2, **network_settings).input_size
     device = team.device_of(choose_device(options.device))
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
+    if config.similarity and not network_settings.get("nested"):
+        raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
     preprocessing = Preprocessing(size=size, fit=options.fit, shrink_gap=SHRINK_GAP)
     check_validation(options.validation)
 

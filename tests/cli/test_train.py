@@ -84,6 +84,12 @@ def test_a_wrong_setting_is_one_clear_line(drhn, arguments, message):
     assert message in result.err
 
 
+def test_similarity_of_shorter_codes_is_refused_where_there_are_none(drhn):
+    result = drhn("train", "labelled", "-o", "w.npz", "--similarity", "1")  # before it is seen that no data is there
+    assert (result.status, result.out) == (2, b"")
+    assert "similarity teaches shorter codes, and there are none; name them: --nested 12,24" in result.err
+
+
 @pytest.mark.usefixtures("labelled")
 def test_an_interrupted_run_goes_on_with_resume(train, monkeypatch):
     def interrupt(_):
