@@ -71,7 +71,7 @@ def test_activations_of_two_views_are_their_mean_in_numpy_and_torch() -> None:
 
 def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
     pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])
-    weights = load_weights(find_weights("cifar10"))
+    weights = load_weights(find_weights("cifar10")).with_views(1)
     comparison = Comparison(weights)
     comparison.add(pixels)
     figures = comparison.to_dict()
