@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from drhn_cli.errors import AnyPath, ImageError
-from drhn_cli.images.formats import is_heif, picture_formats, readable_formats, register_heif
+from drhn_cli.images.formats import is_heif, may_be_heif, picture_formats, readable_formats, register_heif
 from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
 from drhn_cli.images.opened import OpenedPicture, PictureSource, open_picture
 from drhn_cli.images.quiet import ignore_pillow_warnings
@@ -144,6 +144,9 @@ def _identify(opened: OpenedPicture) -> Image.Image:
     if is_heif(prefix) and not register_heif():
         hint = "install its decoder: pip install 'drhn[heif]'"
         raise ImageError("HEIC is not decoded by Pillow alone", path=opened.path, hint=hint)
+    if may_be_heif(prefix):
+        register_heif()
+    damage: SyntaxError | None = None
     for name in picture_formats():
         reader, accept = Image.OPEN[name]
         accepted = accept is None or accept(prefix)
@@ -153,9 +156,15 @@ def _identify(opened: OpenedPicture) -> Image.Image:
             if name == "TIFF":
                 refuse_raw(opened.path, prefix)
             opened.stream.seek(0)
-            picture = reader(opened.stream, "")
+            try:
+                picture = reader(opened.stream, "")
+            except SyntaxError as error:  # another format may begin alike: HEIC in the container that AVIF shares
+                damage = damage or error
+                continue
             refuse_thumbnail(opened.path, picture)
             return picture
+    if damage is not None:
+        raise damage
     refuse_raw(opened.path, prefix)
     raise ImageError(
         "not a picture",

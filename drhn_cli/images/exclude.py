@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 _START = re.compile(r"^\.?/")
 # Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
-_TOKEN = re.compile(r"\*\*/|/\*\*$|\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
@@ -15,8 +15,9 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
 
     A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
     ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
-    ``[a-z]`` and ``[!a-z]`` match one character, and a ``/`` at the end means folders only. Case counts. What lies in a
-    folder that is left out is left out too, as it is never looked at.
+    ``[a-z]`` and ``[!a-z]`` (or ``[^a-z]``) match one character, a backslash makes the next character stand for itself,
+    and a ``/`` at the end means folders only. Case counts. What lies in a folder that is left out is left out too, as
+    it is never looked at.
 
     Args:
         patterns: globs; an empty one matches nothing.
@@ -64,14 +65,16 @@ def _translate(token: str) -> str:
         return "[^/]*"
     if token == "?":  # noqa: S105
         return "[^/]"
+    if token.startswith("\\") and len(token) == 2:
+        return re.escape(token[1])
     if token.startswith("[") and len(token) > 2:
         return _character_class(token[1:-1])
     return re.escape(token)
 
 
 def _character_class(body: str) -> str:
-    negated = body.startswith("!")
-    members = body.removeprefix("!")
+    negated = body[0] in "!^"
+    members = body[negated:]
     escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
     candidate = f"(?!/)[{'^' if negated else ''}{escaped}]"
     try:

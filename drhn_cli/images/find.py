@@ -226,7 +226,7 @@ class _Search:
                 except OSError as error:
                     # A file may vanish between listing and looking; a link whose target is gone may lead to a drive
                     # that is not plugged in, and anything else that cannot be looked at may well still be there.
-                    if entry.is_symlink() or not isinstance(error, FileNotFoundError):
+                    if not isinstance(error, FileNotFoundError) or entry.is_symlink():
                         self._missing.append(entry.path)
                     self._fail(entry.path, error)
                     continue

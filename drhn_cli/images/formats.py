@@ -49,8 +49,9 @@ SUFFIXES = (
 
 # Pillow has no HEIF decoder of its own. pillow-heif brings one, and is imported when the first such picture is met.
 _HEIF_FORMAT = "HEIF"
-_HEIF_SUFFIXES = (".heic", ".heif")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_CONTAINER_BRANDS = (b"mif1", b"msf1")  # of AVIF, too
 
 
 def picture_formats() -> tuple[str, ...]:
@@ -82,6 +83,14 @@ def is_heif(prefix: bytes) -> bool:
     Source: ISO/IEC 23008-12, the brands of HEVC pictures.
     """
     return prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
+
+
+def may_be_heif(prefix: bytes) -> bool:
+    """Tell by its first 12 bytes what may be a HEIC picture, or an AVIF one, or neither.
+
+    Source: ISO/IEC 23008-12, the brands of containers.
+    """
+    return prefix[4:8] == b"ftyp" and prefix[8:12] in _CONTAINER_BRANDS
 
 
 def register_heif() -> bool:

@@ -54,6 +54,21 @@ def test_heic_is_decoded_by_the_extra():
     assert np.abs(np.asarray(decoded, int) - np.asarray(PICTURE, int)).mean() < 4
 
 
+@pytest.mark.parametrize("brand", [b"hevm", b"mif1", b"msf1"])
+def test_heic_of_other_brands_is_decoded_by_the_extra(brand):
+    data = heic()
+    decoded = decode_image(io.BytesIO(data[:8] + brand + data[12:]))
+    assert decoded.size == PICTURE.size
+
+
+def test_avif_that_names_its_container_needs_no_extra(monkeypatch):
+    stream = io.BytesIO()
+    PICTURE.save(stream, "AVIF")
+    data = stream.getvalue()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert decode_image(io.BytesIO(data[:8] + b"mif1" + data[12:])).size == PICTURE.size
+
+
 def test_heic_without_the_extra_names_it(monkeypatch):
     data = heic()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)

@@ -4,6 +4,8 @@ import io
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_every_suffix_is_one_that_pillow_knows(suffix: str) -> None:
 
 def test_heif_counts_only_with_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    assert {b".heic", b".heif"} < picture_suffixes()  # pillow-heif is installed for the tests
+    assert {b".heic", b".heif", b".hif"} < picture_suffixes()  # pillow-heif is installed for the tests
     assert readable_formats() == (*FORMATS, "HEIF")  # as messages have it, whether or not it has been needed yet
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
     assert b".heic" not in picture_suffixes()
@@ -128,7 +130,12 @@ def test_hidden_files_and_folders_need_the_flag(tmp_path: Path) -> None:
         ("[a-c].jpg", "b.jpg", False, True),
         ("[!a-c].jpg", "b.jpg", False, False),
         ("[!a-c].jpg", "d.jpg", False, True),
+        ("[^a-c].jpg", "b.jpg", False, False),
+        ("[^a-c].jpg", "d.jpg", False, True),
         ("[]].jpg", "].jpg", False, True),
+        (r"photo\[1\].jpg", "photo[1].jpg", False, True),
+        (r"\*.jpg", "a.jpg", False, False),
+        ("a\\", "a\\", False, True),
         ("[^.jpg", "[^.jpg", False, True),
         ("[z-a].jpg", "[z-a].jpg", False, True),
         ("[[&&b].jpg", "&.jpg", False, True),
@@ -270,6 +277,32 @@ def test_a_file_that_vanishes_is_a_failure_but_not_missing(tmp_path: Path, monke
     assert relative(found, tmp_path) == ["2.jpg"]
     assert [failure.path for failure in found.failures] == [os.fsencode(tmp_path / "1.jpg")]
     assert found.missing == []
+
+
+def test_an_entry_that_cannot_be_looked_at_at_all_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "2.jpg")
+    scandir = os.scandir
+
+    class Unknown:
+        """An entry as of a file system that does not tell what its entries are, and then fails to."""
+
+        name, path = b"1.jpg", os.fsencode(tmp_path / "1.jpg")
+
+        def is_symlink(self) -> bool:
+            raise OSError(5, "Input/output error")
+
+    @contextmanager
+    def with_unknown(path: bytes) -> Iterator[list[object]]:
+        with scandir(path) as entries:
+            yield [Unknown(), *entries]
+
+    monkeypatch.setattr(os, "scandir", with_unknown)
+    found = find_images([tmp_path])
+    assert relative(found, tmp_path) == ["2.jpg"]
+    assert found.missing == [Unknown.path]
+    assert "Input/output error" in found.failures[0].message
 
 
 def test_fifos_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
