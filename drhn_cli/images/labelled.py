@@ -15,7 +15,7 @@ from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 
 TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "val")  # in order of preference
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # in order of preference
 
 _BATCH_SIZE = 512
 _LAYOUT = "a folder for each class, with its pictures inside"
@@ -92,8 +92,8 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
 def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
     """Find training pictures, and test pictures where there are any.
 
-    A folder that holds ``train`` and ``test`` (or else ``val``), or ``train`` alone, is a split, with class folders
-    inside each; any other is itself a folder of class folders.
+    A folder that holds ``train`` and one of ``TEST_FOLDERS``, in letters of either case, or ``train`` alone, is a
+    split, with class folders inside each; any other is itself a folder of class folders.
 
     Returns:
         The training pictures, and the test pictures labelled with the training classes, or None.
@@ -102,7 +102,7 @@ def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
         SourceError: as ``find_classes``.
     """
     path = os.fsencode(folder)
-    inside = _class_folders(path)
+    inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
     test_folder = next((name for name in TEST_FOLDERS if name in inside), None)
     if TRAIN_FOLDER not in inside or (test_folder is None and len(inside) > 1):
         return find_classes(path), None

@@ -80,9 +80,12 @@ def test_a_class_that_can_be_read_in_part_only_is_refused(tmp_path: Path) -> Non
         find_classes(tmp_path)
 
 
-@pytest.mark.parametrize("test_folder", ["test", "val"])
-def test_train_and_test_folders_are_a_split(tmp_path: Path, test_folder: str) -> None:
-    write_class_folders(tmp_path / "train", ("a", "b", "c"), n=2)
+@pytest.mark.parametrize(
+    ("train_folder", "test_folder"),
+    [("train", "test"), ("train", "val"), ("train", "valid"), ("train", "validation"), ("Train", "Test")],
+)
+def test_train_and_test_folders_are_a_split(tmp_path: Path, train_folder: str, test_folder: str) -> None:
+    write_class_folders(tmp_path / train_folder, ("a", "b", "c"), n=2)
     write_class_folders(tmp_path / test_folder, ("c",), n=1)
     (tmp_path / "notes").mkdir()
     train, test = find_split(tmp_path)
