@@ -77,9 +77,11 @@ class TrainedNetwork:
 
 def measure_colours(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Preprocessing:
     """Return the preprocessing with the mean and standard deviation of these pixels, (n, s, s, 3), to four decimals."""
-    values = pixels.reshape(-1, 3)
-    counts = np.stack([np.bincount(values[:, channel], minlength=256) for channel in range(3)])  # (3, 256)
-    shares = counts / len(values)
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(pixels), 1000):  # as counting takes eight times the memory of what is counted
+        values = pixels[start : start + 1000].reshape(-1, 3)
+        counts += [np.bincount(values[:, channel], minlength=256) for channel in range(3)]
+    shares = counts / counts[0].sum()
     levels = np.arange(256) / 255
     means = shares @ levels
     stds = np.sqrt(shares @ levels**2 - means**2)
@@ -139,7 +141,8 @@ def train_network(
         on_epoch: called after each epoch with the reports of all so far.
 
     Raises:
-        ConfigError: images would be shifted by more than their size, or the first process trains something else.
+        ConfigError: images would be shifted or blanked by their whole size or more, or the first process trains
+            something else.
         DrhnError: fewer than two images in all or for a process, or the loss is no longer a number.
         CheckpointError: the checkpoint is damaged, of another run or another process's, or cannot be written.
     """
@@ -150,6 +153,8 @@ def train_network(
     side = network_config.input_size
     if config.translate >= side:  # mirrored pixels cannot fill more than the image has
         raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
+    if config.cutout >= side:
+        raise ConfigError("cutout leaves nothing", expected=f"below {side} pixels", found=str(config.cutout))
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),
@@ -236,7 +241,10 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def _digest(images: LabelledPixels) -> str:
-    return sha256(images.pixels.tobytes() + images.labels.tobytes()).hexdigest()
+    digest = sha256()
+    for array in (images.pixels, images.labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _train_epoch(

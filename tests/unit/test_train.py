@@ -221,6 +221,8 @@ def test_what_cannot_be_trained_is_refused(images):
         run(one)
     with pytest.raises(ConfigError, match=r"translate is out of range .expected below 16 pixels, found 16"):
         run(images, translate=16)
+    with pytest.raises(ConfigError, match=r"cutout leaves nothing .expected below 16 pixels, found 16"):
+        run(images, cutout=16)
 
 
 def test_the_checkpoint_is_written_before_the_epoch_is_told(images, tmp_path):
@@ -249,7 +251,8 @@ def test_reports_are_of_every_epoch(whole_run):
 
 
 def test_colours_are_measured_a_channel_at_a_time():
-    pixels = np.random.default_rng(0).integers(0, [50, 150, 256], (7, 5, 5, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, [50, 150, 256], (1007, 5, 5, 3)).astype(np.uint8)
+    pixels[1000:] //= 2
     measured = measure_colours(pixels, Preprocessing(size=16, fit="pad"))
     assert measured.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=6e-5)
     assert measured.std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=6e-5)
