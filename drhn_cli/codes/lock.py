@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,12 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
         raise CodeFileError(
             "cannot lock the code file", path=path, found="no such folder", hint="make the folder first"
         )
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout_seconds)
+    if not target.name:
+        raise CodeFileError("a folder is no code file", path=path, hint="name a file in it")
+    name = f".{target.name}.lock"
+    if len(os.fsencode(name)) > 255:  # more than a name can have
+        name = f".drhn-{zlib.crc32(os.fsencode(target.name)):08x}.lock"
+    lock = FileLock(target.with_name(name), timeout=timeout_seconds)
     try:
         lock.acquire()
     except Timeout as error:

@@ -443,6 +443,17 @@ def test_another_writer_is_not_waited_for_for_ever(update, monkeypatch):
         update("photos")
 
 
+def test_the_longest_name_can_be_locked(tmp_path):
+    path = tmp_path / ("c" * 251 + ".bin")
+    with lock_code_file(path), pytest.raises(CodeFileError, match="another drhn"), lock_code_file(path):
+        pass
+
+
+def test_the_root_folder_is_no_code_file():
+    with pytest.raises(CodeFileError, match="a folder is no code file; name a file in it"), lock_code_file("/"):
+        pass
+
+
 @pytest.mark.usefixtures("photos")
 def test_the_folder_of_the_file_has_to_be_there(weights_path):
     options = hash_module.HashOptions(weights=str(weights_path))
