@@ -7,6 +7,8 @@ Hamming distance that is expected of a query whose bits are drawn so. Squares wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,7 +58,8 @@ def search_asymmetric(
     candidates = None if rows is None else candidate_rows(rows, len(codes))
     n_rows = len(codes) if candidates is None else len(candidates)
     tables = _partial_sums(probabilities)
-    best = (np.empty(0), np.empty(0, np.int64))
+    best_scores: list[NDArray[np.float64]] = [np.empty(0)]  # of the chunks so far, or the best of them
+    best_rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     bound = np.inf  # a later row with an equal score loses the tie
     for start in range(0, n_rows, _CHUNK_ROWS):
         places = slice(start, start + _CHUNK_ROWS)
@@ -68,11 +71,12 @@ def search_asymmetric(
         if not len(hits):
             continue
         found = start + hits if candidates is None else candidates[start + hits]
-        best = (np.concatenate([best[0], scores[hits]]), np.concatenate([best[1], found]))
-        if top_k is not None and len(best[0]) >= top_k:
-            best = _cut(*best, top_k)
-            bound = best[0][-1]
-    scores, indices = _cut(*best, top_k)
+        best_scores.append(scores[hits])
+        best_rows.append(found)
+        if top_k is not None and sum(map(len, best_scores)) >= top_k:
+            scores, found = _cut(best_scores, best_rows, top_k)
+            best_scores, best_rows, bound = [scores], [found], scores[-1]
+    scores, indices = _cut(best_scores, best_rows, top_k)
     distances = hamming_distances(query, codes[indices])[0].astype(np.int32)
     return Neighbours(indices=indices, distances=distances, scores=scores)
 
@@ -138,7 +142,8 @@ def _score(codes: NDArray[np.uint8], tables: NDArray[np.float64]) -> NDArray[np.
 
 
 def _cut(
-    scores: NDArray[np.float64], rows: NDArray[np.int64], top_k: int | None
+    scores: Sequence[NDArray[np.float64]], rows: Sequence[NDArray[np.int64]], top_k: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    order = np.argsort(scores, kind="stable")[:top_k]  # rows ascend
-    return scores[order], rows[order]
+    all_scores = np.concatenate(scores)
+    order = np.argsort(all_scores, kind="stable")[:top_k]  # rows ascend
+    return all_scores[order], np.concatenate(rows)[order]

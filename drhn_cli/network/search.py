@@ -70,18 +70,24 @@ class DeviceSearch:
         query_signs = _signs(torch.tensor(queries, device=device), self._n_bits)  # (q, n_bits)
         step = max(1, _CHUNK_VALUES // max(8 * self._codes.shape[1], len(queries)))
         best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
+        # Without top_k, in the memory of the CPU, as there may be more of them than codes.
+        within: list[list[NDArray[np.int64]]] = [[] for _ in queries]
+        end = ((self._n_bits if max_distance is None else max_distance) + 1) * n
         for start in range(0, n, step):
             signs = _signs(self._codes[start : start + step], self._n_bits)  # (rows of the chunk, n_bits)
             distances = (self._n_bits - query_signs @ signs.T) / 2  # (q, rows of the chunk)
             # Distance and row in one number: all differ, and their order is that of the results.
             keys = distances.to(torch.int64) * n + torch.arange(start, start + len(signs), device=device)
-            best = torch.cat([best, keys], dim=1)
-            if top_k is not None and best.shape[1] > top_k:
-                best = best.topk(top_k, dim=1, largest=False, sorted=False).values
-        limit = self._n_bits if max_distance is None else max_distance
+            if top_k is None:
+                for parts, row in zip(within, keys, strict=True):
+                    parts.append(row[row < end].cpu().numpy())
+            else:
+                best = torch.cat([best, keys], dim=1)
+                best = best.topk(min(top_k, best.shape[1]), dim=1, largest=False, sorted=False).values
         results = []
-        for keys_of_query in best.sort(dim=1).values.cpu().numpy():
-            distances_found, places = np.divmod(keys_of_query[keys_of_query < (limit + 1) * n], max(n, 1))
+        for nearest, parts in zip(best.cpu().numpy(), within, strict=True):
+            found = np.sort(np.concatenate([nearest[nearest < end], *parts]))
+            distances_found, places = np.divmod(found, max(n, 1))
             indices = places if self._rows is None else self._rows[places]
             results.append(Neighbours(indices=indices, distances=distances_found.astype(np.int32)))
         return results
