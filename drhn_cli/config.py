@@ -103,7 +103,7 @@ class Preprocessing(_Stored):
         _require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
-        _require(self.views in (1, 2), "views", "1 or 2", self.views)
+        _require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
         is_gap = self.shrink_gap is None or (isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64)
         _require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
 

@@ -73,7 +73,7 @@ class EvenEncoder(Encoder):
 def load_encoder(
     weights: Weights, *, device: str, n_images: int, batch_size: int = 500, n_threads: int | None = None
 ) -> Encoder:
-    """Return the quickest encoder for a number of pictures; the code of each depends on it alone.
+    """Return the quickest encoder for a number of pictures; given that, the code of each depends on it alone.
 
     Args:
         weights: the trained network.

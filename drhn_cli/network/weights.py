@@ -142,11 +142,14 @@ def save_weights(path: AnyPath, weights: Weights) -> None:
     """Write a weights file; a crash leaves the old file or the new one.
 
     Raises:
-        WeightsError: the arrays do not fit the network, or the file cannot be written.
+        WeightsError: the arrays do not fit the network or are not all numbers, or the file cannot be written.
     """
     _check_shapes(
         Path(os.fsdecode(path)), weights.network, {name: array.shape for name, array in weights.arrays.items()}
     )
+    for name, array in weights.arrays.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"array {name!r} holds what is not a number", path=path, hint="train at lower rates")
     try:
         with atomic_write(path) as stream:
             np.savez(stream, manifest=np.array(json.dumps(weights.manifest())), **weights.arrays)  # type: ignore[arg-type]
@@ -179,6 +182,9 @@ def load_weights(path: AnyPath) -> Weights:
                 preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
             except ConfigError as error:
                 raise WeightsError(f"the manifest is not valid: {error}", path=path) from error
+            if preprocessing.size != network.input_size:
+                expected, found = f"pictures of {network.input_size} pixels", str(preprocessing.size)
+                raise WeightsError("the manifest is not valid", path=path, expected=expected, found=found)
             shapes = array_shapes(network)
             for name, shape in shapes.items():
                 # Before anything is read, so that a hostile file cannot ask for all memory.

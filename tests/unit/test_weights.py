@@ -126,6 +126,22 @@ def test_arrays_that_do_not_fit_are_not_written(tmp_path, weights):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_a_number_is_not_saved(tmp_path, weights, value):
+    hash_weight = weights.arrays["hash.weight"].copy()
+    hash_weight[0, 0] = value
+    with pytest.raises(WeightsError, match=r"array 'hash.weight' holds what is not a number; train at lower rates"):
+        save_weights(tmp_path / "w.npz", replace(weights, arrays={**weights.arrays, "hash.weight": hash_weight}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_another_size_than_the_networks_are_refused(path, weights):
+    size = weights.network.input_size
+    rewrite(path, preprocessing={**weights.preprocessing.to_dict(), "size": size + 1})
+    with pytest.raises(WeightsError, match=rf"not valid .expected pictures of {size} pixels, found {size + 1}"):
+        load_weights(path)
+
+
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path, weights):
     with pytest.raises(WeightsError, match=r"cannot write the weights .*No such file"):
         save_weights(tmp_path / "none" / "w.npz", weights)
