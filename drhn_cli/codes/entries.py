@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -133,11 +132,6 @@ class Entries(Sequence[Entry]):
             ends = self.offsets[start : start + step + 1].tolist()
             for first, last in pairwise(ends):
                 yield self.blob[first:last]
-
-    def find(self, path: bytes) -> int | None:
-        """Return the row of a path, or None. Rows must be sorted by path, as those of a code file are."""
-        row = bisect_left(range(len(self)), path, key=self.path)
-        return row if row < len(self) and self.path(row) == path else None
 
     def part(self, start: int, stop: int) -> Entries:
         """Return rows ``start`` to ``stop`` (0 <= start <= stop <= n), sharing the columns' memory."""
