@@ -121,7 +121,8 @@ def hash_(
 
     # Processes of torchrun share a terminal.
     no_bar = quiet or (part is not None and part.told_by is not None)
-    way_on = telling_how_to_go_on("what was hashed is kept: run the same command again to go on", quiet=quiet)
+    again = "run it again without --rebuild" if rebuild else "run the same command again"
+    way_on = telling_how_to_go_on(f"what was hashed is kept: {again} to go on", quiet=quiet)
     with way_on, progress_bar("listing", quiet=no_bar) as show:
         done = 0
 

@@ -13,9 +13,10 @@ from drhn_cli.errors import ConfigError, DrhnError
 
 
 def _refuse_table(codes: str) -> str:
-    from drhn_cli.clickhouse.address import is_table
+    from drhn_cli.clickhouse.address import TableAddress, is_table
 
     if is_table(codes):
+        TableAddress.parse(codes)  # refuses a password, and does not repeat it
         hint = "name the code file that was pushed there"
         raise ConfigError(
             "a table answers drhn query and drhn info alone", expected="a code file", found=codes, hint=hint

@@ -90,7 +90,7 @@ def query(
     n_sources = len(images) + len(code or ())
     if not n_sources and files_from is None:
         raise ConfigError(
-            "nothing to look up", hint=f"name a picture before {codes_path}, or use --code or --files-from"
+            "nothing to look up", hint="name a picture before the code file, or use --code or --files-from"
         )
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,

@@ -255,7 +255,10 @@ def test_batches_and_workers_change_nothing(hash_):
     assert Path("codes.bin").read_bytes() == before
 
 
-def test_an_interrupted_run_exits_with_130_and_keeps_its_work(hash_, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "again"), [((), "run the same command again"), (("--rebuild",), "run it again without --rebuild")]
+)
+def test_an_interrupted_run_exits_with_130_and_keeps_its_work(hash_, monkeypatch, options, again):
     def interrupt(self, part, add=hash_module._Collection.add):
         add(self, part)
         if len(self) == 4:
@@ -263,9 +266,9 @@ def test_an_interrupted_run_exits_with_130_and_keeps_its_work(hash_, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(hash_module._Collection, "add", interrupt)
-        result = hash_("photos", "--batch-size", "2")
+        result = hash_("photos", "--batch-size", "2", *options)
     assert (result.status, result.out) == (130, b"")
-    assert result.err == "drhn: stopped; what was hashed is kept: run the same command again to go on\n"
+    assert result.err == f"drhn: stopped; what was hashed is kept: {again} to go on\n"
     assert len(names()) == 4
     assert summary_of(hash_("photos", "--json")).items() >= {"added": 4, "unchanged": 4}.items()
 

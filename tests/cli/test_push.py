@@ -101,6 +101,13 @@ def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
     assert "a table answers drhn query and drhn info alone" in result.err
 
 
+@pytest.mark.parametrize("arguments", [("dups",), ("export",), ("index",), ("query",)])
+def test_a_password_is_never_repeated(drhn, arguments):
+    result = drhn(*arguments, "clickhouse://me:s3cret@localhost/d.t")
+    assert (result.status, result.out) == (2, b"")
+    assert "s3cret" not in result.err
+
+
 @pytest.mark.usefixtures("pushed")
 def test_pushing_again_replaces_and_says_so_in_json(drhn, update):
     Path(IMAGE).unlink()

@@ -183,7 +183,7 @@ def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_answered(q
 @pytest.mark.usefixtures("query")
 def test_nothing_to_look_up_is_an_error(drhn):
     result = drhn("query", "codes.bin")
-    assert (result.status, "name a picture before codes.bin" in result.err) == (2, True)
+    assert (result.status, "name a picture before the code file" in result.err) == (2, True)
 
 
 @pytest.mark.usefixtures("query")
