@@ -428,10 +428,12 @@ def require_code_file(path: AnyPath) -> None:
     """Refuse to take a file's place that is no code file, not even a damaged one; a missing or empty file is fine.
 
     Raises:
-        CodeFileError: it begins as no code file does, or cannot be read.
+        CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
 
     Source: ours.
     """
+    if os.fspath(path) in ("-", b"-"):
+        raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
     try:
         _require_regular(path, os.stat(path), "name another file")  # to open a pipe is to wait for its writer
         with open(path, "rb") as stream:

@@ -11,6 +11,7 @@ import numpy as np
 
 from drhn_cli.atomic import atomic_write
 from drhn_cli.codes.file import CodeFile, Entry
+from drhn_cli.codes.layout import FAISS_MAGIC
 from drhn_cli.codes.pack import format_hex
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
 
@@ -50,12 +51,13 @@ def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath
     ``ndjson``, the code as binary of its length.
 
     Raises:
-        ConfigError: parquet without pyarrow, or over the code file itself.
+        ConfigError: parquet without pyarrow, or in the place of a code file or a picture.
         DrhnError: the file cannot be written, or parquet cannot hold a path.
         CodeFileError: the code file is damaged.
     """
     if os.path.exists(path) and os.path.samefile(path, file.path):
         raise ConfigError("the export would replace the code file", path=path, hint="give it another name")
+    _require_no_other_kind(path)
     if form == "parquet":
         _import_pyarrow()
     try:
@@ -105,3 +107,15 @@ def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> Non
                 writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
                 rows = []
         writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+
+
+def _require_no_other_kind(path: AnyPath) -> None:
+    if not os.path.isfile(path):
+        return
+    from drhn_cli.images.formats import picture_suffixes  # Pillow, which is seldom needed
+
+    with open(path, "rb") as stream:
+        is_code_file = stream.read(len(FAISS_MAGIC)) == FAISS_MAGIC
+    if is_code_file or os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
+        kind = "another code file" if is_code_file else "a picture"
+        raise ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")

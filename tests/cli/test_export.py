@@ -103,6 +103,20 @@ def test_what_cannot_be_is_refused(drhn, rows, arguments, message):  # noqa: ARG
     assert Path("codes.bin").read_bytes() == before
 
 
+@pytest.mark.usefixtures("rows")
+def test_pictures_and_other_code_files_are_not_replaced(drhn):
+    Path("other.bin").write_bytes(Path("codes.bin").read_bytes())
+    Path("holiday.JPG").write_bytes(b"a picture")
+    Path("codes.txt").write_bytes(b"an earlier export")
+    before = {name: Path(name).read_bytes() for name in ("other.bin", "holiday.JPG")}
+    for name, message in (("other.bin", "replace another code file"), ("holiday.JPG", "replace a picture")):
+        result = drhn("export", "codes.bin", "-o", name, "--format", "tsv")
+        assert (result.status, f"would {message}; give it another name" in result.err) == (2, True)
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert drhn("export", "codes.bin", "-o", "codes.txt", "--format", "tsv").status == 0
+    assert Path("codes.txt").read_bytes() == drhn("export", "codes.bin", "--format", "tsv").out
+
+
 def test_export_and_import_give_the_same_answers(drhn, rows):
     drhn("export", "codes.bin", "-o", "codes.npy")
     Path("paths.txt").write_text("".join(f"{row[3]}\n" for row in rows))

@@ -255,6 +255,13 @@ def test_batches_and_workers_change_nothing(hash_):
     assert Path("codes.bin").read_bytes() == before
 
 
+def test_a_code_file_is_not_written_to_stdout(drhn, hash_):  # noqa: ARG001
+    result = drhn("hash", "photos", "-o", "-")
+    assert (result.status, result.out) == (2, b"")
+    assert "a code file cannot go to stdout" in result.err
+    assert not Path("-").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "again"), [((), "run the same command again"), (("--rebuild",), "run it again without --rebuild")]
 )
