@@ -206,6 +206,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named networks: the settings that differ from ``NetworkConfig``'s defaults. ``tiny`` is for trying things out."""
 
+DEFAULT_PRESET = "fast"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Stored):
@@ -228,13 +230,14 @@ class TrainConfig(_Stored):
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
+        teaching: weight of the term that has codes find the neighbours that a teacher's features have.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
-    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching"})
 
     epochs: int = 30
     batch_size: int = 500
@@ -252,6 +255,7 @@ class TrainConfig(_Stored):
     flip: bool = True
     quantisation: float = 0.3
     similarity: float = 0.0
+    teaching: float = 0.0
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -263,7 +267,7 @@ class TrainConfig(_Stored):
         for name in ("momentum", "warm_up", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
-        for name in ("weight_decay", "quantisation", "similarity"):
+        for name in ("weight_decay", "quantisation", "similarity", "teaching"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("translate", "cutout"):
             value = getattr(self, name)

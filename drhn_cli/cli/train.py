@@ -12,7 +12,7 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
 from drhn_cli.cli.render import counted, progress_bar, report, report_error, telling_how_to_go_on
-from drhn_cli.config import PRESETS
+from drhn_cli.config import DEFAULT_PRESET, PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -41,8 +41,30 @@ def train(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
     preset: Annotated[
-        str, typer.Option(metavar="NAME", help=f"The network to start from: {', '.join(PRESETS)}.")
-    ] = "fast",
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"The shape of the network: {', '.join(PRESETS)}.  [default: {DEFAULT_PRESET}]"
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME|FILE",
+            help="Start from these weights: a bundled model or a weights file. Much better where pictures are few.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Learn from another network's features, too: arrays `paths` and `features`, a row a picture.",
+        ),
+    ] = None,
+    teaching: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the term that has codes find the neighbours that the features have."),
+    ] = None,
     blocks: Annotated[
         int | None, typer.Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
     ] = None,
@@ -70,8 +92,14 @@ def train(
         typer.Option(metavar="N,...", help="Shorter code lengths to train along, each the beginning of the longest."),
     ] = None,
     fit: Annotated[
-        str, typer.Option(metavar="HOW", help="How a picture becomes square: crop, squash or pad.")
-    ] = "crop",
+        str | None, typer.Option(metavar="HOW", help="How a picture becomes square: crop, squash or pad.")
+    ] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option(
+            "--tta/--no-tta", help="Whether `drhn hash` averages two views with these weights unless told otherwise."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Pictures a step.")] = None,
     seed: Annotated[
@@ -129,11 +157,13 @@ def train(
 
     drhn train ./labelled -o weights.npz
 
+    drhn train ./labelled --from photos -o weights.npz
+
     drhn train cifar10 --download --epochs 30 -o weights.npz
 
-    Settings that are not given come from the preset. The state of the run is kept beside the weights after every epoch,
-    so a run that is stopped goes on with --resume and ends with the same weights. A history of the epochs is written
-    beside the weights.
+    Settings that are not given come from the preset, or from the weights to start from. The state of the run is kept
+    beside the weights after every epoch, so a run that is stopped goes on with --resume and ends with the same weights.
+    A history of the epochs is written beside the weights.
     """
     network: dict[str, Any] = {
         "blocks": blocks,
@@ -156,6 +186,7 @@ def train(
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,
+        "teaching": teaching,
         "translate": translate,
         "cutout": cutout,
         "crop": crop,
@@ -170,9 +201,11 @@ def train(
         data=data,
         weights_path=output,
         preset=preset,
+        start=start,
+        teacher=teacher,
         network=_given(network),
         training=_given(training),
-        fit=fit,  # type: ignore[arg-type]  # Preprocessing checks it
+        preprocessing=_given({"fit": fit, "views": None if tta is None else 1 + tta}),
         validation=validation,
         resume=resume,
         device=device,

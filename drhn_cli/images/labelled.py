@@ -29,11 +29,13 @@ class LabelledPaths:
         paths: absolute, sorted within each class.
         labels: (n,) int64, an index into ``class_names`` for each path.
         class_names: sorted.
+        folder: absolute, that of the class folders.
     """
 
     paths: tuple[bytes, ...]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
+    folder: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +47,14 @@ class LabelledPixels:
         labels: (n,) int64, an index into ``class_names`` for each row.
         class_names: sorted.
         failures: the errors of the pictures that were left out.
+        names: of each row, its path relative to the folder of the class folders; empty where pictures are no files.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     failures: tuple[ImageError, ...]
+    names: tuple[bytes, ...] = ()
 
 
 def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, min_classes: int = 2) -> LabelledPaths:
@@ -86,7 +90,9 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
         pictures = _class_pictures(folders[name])
         paths += pictures
         labels += [label_of[name]] * len(pictures)
-    return LabelledPaths(paths=tuple(paths), labels=np.array(labels, np.int64), class_names=names)
+    return LabelledPaths(
+        paths=tuple(paths), labels=np.array(labels, np.int64), class_names=names, folder=os.path.abspath(path)
+    )
 
 
 def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
@@ -148,6 +154,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
         labels=labels,
         class_names=labelled.class_names,
         failures=tuple(error for _, error in failures),
+        names=tuple(labelled.paths[i].removeprefix(os.path.join(labelled.folder, b"")) for i in indices[:n_loaded]),
     )
 
 

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from drhn_cli.atomic import atomic_write, remove_leftovers
-from drhn_cli.config import PRESETS, SHRINK_GAP, Fit, NetworkConfig, Precision, Preprocessing, TrainConfig
+from drhn_cli.config import DEFAULT_PRESET, PRESETS, SHRINK_GAP, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
 from drhn_cli.images.labelled import LabelledPixels, check_validation, split_validation
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
+from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.start import network_settings_from, training_settings_from
+from drhn_cli.network.teacher import load_features
 from drhn_cli.network.train import EpochReport, measure_colours, train_network
-from drhn_cli.network.weights import Weights, save_weights
+from drhn_cli.network.weights import Weights, load_weights, save_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,14 @@ class TrainOptions:
     Attributes:
         data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
         weights_path: the file to make, an ``.npz``.
-        preset: a name in ``PRESETS``.
-        network: settings of ``NetworkConfig`` that differ from the preset's.
-        training: settings of ``TrainConfig`` that differ from its defaults.
-        fit: how a picture that is not square fits.
+        preset: a name in ``PRESETS``. None: the default one, or the network of the weights to start from.
+        start: a bundled model's name or a weights file, whose network, arrays, preprocessing, loss and augmentation
+            the training starts from. None: from scratch.
+        teacher: an ``.npz`` of what another network sees in the training pictures: see ``load_features``.
+        network: settings of ``NetworkConfig`` that differ from those.
+        training: settings of ``TrainConfig`` that differ from those, or from the defaults.
+        preprocessing: settings of ``Preprocessing`` that differ likewise: ``fit`` and ``views``. Training takes one
+            view, whatever the weights take.
         validation: share of each class that is kept out of training and measured after every epoch.
         resume: go on with an unfinished run of the same settings, if there is one.
         device: auto, cuda, mps or cpu.
@@ -46,10 +53,12 @@ class TrainOptions:
 
     data: str
     weights_path: Path
-    preset: str = "fast"
+    preset: str | None = None
+    start: str | None = None
+    teacher: Path | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    fit: Fit = "crop"
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     validation: float = 0.0
     resume: bool = False
     device: str = "auto"
@@ -107,8 +116,6 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     from drhn_cli.network.device import choose_device, choose_precision
     from drhn_cli.network.team import find_team
 
-    if options.preset not in PRESETS:
-        raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=options.preset)
     team = find_team()
     if team.leads:
         _check_paths(options)
@@ -116,13 +123,15 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         for path in (weights_path, checkpoint_path_of(weights_path), history_path_of(weights_path)):
             remove_leftovers(path)  # what a killed run was writing
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
-    network_settings = {**PRESETS[options.preset], **options.network}
-    size = NetworkConfig(n_classes=2, **network_settings).input_size
     device = team.device_of(choose_device(options.device))
-    config = TrainConfig(**{"precision": options.precision or choose_precision(device), **options.training})
+    start, network_settings, training_settings, preprocessing = _settings(options)
+    config = TrainConfig(**{"precision": options.precision or choose_precision(device), **training_settings})
     if config.similarity and not network_settings.get("nested"):
         raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
-    preprocessing = Preprocessing(size=size, fit=options.fit, shrink_gap=SHRINK_GAP)
+    if bool(config.teaching) != bool(options.teacher):
+        raise ConfigError("a teacher and the weight of its term go together", hint="give --teacher and --teaching")
+    if options.teacher and not options.teacher.exists():
+        raise SourceError("no such file", path=options.teacher, hint="check the path of --teacher")
     check_validation(options.validation)
 
     def tell_start(earlier: Sequence[EpochReport]) -> None:
@@ -136,15 +145,10 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
 
     with team.assembled(device):
         with team.first_here_first() if options.download else nullcontext():
-            train, test = load_split(
-                options.data,
-                preprocessing,
-                workers=options.workers,
-                data_dir=options.data_dir,
-                download=options.download,
-            )
+            train, test = _load(options, replace(preprocessing, views=1))
         network_config = NetworkConfig(n_classes=len(train.class_names), **network_settings)
-        preprocessing = measure_colours(train.pixels, preprocessing)
+        if not start:
+            preprocessing = measure_colours(train.pixels, preprocessing)
         images, validation = _split(train, options.validation, config.seed)
         if team.leads:
             hooks.on_data(
@@ -156,9 +160,11 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
             images,
             network_config=network_config,
             config=config,
-            preprocessing=preprocessing,
+            preprocessing=replace(preprocessing, views=1),
             device=device,
             team=team,
+            start=start,
+            features=load_features(options.teacher, images.names) if options.teacher else None,
             validation=validation,
             checkpoint_path=checkpoint_path_of(options.weights_path),
             on_start=tell_start,
@@ -173,6 +179,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         arrays=trained.arrays,
         training={
             **config.to_dict(),
+            **({"from": _origin(start)} if start else {}),
+            **({"teacher": str(options.teacher)} if options.teacher else {}),
             "data": options.data,
             "n_images": len(images.labels),
             "validation": options.validation,
@@ -184,8 +192,11 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     )
     if not team.leads:
         return weights, []
-    measured_on = test or validation
     evaluations: list[Evaluation] = []
+    if (test or validation) and preprocessing.views > 1:
+        train, test = _load(options, preprocessing)
+        images, validation = _split(train, options.validation, config.seed)
+    measured_on = test or validation
     if measured_on:
         lengths = network_config.code_lengths
         evaluations += evaluate_weights(weights, measured_on, images, code_lengths=lengths, device=options.device)
@@ -215,6 +226,41 @@ def _check_paths(options: TrainOptions) -> None:
         )
 
 
+def _settings(options: TrainOptions) -> tuple[Weights | None, dict[str, Any], dict[str, Any], Preprocessing]:
+    """Return what the training starts from, settings of the network and of the training, and the preprocessing."""
+    start = None
+    if options.start is not None:
+        if options.preset is not None:
+            raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
+        start = load_weights(find_weights(options.start))
+        network_settings = network_settings_from(start, options.network)
+        training_settings = {**training_settings_from(start), **options.training}
+        preprocessing = start.preprocessing
+    else:
+        preset = DEFAULT_PRESET if options.preset is None else options.preset
+        if preset not in PRESETS:
+            raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
+        network_settings = {**PRESETS[preset], **options.network}
+        training_settings = dict(options.training)
+        preprocessing = Preprocessing(shrink_gap=SHRINK_GAP)
+    size = NetworkConfig(n_classes=2, **network_settings).input_size
+    return start, network_settings, training_settings, replace(preprocessing, size=size, **options.preprocessing)
+
+
+def _origin(start: Weights) -> dict[str, Any]:
+    return {"name": start.name, "fingerprint": start.fingerprint, "training": dict(start.training)}
+
+
+def _load(options: TrainOptions, preprocessing: Preprocessing) -> tuple[LabelledPixels, LabelledPixels | None]:
+    return load_split(
+        options.data,
+        preprocessing,
+        workers=options.workers,
+        data_dir=options.data_dir,
+        download=options.download,
+    )
+
+
 def _split(train: LabelledPixels, fraction: float, seed: int) -> tuple[LabelledPixels, LabelledPixels | None]:
     if not fraction:
         return train, None
@@ -222,7 +268,12 @@ def _split(train: LabelledPixels, fraction: float, seed: int) -> tuple[LabelledP
     if not len(held_out):
         raise SourceError("nothing can be kept for validation", expected="a class of two pictures or more")
     parts = [
-        replace(train, pixels=np.ascontiguousarray(train.pixels[rows]), labels=train.labels[rows])
+        replace(
+            train,
+            pixels=np.ascontiguousarray(train.pixels[rows]),
+            labels=train.labels[rows],
+            names=tuple(train.names[row] for row in rows) if train.names else (),
+        )
         for rows in (kept, held_out)
     ]
     return parts[0], parts[1]

@@ -11,8 +11,13 @@ from torch.nn import functional
 from drhn_cli.config import TrainConfig
 from drhn_cli.network.model import DRHN
 
+TEACHER_TEMPERATURE, CODE_TEMPERATURE = 0.1, 0.2
+"""Of cosines of features, and of similarities of codes, where codes are taught their neighbours."""
 
-def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
+
+def training_loss(
+    network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig, *, features: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the softmax cross-entropy plus the other terms.
 
     Where shorter codes are trained along, the cross-entropy is its mean over the code lengths, averaged with its mean
@@ -23,7 +28,8 @@ def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: Tr
         network: gives the scores.
         activations: (n, bits) in 0..1.
         labels: (n,) int64.
-        config: label smoothing, and the weights of the quantisation and similarity terms.
+        config: label smoothing, and the weights of the terms of quantisation, similarity and teaching.
+        features: (n, d) of unit length, what a teacher sees in the images.
 
     Returns:
         The loss, and the (n, n_classes) scores of the whole code.
@@ -45,6 +51,8 @@ def training_loss(network: DRHN, activations: Tensor, labels: Tensor, config: Tr
         loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
         if config.similarity:
             loss = loss + config.similarity * similarity_term(activations, network.config.nested)
+    if features is not None:
+        loss = loss + config.teaching * teaching_term(activations, features.float(), lengths)
     return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
 
 
@@ -68,6 +76,32 @@ def similarity_term(activations: Tensor, lengths: Sequence[int]) -> Tensor:
 
     whole = similarities(signs.detach())
     return torch.stack([(similarities(signs[:, :n]) - whole).square().mean() for n in lengths]).mean()
+
+
+def teaching_term(activations: Tensor, features: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return how far codes are from having the neighbours that a teacher's features have.
+
+    For each image, the similarities to all others of the batch make a distribution, by the features' cosines and by the
+    codes' bits (their mean product, as -1..1), each at a temperature of its own; the term is the cross-entropy of the
+    two, averaged over images and code lengths.
+
+    Args:
+        activations: (n, bits) in 0..1, n at least 2.
+        features: (n, d) float32 of unit length.
+        lengths: of the codes.
+
+    Source: Fang et al. 2021 (SEED, https://arxiv.org/abs/2101.04731), with the batch for a queue and bits for a vector.
+    """
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    target = (features @ features.T / TEACHER_TEMPERATURE).masked_fill(itself, -torch.inf).softmax(dim=1)
+    signs = 2 * activations - 1
+
+    def entropy(bits: Tensor) -> Tensor:
+        similarities = bits @ bits.T / bits.shape[1]
+        # Not -inf: times the target's zero it is not a number.
+        return functional.cross_entropy((similarities / CODE_TEMPERATURE).masked_fill(itself, -1e4), target)
+
+    return torch.stack([entropy(signs[:, :n_bits]) for n_bits in lengths]).mean()
 
 
 def quantisation_term(activations: Tensor, threshold: float) -> Tensor:

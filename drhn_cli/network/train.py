@@ -29,8 +29,9 @@ from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
+from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
-from drhn_cli.network.weights import halve_filters
+from drhn_cli.network.weights import Weights, halve_filters
 
 GALLERY_LIMIT = 5000
 """Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
@@ -114,13 +115,15 @@ def train_network(
     preprocessing: Preprocessing,
     device: torch.device,
     team: Team = ALONE,
+    start: Weights | None = None,
+    features: NDArray[np.float16] | None = None,
     validation: LabelledPixels | None = None,
     checkpoint_path: Path | None = None,
     on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
     on_step: Callable[[int, int], None] = lambda *_: None,
     on_epoch: Callable[[Sequence[EpochReport]], None] = lambda _: None,
 ) -> TrainedNetwork:
-    """Train a network from scratch, or go on with the run whose checkpoint is there.
+    """Train a network, from scratch or from other weights, or go on with the run whose checkpoint is there.
 
     Every epoch draws its order and its augmentation from the seed and its own number, so a run that was stopped and
     resumed ends with the same weights as one that was not.
@@ -134,6 +137,9 @@ def train_network(
         team: the processes that train it together, assembled. Each step's images are divided among them; the order of
             the images is that of one process, the augmentation is not. The first process alone measures, reads,
             writes and calls.
+        start: weights whose arrays the network begins with as far as they fit: see ``begin_with``. None: drawn.
+        features: (n, d) of unit length, what another network sees in the training images: the codes are taught to be
+            alike where these are. None: there is no such teacher.
         validation: images that are measured after every epoch and never trained on.
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
         on_start: called once with the reports of the epochs that an earlier run has done.
@@ -162,10 +168,17 @@ def train_network(
         "preprocessing": replace(preprocessing, shrink_gap=None).to_dict(),
         "images": _digest(images),
     }
+    if start:
+        run["start"] = start.fingerprint
+    if features is not None:
+        run["teacher"] = sha256(features.data).hexdigest()
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    network = DRHN(network_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = DRHN(network_config)
+    if start:
+        begin_with(network, start, images.class_names)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = make_optimisers(network, config)
     history: list[EpochReport] = []
     earlier_seconds = cpu_seconds = 0.0
@@ -191,7 +204,9 @@ def train_network(
 
     clock, cpu_clock, earlier_cpu_seconds = time.monotonic(), time.process_time(), cpu_seconds
     for epoch in range(len(history), config.epochs):
-        loss, accuracy = _train_epoch(network, team, optimisers, images, epoch, config, preprocessing, on_step)
+        loss, accuracy = _train_epoch(
+            network, team, optimisers, images, features, epoch, config, preprocessing, on_step
+        )
         measured: tuple[float, float] | tuple[None, None] = (None, None)
         if validation and team.leads:
             measured = _measure(network, images, validation, preprocessing, config)
@@ -252,6 +267,7 @@ def _train_epoch(
     team: Team,
     optimisers: list[Optimizer],
     images: LabelledPixels,
+    features: NDArray[np.float16] | None,
     epoch: int,
     config: TrainConfig,
     preprocessing: Preprocessing,
@@ -279,8 +295,9 @@ def _train_epoch(
         batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
         batch = augment(batch, indices, epoch, config, generator)
         truth = labels[indices].to(device)
+        seen = None if features is None else torch.from_numpy(features[indices]).to(device)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
-        loss, scores = _step(network, team, weight, optimisers, batch, truth, config)
+        loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
         on_step(step + 1, n_steps)
@@ -302,12 +319,13 @@ def _step(
     optimisers: list[Optimizer],
     batch: Tensor,
     labels: Tensor,
+    features: Tensor | None,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         activations = network(batch)
-    loss, scores = training_loss(network, activations, labels, config)
+    loss, scores = training_loss(network, activations, labels, config, features=features)
     loss = loss * weight
     for optimiser in optimisers:
         optimiser.zero_grad()

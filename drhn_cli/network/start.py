@@ -1,0 +1,72 @@
+"""Training that starts from the weights of another one: what it takes over, and the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from drhn_cli.errors import ConfigError
+from drhn_cli.network.model import DRHN
+from drhn_cli.network.weights import Weights
+
+_SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
+"""Settings of a network without which its arrays are of no use."""
+
+_AUGMENTATION = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
+"""Settings of a training that fit its kind of pictures, and so the next one on such pictures."""
+
+
+def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the network to train: those of the weights it starts from, but for some changes.
+
+    Args:
+        start: the weights.
+        changes: settings of ``NetworkConfig`` by name. Where ``bits`` is one of them and ``nested`` is not, the shorter
+            lengths below it are kept.
+
+    Raises:
+        ConfigError: a change would leave the arrays of the weights without use.
+    """
+    settings = vars(start.network).copy()
+    del settings["n_classes"]
+    for name in _SHAPE:
+        if changes.get(name, settings[name]) != settings[name]:
+            raise ConfigError(
+                f"{name} is that of the weights to start from",
+                expected=str(settings[name]),
+                found=str(changes[name]),
+                hint="leave it out, or leave out --from",
+            )
+    settings |= changes
+    if "bits" in changes and "nested" not in changes:
+        settings["nested"] = tuple(length for length in settings["nested"] if length < settings["bits"])
+    return settings
+
+
+def training_settings_from(start: Weights) -> dict[str, Any]:
+    """Return the settings of ``TrainConfig`` that a training takes over: the loss and the augmentation."""
+    return {name: start.training[name] for name in _AUGMENTATION if name in start.training}
+
+
+def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> None:
+    """Put the arrays of other weights into a network as far as they fit.
+
+    Of a hash layer of more units the first are taken, as a shorter code is the beginning of a longer one; one of fewer
+    units, and the last layer of other classes, stay as they were drawn.
+
+    Args:
+        network: of the same shape but for its last two layers.
+        start: the other weights.
+        class_names: what the network is to tell apart.
+    """
+    own = network.state_dict()
+    for name, array in start.arrays.items():
+        if name.startswith("hash") and start.network.bits > network.config.bits:
+            array = array[: network.config.bits]
+        is_other = name.startswith("classify") and start.class_names != class_names
+        if not is_other and own[name].shape == array.shape:
+            own[name] = torch.from_numpy(array.astype(np.float32))
+    network.load_state_dict(own)

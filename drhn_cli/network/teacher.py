@@ -1,0 +1,92 @@
+"""What another network sees in the training pictures, for codes to be alike where its features are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli.errors import AnyPath, SourceError, display_path
+from drhn_cli.nonblocking import open_nonblocking
+
+_DAMAGE = (
+    *(ValueError, LookupError, EOFError, SyntaxError, MemoryError, OverflowError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
+"""What zipfile and numpy raise on bytes that nobody wrote."""
+
+_ROWS = 4096  # turned at a time
+
+
+def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
+    """Return the features of pictures, less their mean and of unit length, so that a product is a cosine.
+
+    Args:
+        path: an ``.npz`` with ``features``, (m, d) of a floating type, and ``paths``, (m,) bytes or text: of each row
+            the path of its picture relative to the folder of the class folders, as in ``lion/0001.jpg``. Nothing is
+            ever unpickled.
+        names: the paths of the pictures that are wanted, each in the file.
+
+    Returns:
+        (n, d) float16, in the order of ``names``.
+
+    Raises:
+        SourceError: the file cannot be read, is none of that kind, or lacks a picture; or there are no names, as of
+            pictures that are no files.
+    """
+    if not names:
+        hint = "train on a folder of class folders"
+        raise SourceError("these pictures have no names for a teacher's rows", hint=hint)
+    paths, features = _read(path)
+    rows = {os.fsencode(name): row for row, name in enumerate(paths.tolist())}
+    missing = next((name for name in names if name not in rows), None)
+    if missing is not None:
+        raise SourceError(
+            "the teacher has not seen every training picture",
+            path=path,
+            expected=f"a row for {display_path(missing)}",
+            found=f"{len(rows)} pictures",
+            hint="paths are relative to the folder of the class folders",
+        )
+    chosen = features[[rows[name] for name in names]]
+    mean = chosen.mean(axis=0, dtype=np.float64)
+    for start in range(0, len(chosen), _ROWS):
+        part = chosen[start : start + _ROWS] - mean
+        chosen[start : start + _ROWS] = part / np.linalg.norm(part, axis=1, keepdims=True).clip(min=1e-12)
+    if not np.isfinite(chosen).all():
+        raise SourceError("the teacher's features are not all numbers", path=path)
+    return chosen.astype(np.float16)
+
+
+def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
+    expected = "an .npz with paths, (m,) bytes or text, and features, (m, d) numbers"
+    try:
+        with os.fdopen(open_nonblocking(os.fsencode(path)), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise SourceError("not a file", path=path, expected=expected)
+            archive = np.load(stream, allow_pickle=False)
+            paths, features = archive["paths"], archive["features"]
+    except FileNotFoundError as error:
+        raise SourceError("no such file", path=path, expected=expected) from error
+    except OSError as error:
+        raise SourceError("cannot be read", path=path, found=error.strerror or str(error)) from error
+    except _DAMAGE as error:
+        raise SourceError("holds no features, or is damaged", path=path, expected=expected, found=str(error)) from error
+    if (
+        paths.ndim != 1
+        or paths.dtype.kind not in "SU"
+        or features.ndim != 2
+        or features.dtype.kind != "f"
+        or len(paths) != len(features)
+    ):
+        found = f"paths {paths.shape} {paths.dtype}, features {features.shape} {features.dtype}"
+        raise SourceError("holds no features", path=path, expected=expected, found=found)
+    return paths, features

@@ -1,0 +1,83 @@
+import os
+
+import numpy as np
+import pytest
+
+from drhn_cli.errors import SourceError
+from drhn_cli.network.teacher import load_features
+
+NAMES = (b"a/1.png", b"a/\xff.png", b"b/2.png")
+
+
+def write(path, *, paths=None, features=None):
+    paths = np.array(NAMES) if paths is None else paths
+    features = np.array([[1, 0, 3], [0, 1, 3], [2, 2, 3]], np.float16) if features is None else features
+    np.savez(path, paths=paths, features=features)
+    return path
+
+
+def test_features_are_less_their_mean_of_unit_length_and_in_the_order_asked_for(tmp_path):
+    path = write(tmp_path / "t.npz")
+    found = load_features(path, NAMES[::-1])
+    assert (found.dtype, found.shape) == (np.float16, (3, 3))
+    expected = np.array([[1, 1, 0], [-1, 0, 0], [0, -1, 0]])
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
+
+
+def test_only_the_pictures_asked_for_make_the_mean(tmp_path):
+    found = load_features(write(tmp_path / "t.npz"), NAMES[:2])
+    np.testing.assert_allclose(found, np.array([[1, -1, 0], [-1, 1, 0]]) / np.sqrt(2), atol=1e-3)
+
+
+def test_paths_may_be_text_and_features_alike(tmp_path):
+    text = np.array([os.fsdecode(name) for name in NAMES[::2]])
+    path = write(tmp_path / "t.npz", paths=text, features=np.full((2, 4), 7, np.float64))
+    assert not load_features(path, NAMES[::2]).any()  # nothing is left of them, and nothing is divided by nothing
+
+
+def test_more_pictures_than_are_turned_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("drhn_cli.network.teacher._ROWS", 2)
+    parts = load_features(write(tmp_path / "t.npz"), NAMES)
+    monkeypatch.undo()
+    assert np.array_equal(parts, load_features(tmp_path / "t.npz", NAMES))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"paths": np.array([b"a/1.png"] * 3)}, r"t.npz: the teacher has not seen every .* .expected a row"),
+        ({"paths": np.arange(3)}, r"holds no features .expected an .npz with paths"),
+        ({"paths": np.array(NAMES[:2])}, r"holds no features"),
+        ({"features": np.zeros((3, 2), np.int64)}, r"holds no features"),
+        ({"features": np.zeros(3)}, r"holds no features .*found paths .3,. .S7, features .3,. float64"),
+        ({"features": np.full((3, 2), np.nan)}, r"not all numbers"),
+        ({"paths": np.array(NAMES, dtype=object)}, r"holds no features, or is damaged .*allow_pickle"),
+    ],
+)
+def test_what_is_no_teacher_is_refused(tmp_path, arrays, message):
+    with pytest.raises(SourceError, match=message):
+        load_features(write(tmp_path / "t.npz", **arrays), NAMES)
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "t.npz"
+    with pytest.raises(SourceError, match="no such file"):
+        load_features(path, NAMES)
+    whole = write(path).read_bytes()
+    for damaged in (b"", b"nothing", whole[:100], whole[:-40], whole[:400] + b"x" + whole[401:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SourceError, match="holds no features, or is damaged"):
+            load_features(path, NAMES)
+    np.save(tmp_path / "array.npy", np.zeros((3, 2)))
+    with pytest.raises(SourceError, match="holds no features"):
+        load_features(tmp_path / "array.npy", NAMES)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe: not a file"):
+        load_features(tmp_path / "pipe", NAMES)
+    with pytest.raises(SourceError, match="cannot be read"):
+        load_features(tmp_path, NAMES)
+
+
+def test_pictures_that_are_no_files_have_no_teacher(tmp_path):
+    with pytest.raises(SourceError, match="no names for a teacher's rows; train on a folder"):
+        load_features(write(tmp_path / "t.npz"), ())
