@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from drhn_cli.cli.app import run
+from drhn_cli.codes.build_native import SOURCE, compile_library
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
 from drhn_cli.network.weights import save_weights
@@ -46,6 +47,16 @@ class Terminal(io.TextIOWrapper):
     @property
     def drawn(self) -> str:
         return self.buffer.getvalue().decode()
+
+
+@pytest.fixture(scope="session")
+def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library in C as its source is now, whatever there is in the package."""
+    path = tmp_path_factory.mktemp("native") / "libscan.so"
+    failure = compile_library(CHECKOUT / SOURCE, path)
+    if failure:
+        pytest.skip(f"no library in C: {failure}")
+    return path
 
 
 @pytest.fixture(scope="session")

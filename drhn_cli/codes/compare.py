@@ -1,9 +1,10 @@
 """Which codes of a chunk are nearer to queries than a bound, in memory that is used again from chunk to chunk.
 
-New memory costs more than what is done in it. Many queries share a copy of the chunk as words, which is turned from
-query to query. One query alone is quicker without the copy: codes in a file begin at an odd byte, and numpy computes
-with bytes wherever they are, at the speed of memory, but would copy words first. So the query, repeated, is turned
-against bytes, and bits are counted where they come out.
+Where the package was built with a C compiler ``native`` does it, and else numpy, for which new memory costs more than
+what is done in it. Many queries share a copy of the chunk as words, which is turned from query to query. One query
+alone is quicker without the copy: codes in a file begin at an odd byte, and numpy computes with bytes wherever they
+are, at the speed of memory, but would copy words first. So the query, repeated, is turned against bytes, and bits are
+counted where they come out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.native import NativeComparison, load_native
 from drhn_cli.codes.words import copy_words, count_bits, sum_counts
 
 _TILE_ROWS = 1 << 11  # of the repeated query, which then stays in the L1 cache
@@ -34,19 +36,24 @@ class Comparison(Protocol):
             bounds: by the number of a query; others are left out.
 
         Yields:
-            The number of a query that has found some, their places, ascending, and their distances.
+            The number of a query that has found some, their places, ascending, and their distances. It may come again
+            with later places, and what ``top_k`` others come before may be left out.
         """
         ...
 
 
-def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int) -> Comparison:
+def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> Comparison:
     """Return what is quickest.
 
     Args:
         queries: (words, q) uint64, as ``copy_words`` gives them.
         n_bits: length of a code.
         n_rows: the most of a chunk.
+        top_k: rows that a query needs no more of, 1 or more.
     """
+    library = load_native()
+    if library is not None:
+        return NativeComparison(library, queries, n_bits, top_k)
     if queries.shape[1] == 1:
         for word in (np.uint64, np.uint32):
             n_words, rest = divmod(n_bits, 8 * word().itemsize)

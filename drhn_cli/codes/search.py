@@ -1,8 +1,7 @@
 """Exact search by Hamming distance, straight over the packed codes.
 
-A chunk of rows at a time is copied as 64-bit words, turned from query to query by XOR, and counted, and only the rows
-that beat a query's worst result so far are looked at again. Nothing is built and nothing but the chunk is copied, so
-codes may be a mapped file.
+Of a chunk of rows at a time, only those that beat a query's worst result so far are looked at again; ``compare`` finds
+them. Nothing is built and nothing but the chunk is copied, so codes may be a mapped file.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.compare import choose_comparison
+from drhn_cli.codes.native import load_native
 from drhn_cli.codes.pack import check_codes
 from drhn_cli.codes.words import copy_words, differing_bits
 from drhn_cli.errors import ConfigError, DrhnError
 
 _CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
+_NATIVE_WORDS = 1 << 28  # of all queries, where C compares them in place: a tenth of a second, as Ctrl-C waits so long
 _FIRST_ROWS = 1 << 10  # all rows are hits until top_k of them have set a bound, so the first chunk is a small one
 _THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
 
@@ -91,7 +92,7 @@ def search(
     if n_threads == 1:
         return [best.result() for best in scan.run(0, n_rows)]
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
-    with ThreadPoolExecutor(n_threads) as pool:  # numpy lets go of the interpreter lock inside each operation
+    with ThreadPoolExecutor(n_threads) as pool:  # numpy and C let go of the interpreter lock
         parts = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
     return [_merge(best) for best in zip(*parts, strict=True)]
 
@@ -113,7 +114,9 @@ def check_search(
 
 def count_threads(n_rows: int, n_threads: int | None) -> int:
     """Return how many threads scan so many rows: as told, or one for each million, and no more than there are cores."""
-    return n_threads or min(os.cpu_count() or 1, max(1, n_rows // _THREAD_ROWS))
+    if n_threads is None and n_rows >= 2 * _THREAD_ROWS:
+        n_threads = min(os.cpu_count() or 1, n_rows // _THREAD_ROWS)
+    return n_threads or 1
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -155,10 +158,9 @@ class _Scan:
     def run(self, start: int, stop: int) -> list[_Best]:
         """Scan candidates ``start`` to ``stop`` for all queries. Ranges share nothing, so each may have its thread."""
         best = [_Best(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
-        n_words = len(self.queries)
-        n_rows = max(1, min(_CHUNK_WORDS // n_words, stop - start))
-        comparison = choose_comparison(self.queries, self.n_bits, n_rows)
-        for first, last in _chunk_bounds(start, stop, n_rows):
+        n_rows, n_first = self._chunk_rows(stop - start)
+        comparison = choose_comparison(self.queries, self.n_bits, n_rows, self.top_k)
+        for first, last in _chunk_bounds(start, stop, n_rows, n_first):
             # Who has top_k equal codes can find nothing better: the common case where codes repeat.
             bounds = {number: kept.bound for number, kept in enumerate(best) if kept.bound}
             if not bounds:
@@ -167,6 +169,15 @@ class _Scan:
                 places = hits + first
                 best[number].add(distances, places if self.candidates is None else self.candidates[places])
         return best
+
+    def _chunk_rows(self, n_rows: int) -> tuple[int, int]:
+        """Return how many of so many rows a chunk has, and how many the first one has."""
+        n_words, n_queries = self.queries.shape
+        if self.candidates is None and load_native():
+            most = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
+            return most, most  # its bounds fall inside a chunk, too
+        most = max(1, min(_CHUNK_WORDS // n_words, n_rows))
+        return most, min(_FIRST_ROWS, most)
 
     def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
         """Return the codes of these candidates, as far as there are so many."""
@@ -240,6 +251,6 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
     return unique
 
 
-def _chunk_bounds(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield where chunks begin and end: a small one, then those of ``most`` rows."""
-    return pairwise(sorted({start, *range(start + min(_FIRST_ROWS, most), stop, most), stop}))
+def _chunk_bounds(start: int, stop: int, most: int, first: int) -> Iterator[tuple[int, int]]:
+    """Yield where chunks begin and end: one of ``first`` rows, then those of ``most``."""
+    return pairwise(sorted({start, *range(start + first, stop, most), stop}))

@@ -1,5 +1,6 @@
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drhn_cli.codes import compare, layout, probe
+from drhn_cli.codes import compare, layout, native, probe
 from drhn_cli.codes import search as search_module
 from drhn_cli.codes.components import find_components
 from drhn_cli.codes.entries import Entries
@@ -48,9 +49,10 @@ def test_a_truncated_code_is_the_code_of_its_first_bits(bits, data):
     assert (truncate_codes(pack_bits(bits), n_bits) == pack_bits(bits[:, :n_bits])).all()
 
 
+@pytest.mark.parametrize("kernel", [None, 0, 1, 2])  # None: numpy
 @few
-@given(bit_arrays(), st.data())
-def test_search_equals_a_naive_sort(bits, data):
+@given(bits=bit_arrays() | bit_arrays(max_rows=12, max_bits=1100), data=st.data())
+def test_search_equals_a_naive_sort(native_library, kernel, bits, data):
     n, n_bits = bits.shape
     codes = pack_bits(bits)
     queries = pack_bits(np.random.default_rng(n).random((data.draw(st.sampled_from([1, 3])), n_bits)) < 0.3)
@@ -64,7 +66,9 @@ def test_search_equals_a_naive_sort(bits, data):
     chunk_words = data.draw(st.sampled_from([1, 4, 1 << 14]))
     n_threads = data.draw(st.sampled_from([None, 1, 3]))
     with pytest.MonkeyPatch.context() as patch:
+        compare_by(patch, native_library, kernel)
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
+        patch.setattr(search_module, "_NATIVE_WORDS", chunk_words)
         patch.setattr(compare, "_TILE_ROWS", data.draw(st.sampled_from([1, 3, 1 << 11])))
         results = search(
             codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
@@ -78,9 +82,22 @@ def test_search_equals_a_naive_sort(bits, data):
         assert result.distances.tolist() == distances[expected].tolist()
 
 
+def compare_by(patch, library, kernel):
+    """Search with one kernel of the library in C, or with numpy."""
+    if kernel is None:
+        patch.setenv("DRHN_NATIVE", "0")
+        return
+    if kernel > native.open_library(library).drhn_best_kernel():
+        pytest.skip("this processor does not have the instructions")
+    patch.delenv("DRHN_NATIVE", raising=False)
+    patch.setattr(native, "LIBRARY", library)
+    patch.setattr(compare, "NativeComparison", partial(native.NativeComparison, kernel=kernel))
+
+
+@pytest.mark.parametrize("kernel", [None, 2])
 @few
-@given(bit_arrays(max_rows=80), st.data())
-def test_the_index_answers_as_the_scan_does(bits, data):
+@given(bits=bit_arrays(max_rows=80), data=st.data())
+def test_the_index_answers_as_the_scan_does(native_library, kernel, bits, data):
     n_bits = bits.shape[1]
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     repeats = data.draw(st.sampled_from([1, 2, 9]))
@@ -91,6 +108,7 @@ def test_the_index_answers_as_the_scan_does(bits, data):
         "max_distance": data.draw(st.none() | st.integers(0, n_bits + 1)),
     }
     with pytest.MonkeyPatch.context() as patch:
+        compare_by(patch, native_library, kernel)
         patch.setattr(probe, "_FIRST_ITEMS", data.draw(st.sampled_from([0, 5, 1 << 12])))
         patch.setattr(probe, "_CHUNK_CANDIDATES", data.draw(st.sampled_from([1, 7, 1 << 16])))
         if data.draw(st.booleans()):  # never scan; otherwise scan whatever is not found in the first bucket

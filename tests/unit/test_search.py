@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from drhn_cli.codes import native
 from drhn_cli.codes import search as module
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.search import hamming_distances, search
@@ -8,6 +9,16 @@ from drhn_cli.errors import ConfigError, DrhnError
 
 CODES = np.array([[0b0000], [0b0001], [0b0011], [0b0001], [0b1111]], dtype=np.uint8)
 QUERY = np.array([[0b0000]], dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True, params=["native", "numpy"])
+def compared_by(request, monkeypatch):
+    """Whatever holds for one holds for the other."""
+    if request.param == "native":
+        monkeypatch.setattr(native, "LIBRARY", request.getfixturevalue("native_library"))
+        monkeypatch.delenv("DRHN_NATIVE", raising=False)
+    else:
+        monkeypatch.setenv("DRHN_NATIVE", "0")
 
 
 def found(**options):
@@ -65,6 +76,7 @@ def test_padding_bits_do_not_count():
 @pytest.mark.parametrize("n_bits", [8, 48, 100])
 def test_threads_and_chunks_do_not_change_the_result(n_bits, monkeypatch):
     monkeypatch.setattr(module, "_CHUNK_WORDS", 64)
+    monkeypatch.setattr(module, "_NATIVE_WORDS", 300)
     rng = np.random.default_rng(n_bits)
     codes = rng.integers(0, 4, (1001, code_size(n_bits)))
     codes = codes.astype(np.uint8)

@@ -1,0 +1,102 @@
+"""Compiles ``scan.c`` while the package is built or installed, if there is a C compiler: hatchling runs this file.
+
+Nothing depends on it: without a compiler the package is pure Python, and numpy scans.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.builders.wheel import WheelBuilderConfig
+from packaging.tags import sys_tags
+
+_SYSTEM = os.name
+SOURCE, LIBRARY = "drhn_cli/codes/scan.c", "drhn_cli/codes/libscan.so"
+_FLAGS = (
+    "-std=c11",
+    "-O3",
+    "-shared",
+    "-fPIC",
+)  # no -march: wheels move, and scan.c asks at run time
+
+
+class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
+    """Adds the library to a wheel, or puts it beside its source where the checkout itself is installed."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile before hatchling packs a wheel.
+
+        Args:
+            version: "standard" or "editable".
+            build_data: of hatchling; gets the library and the tag of this platform.
+        """
+        self._folder = tempfile.TemporaryDirectory()
+        editable = version == "editable"
+        library = Path(self.root, LIBRARY) if editable else Path(self._folder.name, "library")
+        failure = compile_library(Path(self.root, SOURCE), library)
+        if failure:
+            self.app.display_warning(f"without the library in C, numpy alone searches: {failure}")
+        elif not editable:
+            build_data["force_include"][str(library)] = LIBRARY
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{_platform()}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Clean up after hatchling has packed the wheel."""
+        self._folder.cleanup()
+
+
+def compile_library(source: Path, library: Path) -> str | None:
+    """Compile the library anew with ``CC``, the compiler of this Python, or any that is there.
+
+    Args:
+        source: ``scan.c``.
+        library: where it goes; what was there is removed even if there is no new one.
+
+    Returns:
+        Why there is no library, in one line, or None.
+
+    Source: ours.
+    """
+    compiler = _find_compiler()
+    unfinished = library.with_name(library.name + ".tmp")
+    try:
+        library.unlink(missing_ok=True)  # of another source, perhaps
+        if compiler is None:
+            return "there is no C compiler"
+        command = [*compiler, *_FLAGS, str(source), "-o", str(unfinished)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")  # noqa: S603
+        if done.returncode:
+            first, *_ = [line for line in done.stderr.splitlines() if "error" in line] or [f"status {done.returncode}"]
+            return f"{compiler[0]}: {first}"
+        unfinished.replace(library)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _find_compiler() -> list[str] | None:
+    """Return a command, of one word or with options, or None."""
+    if _SYSTEM == "nt":  # ``scan.c`` is written for gcc and clang
+        return None
+    named = os.environ.get("CC")
+    for command in [named] if named else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:
+        words = shlex.split(command or "")
+        if words and shutil.which(words[0]):
+            return words
+    return None
+
+
+def _platform() -> str:
+    """Return the tag of this very platform; the library has not been made for a range of them."""
+    return next(
+        tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musllinux" not in tag.platform
+    )

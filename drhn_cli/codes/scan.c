@@ -1,0 +1,335 @@
+/* Which packed codes are nearer to queries than a bound, by Hamming distance.
+ *
+ * A function for ctypes, so it knows nothing of Python; native.py calls it and compare.py says what it stands for.
+ * Rows lie end to end wherever a file has them, so every load is unaligned, and as the file may be mapped nothing beyond
+ * them is ever read. A block of rows that stays in the L1 cache is compared with each query in turn.
+ *
+ * Queries and mask come "spread": a code of up to 8, 16 or 32 bytes is padded to that and repeated up to 64 bytes, a
+ * longer one is padded to a multiple of 64. So a vector holds one code or several, and its first words are a code.
+ *
+ * Source: ours; the bound that falls with the counts of each distance is that of faiss (HCounterState).
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define VERSION 1 /* of all that native.py has to know of this file; a library of another one is not used */
+#define LEAST_CAPACITY 1024
+#define BLOCK_BYTES 16384
+#define AHEAD 2048
+#define MAX_WORDS 64 /* of 8 bytes, for 4096 bits */
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum kernel { PORTABLE, POPCNT, AVX512 };
+
+struct search {
+    uint64_t kernel;
+    uint64_t size;          /* of a row in bytes, 1 to 512 */
+    uint64_t n_queries;
+    uint64_t n_distances;   /* no bound is larger */
+    uint64_t top_k;         /* of the rows that a query has met, it needs no more than so many */
+    uint64_t capacity;      /* of each query's hits, LEAST_CAPACITY or more */
+    const uint8_t *mask;    /* spread: the bits that count */
+    const uint8_t *queries; /* spread, one after another, and masked */
+    uint64_t *bounds;       /* (n_queries): only rows nearer than this are hits; falls as hits are met */
+    uint64_t *n_hits;       /* (n_queries): what was found, in order of rows, */
+    int64_t *rows;          /* (n_queries, capacity) */
+    uint16_t *distances;    /* (n_queries, capacity) */
+    uint64_t *n_near;       /* (n_queries), for our use: hits nearer than the bound */
+    uint64_t *counts;       /* (n_queries, n_distances), for our use: hits at each distance */
+    uint8_t places[64];     /* for our use: which byte of the rows each byte of a vector is */
+};
+
+/* Some rows, none beyond them, and one query. */
+typedef void scan_block(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n);
+
+static size_t spread_size(const struct search *search)
+{
+    return (search->size + 63) / 64 * 64;
+}
+
+static void keep(const struct search *search, uint64_t query, uint64_t row, uint64_t distance)
+{
+    uint64_t *counts = search->counts + query * search->n_distances;
+    uint64_t place = query * search->capacity + search->n_hits[query]++;
+
+    search->rows[place] = (int64_t)row;
+    search->distances[place] = (uint16_t)distance;
+    counts[distance]++;
+    search->n_near[query]++;
+    /* A later row at the same distance loses the tie, so the farthest of top_k rows is the new bound. */
+    while (search->n_near[query] >= search->top_k)
+        search->n_near[query] -= counts[--search->bounds[query]];
+}
+
+/* Processors fetch ahead by themselves, but too late or not across a page. No harm where there is nothing to fetch. */
+INLINE void fetch_ahead(const uint8_t *code, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i += 64)
+        __builtin_prefetch((const void *)((uintptr_t)code + AHEAD + i));
+}
+
+/* Words of 8 bytes. */
+
+INLINE void scan_words(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n,
+                       const size_t n_words)
+{
+    const size_t size = search->size, last = 8 * (n_words - 1);
+    const size_t n_whole = n * size < last + 8 ? 0 : (n * size - last - 8) / size + 1; /* whose words end in the rows */
+    uint64_t wanted[MAX_WORDS], padded[MAX_WORDS] = {0}, mask;
+    uint64_t bound = search->bounds[query];
+
+    memcpy(wanted, search->queries + query * spread_size(search), last + 8);
+    memcpy(&mask, search->mask + last, 8);
+    for (uint64_t row = 0; row < n; row++) {
+        const uint8_t *code = codes + row * size;
+        uint64_t word, distance = 0;
+
+        fetch_ahead(code, size);
+        if (row >= n_whole)
+            code = memcpy(padded, code, size);
+        for (size_t i = 0; i + 1 < n_words; i++) {
+            memcpy(&word, code + 8 * i, 8);
+            distance += (uint64_t)__builtin_popcountll(word ^ wanted[i]);
+        }
+        memcpy(&word, code + last, 8);
+        distance += (uint64_t)__builtin_popcountll((word ^ wanted[n_words - 1]) & mask);
+        if (distance < bound) {
+            keep(search, query, first + row, distance);
+            bound = search->bounds[query];
+        }
+    }
+}
+
+INLINE void scan_any_words(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
+{
+    const size_t n_words = (search->size + 7) / 8;
+
+    switch (n_words) {
+    case 1: scan_words(search, query, codes, first, n, 1); break;
+    case 2: scan_words(search, query, codes, first, n, 2); break;
+    case 4: scan_words(search, query, codes, first, n, 4); break;
+    default: scan_words(search, query, codes, first, n, n_words);
+    }
+}
+
+static void scan_portable(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
+{
+    scan_any_words(search, query, codes, first, n);
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("popcnt"))) static void scan_popcnt(const struct search *search, uint64_t query,
+                                                          const uint8_t *codes, uint64_t first, uint64_t n)
+{
+    scan_any_words(search, query, codes, first, n);
+}
+
+/* Eight rows at a time, in vectors of 64 bytes. */
+
+#define VECTORS __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vpopcntdq")))
+
+/* Both halve the words of a row, of which two vectors have as many, and put the sums side by side. */
+INLINE VECTORS __m512i add_neighbours(__m512i a, __m512i b)
+{
+    return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+INLINE VECTORS __m512i add_pairs(__m512i a, __m512i b)
+{
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
+}
+
+/* Sums of the words of each of 8 rows, which n = 1, 2, 4 or 8 vectors hold in order. */
+INLINE VECTORS __m512i sum_rows(const __m512i *v, const int n)
+{
+    if (n == 1)
+        return v[0];
+    if (n == 2)
+        return add_neighbours(v[0], v[1]);
+    if (n == 4)
+        return add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3]));
+    return add_pairs(add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3])),
+                     add_pairs(add_neighbours(v[4], v[5]), add_neighbours(v[6], v[7])));
+}
+
+/* Which word of the sums each row has. */
+INLINE VECTORS __m512i order_of_rows(const int n)
+{
+    if (n == 2)
+        return _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+    if (n == 4)
+        return _mm512_set_epi64(7, 5, 6, 4, 3, 1, 2, 0);
+    return _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+}
+
+/* Hits are rare, so this is no part of the loops. */
+static __attribute__((noinline)) VECTORS void keep_rows(const struct search *search, uint64_t query, uint64_t first,
+                                                        uint64_t n, __m512i sums, __m512i order)
+{
+    uint64_t distances[8];
+
+    _mm512_storeu_si512(distances, _mm512_permutexvar_epi64(order, sums));
+    for (uint64_t i = 0; i < n; i++)
+        if (distances[i] < search->bounds[query])
+            keep(search, query, first + i, distances[i]);
+}
+
+INLINE __mmask64 first_bytes(size_t n)
+{
+    return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
+}
+
+/* Rows of up to 8 * n_vectors bytes, 8 / n_vectors of them in a vector. What is between them is masked. */
+INLINE VECTORS void scan_spread(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                                uint64_t n, const int n_vectors)
+{
+    const size_t step = (size_t)(8 / n_vectors) * search->size; /* bytes of a vector's rows */
+    const __m512i wanted = _mm512_loadu_si512(search->queries + query * spread_size(search));
+    const __m512i mask = _mm512_loadu_si512(search->mask);
+    __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
+    const __mmask64 loaded = first_bytes(step);
+    const __m512i places = _mm512_loadu_si512(search->places);
+    uint8_t padded[256];
+
+    for (uint64_t row = 0; row < n; row += 8) {
+        const uint8_t *code = codes + row * search->size;
+        __m512i counts[4];
+
+        fetch_ahead(code, 8 * search->size);
+        if (n - row < 8) {
+            memset(padded, 0, sizeof padded);
+            code = memcpy(padded, code, (n - row) * search->size);
+        }
+        for (int i = 0; i < n_vectors; i++) {
+            __m512i packed = _mm512_maskz_loadu_epi8(loaded, code + (size_t)i * step);
+            __m512i bits = _mm512_permutexvar_epi8(places, packed);
+            /* (bits ^ wanted) & mask */
+            counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, wanted, mask, 0x28));
+        }
+        __m512i sums = sum_rows(counts, n_vectors);
+        if (_mm512_cmplt_epu64_mask(sums, bound)) {
+            keep_rows(search, query, first + row, n - row < 8 ? n - row : 8, sums, order_of_rows(n_vectors));
+            bound = _mm512_set1_epi64((long long)search->bounds[query]);
+        }
+    }
+}
+
+/* Rows of more than 32 bytes: one vector each, or several. */
+INLINE VECTORS void scan_long(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                              uint64_t n)
+{
+    const size_t size = search->size, whole = (size - 1) / 64 * 64;
+    const uint8_t *wanted = search->queries + query * spread_size(search);
+    const __mmask64 rest = first_bytes(size - whole);
+    const __m512i last_wanted = _mm512_loadu_si512(wanted + whole);
+    const __m512i last_mask = _mm512_loadu_si512(search->mask + whole);
+
+    for (uint64_t row = 0; row < n; row += 8) {
+        const uint64_t last = n - row < 8 ? n - row - 1 : 7;
+        __m512i counts[8];
+
+        fetch_ahead(codes + row * size, 8 * size);
+        for (uint64_t i = 0; i < 8; i++) {
+            const uint8_t *code = codes + (row + (i < last ? i : last)) * size; /* at the end, the last one again */
+            __m512i bits = _mm512_maskz_loadu_epi8(rest, code + whole);
+            counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, last_wanted, last_mask, 0x28));
+            for (size_t j = 0; j < whole; j += 64) {
+                bits = _mm512_xor_si512(_mm512_loadu_si512(code + j), _mm512_loadu_si512(wanted + j));
+                counts[i] = _mm512_add_epi64(counts[i], _mm512_popcnt_epi64(bits));
+            }
+        }
+        __m512i sums = sum_rows(counts, 8);
+        if (_mm512_cmplt_epu64_mask(sums, _mm512_set1_epi64((long long)search->bounds[query])))
+            keep_rows(search, query, first + row, last + 1, sums, order_of_rows(8));
+    }
+}
+
+static VECTORS void scan_avx512(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                                uint64_t n)
+{
+    if (search->size <= 8)
+        scan_spread(search, query, codes, first, n, 1);
+    else if (search->size <= 16)
+        scan_spread(search, query, codes, first, n, 2);
+    else if (search->size <= 32)
+        scan_spread(search, query, codes, first, n, 4);
+    else
+        scan_long(search, query, codes, first, n);
+}
+
+#endif
+
+int drhn_version(void)
+{
+    return VERSION;
+}
+
+/* The best kernel that this machine can run; it can run those before it, too. */
+int drhn_best_kernel(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("popcnt"))
+        return PORTABLE;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq"))
+        return AVX512;
+    return POPCNT;
+#else
+    return PORTABLE;
+#endif
+}
+
+static scan_block *choose_kernel(uint64_t kernel)
+{
+#if defined(__x86_64__)
+    if (kernel == AVX512)
+        return scan_avx512;
+    if (kernel == POPCNT)
+        return scan_popcnt;
+#else
+    (void)kernel;
+#endif
+    return scan_portable;
+}
+
+/* Compare n rows with all queries. Returns how many rows it has compared: fewer where a query's hits have no more room. */
+uint64_t drhn_scan(struct search *search, const uint8_t *codes, uint64_t n)
+{
+    scan_block *scan = choose_kernel(search->kernel);
+    const size_t size = search->size, room = size <= 8 ? 8 : size <= 16 ? 16 : 32;
+    uint64_t block = BLOCK_BYTES / size / 8 * 8; /* 32 rows or more */
+
+    for (size_t i = 0; i < sizeof search->places; i++)
+        search->places[i] = (uint8_t)((i / room * size + i % room) % sizeof search->places);
+    if (block > LEAST_CAPACITY)
+        block = LEAST_CAPACITY;
+    for (uint64_t query = 0; query < search->n_queries; query++) {
+        search->n_hits[query] = search->n_near[query] = 0;
+        memset(search->counts + query * search->n_distances, 0, search->bounds[query] * sizeof *search->counts);
+    }
+    for (uint64_t row = 0; row < n; row += block) {
+        uint64_t left = n - row < block ? n - row : block;
+        int open = 0;
+
+        for (uint64_t query = 0; query < search->n_queries; query++) {
+            open |= search->bounds[query] > 0;
+            if (search->capacity - search->n_hits[query] < left)
+                return row;
+        }
+        if (!open) /* nothing is nearer than top_k equal codes */
+            break;
+        for (uint64_t query = 0; query < search->n_queries; query++)
+            if (search->bounds[query])
+                scan(search, query, codes + row * size, row, left);
+    }
+    return n;
+}
