@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.index import CodeIndex, Table, substring
+from drhn_cli.codes.native import load_native
 from drhn_cli.codes.search import Neighbours, check_search, count_threads, search
 from drhn_cli.codes.words import copy_words, differing_bits
 
-# What work costs, in rows scanned for one query by one thread; measured with tests/benchmarks/search.py.
+# What work costs, in rows scanned for one query by one thread of numpy; measured with tests/benchmarks/search.py.
 _LOOK_UP_COST = 12_000
 _STEP_COST = 45_000
 _BUCKET_COST = 8
 _CANDIDATE_COST = 24
 _FIRST_ITEMS = 1 << 12
 _BATCH_SHARE = 0.5  # of the cost of a scan for each of many queries, which share the reading of the codes
+_NATIVE_SHARE, _NATIVE_BATCH_SHARE = 0.3, 0.16  # the same where C scans
 _WASTE = 0.1  # share of the scan's work that may be done in vain
 _CHUNK_CANDIDATES = 1 << 16
 _SAMPLE = 8  # queries: if buckets are too much work for all of these, the others are not tried
@@ -63,8 +65,9 @@ def search_indexed(
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)
     n_threads = count_threads(n_items, n_threads)
+    alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if load_native() else (1, _BATCH_SHARE)
     # One query is scanned by several threads, but probed by one; many are probed by several.
-    scan_cost = _BATCH_SHARE * n_items if len(queries) > 1 else n_items / n_threads
+    scan_cost = in_batch * n_items if len(queries) > 1 else alone * n_items / n_threads
 
     def probe(query: NDArray[np.uint8]) -> Neighbours | None:
         return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
@@ -116,7 +119,9 @@ class _Probe:
 
     def run(self) -> Neighbours | None:
         """Return what there is to find, or None where scanning is less work."""
-        if self.index.groups is None and self._allowance < _STEP_COST + _FIRST_ITEMS:
+        # Codes that repeat are often found at once, so there it is worth more than what may be done in vain.
+        most = self._allowance if self.index.groups is None else self.scan_cost
+        if most < _STEP_COST + _FIRST_ITEMS:
             return None  # too few codes to begin
         certain = False
         # Nothing is nearer than top_k equal codes among the first items, and later ones lose the tie.
