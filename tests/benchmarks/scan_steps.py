@@ -2,20 +2,23 @@
 
     python -m tests.benchmarks.scan_steps [--size 10_000_000] [--bits 48 64 128 256] [--rounds 5]
 
-Runs one operation of numpy after another over as many rows at a time as a scan does: the one that reads the codes
-through all of them, the others in the cache; then a query by drhn and by faiss.IndexBinaryFlat, and 64 queries of the
-first 2,000,000 codes. Codes are uniform and begin at an odd byte, as in a file. Counts processor time, one thread.
-Prints the least of the rounds, in turn, in nanoseconds a code and query: a line of JSON for each length. Needs the
-extra `bench`.
+Runs one operation of numpy after another over as many rows at a time as its scan does: the one that reads the codes
+through all of them, the others in the cache; then a query by drhn, with its library in C and without, and by
+faiss.IndexBinaryFlat, and 64 queries of the first 2,000,000 codes. Codes are uniform and begin at an odd byte, as in a
+file. Counts processor time, one thread. Prints the least of the rounds, in turn, in nanoseconds a code and query: a
+line of JSON for each length. Needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -85,7 +88,9 @@ def measure(codes: np.ndarray, n_bits: int, rounds: int) -> dict[str, float]:
         for label, (part, index) in indexes.items():
             those = asked if label else asked[:1]
             n = len(part) * len(those)
-            take(label + "drhn", n, lambda p=part, q=those: scan.search(p, q, n_bits=n_bits, top_k=10, n_threads=1))  # type: ignore[misc]
+            search = partial(scan.search, part, those, n_bits=n_bits, top_k=10, n_threads=1)
+            take(label + "drhn", n, search)
+            take(label + "drhn, numpy alone", n, patch.dict(os.environ, DRHN_NATIVE="0")(lambda s=search: s()))  # type: ignore[misc]
             take(label + "faiss", n, lambda i=index, q=those: i.search(q, 10))  # type: ignore[misc]
     return best
 
