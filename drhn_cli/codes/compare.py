@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.native import NativeComparison, load_native
 from drhn_cli.codes.words import copy_words, count_bits, sum_counts
 
 _TILE_ROWS = 1 << 11  # of the repeated query, which then stays in the L1 cache
@@ -42,6 +41,13 @@ class Comparison(Protocol):
         ...
 
 
+def compares_natively() -> bool:
+    """Tell whether C compares."""
+    from drhn_cli.codes import native  # here: it takes a millisecond, and many commands search nothing
+
+    return native.load_native() is not None
+
+
 def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> Comparison:
     """Return what is quickest.
 
@@ -51,9 +57,11 @@ def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top
         n_rows: the most of a chunk.
         top_k: rows that a query needs no more of, 1 or more.
     """
-    library = load_native()
+    from drhn_cli.codes import native
+
+    library = native.load_native()
     if library is not None:
-        return NativeComparison(library, queries, n_bits, top_k)
+        return native.NativeComparison(library, queries, n_bits, top_k)
     if queries.shape[1] == 1:
         for word in (np.uint64, np.uint32):
             n_words, rest = divmod(n_bits, 8 * word().itemsize)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.compare import compares_natively
 from drhn_cli.codes.index import CodeIndex, Table, substring
-from drhn_cli.codes.native import load_native
 from drhn_cli.codes.search import Neighbours, check_search, count_threads, search
 from drhn_cli.codes.words import copy_words, differing_bits
 
@@ -65,7 +65,7 @@ def search_indexed(
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)
     n_threads = count_threads(n_items, n_threads)
-    alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if load_native() else (1, _BATCH_SHARE)
+    alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if compares_natively() else (1, _BATCH_SHARE)
     # One query is scanned by several threads, but probed by one; many are probed by several.
     scan_cost = in_batch * n_items if len(queries) > 1 else alone * n_items / n_threads
 

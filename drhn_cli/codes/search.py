@@ -15,8 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.compare import choose_comparison
-from drhn_cli.codes.native import load_native
+from drhn_cli.codes.compare import choose_comparison, compares_natively
 from drhn_cli.codes.pack import check_codes
 from drhn_cli.codes.words import copy_words, differing_bits
 from drhn_cli.errors import ConfigError, DrhnError
@@ -173,7 +172,7 @@ class _Scan:
     def _chunk_rows(self, n_rows: int) -> tuple[int, int]:
         """Return how many of so many rows a chunk has, and how many the first one has."""
         n_words, n_queries = self.queries.shape
-        if self.candidates is None and load_native():
+        if self.candidates is None and compares_natively():
             most = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
             return most, most  # its bounds fall inside a chunk, too
         most = max(1, min(_CHUNK_WORDS // n_words, n_rows))

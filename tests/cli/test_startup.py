@@ -37,6 +37,12 @@ def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_
     assert loaded_by(*query) & {"torch", "torchvision", "rich"} == set()
 
 
+def test_only_what_searches_loads_the_library_that_searches(loaded_by, update):
+    update()
+    assert "drhn_cli.codes.native" not in loaded_by("info", "codes.bin")
+    assert "drhn_cli.codes.native" in loaded_by("query", "--code", CODE, "codes.bin")
+
+
 def test_pillow_and_tables_are_loaded_only_where_they_are_read(loaded_by, update):
     update()
     tables = {"drhn_cli.clickhouse.table", "clickhouse_connect", "chdb"}

@@ -91,7 +91,7 @@ def compare_by(patch, library, kernel):
         pytest.skip("this processor does not have the instructions")
     patch.delenv("DRHN_NATIVE", raising=False)
     patch.setattr(native, "LIBRARY", library)
-    patch.setattr(compare, "NativeComparison", partial(native.NativeComparison, kernel=kernel))
+    patch.setattr(native, "NativeComparison", partial(native.NativeComparison, kernel=kernel))
 
 
 @pytest.mark.parametrize("kernel", [None, 2])

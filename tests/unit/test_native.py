@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drhn_cli.codes import compare, native
+from drhn_cli.codes import native
 from drhn_cli.codes.build_native import LIBRARY, SOURCE, NativeBuildHook, compile_library
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.search import search
@@ -21,10 +21,11 @@ import ctypes, mmap, sys
 from functools import partial
 from pathlib import Path
 import numpy as np
-from drhn_cli.codes import compare, native
+from drhn_cli.codes import native
 from drhn_cli.codes.search import search
 
 native.LIBRARY = Path(sys.argv[1])
+NativeComparison = native.NativeComparison
 best = native.load_native().drhn_best_kernel()
 pages = mmap.mmap(-1, (1 << 20) + mmap.PAGESIZE)
 start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -40,7 +41,7 @@ for size in (*range(1, 70), 128, 129, 511, 512):
         codes[:] = rng.integers(0, 256, codes.shape)
         expected = np.bitwise_count(codes ^ codes[:1]).sum(axis=1).tolist()
         for kernel in range(best + 1):
-            compare.NativeComparison = partial(native.NativeComparison, kernel=kernel)
+            native.NativeComparison = partial(NativeComparison, kernel=kernel)
             (found,) = search(codes, codes[:1].copy(), n_bits=8 * size)
             assert found.distances[np.argsort(found.indices)].tolist() == expected, (size, n, kernel)
 print("read to the end")
@@ -55,7 +56,7 @@ def kernel(request, native_library, monkeypatch):
     if request.param > native.open_library(native_library).drhn_best_kernel():
         pytest.skip("this processor does not have the instructions")
     monkeypatch.setattr(native, "LIBRARY", native_library)
-    monkeypatch.setattr(compare, "NativeComparison", partial(native.NativeComparison, kernel=request.param))
+    monkeypatch.setattr(native, "NativeComparison", partial(native.NativeComparison, kernel=request.param))
     monkeypatch.delenv("DRHN_NATIVE", raising=False)
     return request.param
 
