@@ -25,6 +25,9 @@ from drhn_cli.network.teacher import load_features
 from drhn_cli.network.train import EpochReport, measure_colours, train_network
 from drhn_cli.network.weights import Weights, load_weights, save_weights
 
+_LEAST_STEPS = 10
+"""In an epoch, unless told otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -150,6 +153,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         if not start:
             preprocessing = measure_colours(train.pixels, preprocessing)
         images, validation = _split(train, options.validation, config.seed)
+        if "batch_size" not in options.training:
+            config = replace(config, batch_size=_batch_size(len(images.labels), config.batch_size))
         if team.leads:
             hooks.on_data(
                 len(images.labels),
@@ -245,6 +250,11 @@ def _settings(options: TrainOptions) -> tuple[Weights | None, dict[str, Any], di
         preprocessing = Preprocessing(shrink_gap=SHRINK_GAP)
     size = NetworkConfig(n_classes=2, **network_settings).input_size
     return start, network_settings, training_settings, replace(preprocessing, size=size, **options.preprocessing)
+
+
+def _batch_size(n_images: int, usual: int) -> int:
+    """Return how many images of a few to take at a time: an epoch of one step would teach next to nothing."""
+    return max(2, min(usual, n_images // _LEAST_STEPS))
 
 
 def _origin(start: Weights) -> dict[str, Any]:

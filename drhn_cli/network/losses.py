@@ -11,9 +11,6 @@ from torch.nn import functional
 from drhn_cli.config import TrainConfig
 from drhn_cli.network.model import DRHN
 
-TEACHER_TEMPERATURE, CODE_TEMPERATURE = 0.1, 0.2
-"""Of cosines of features, and of similarities of codes, where codes are taught their neighbours."""
-
 
 def training_loss(
     network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig, *, features: Tensor | None = None
@@ -52,7 +49,7 @@ def training_loss(
         if config.similarity:
             loss = loss + config.similarity * similarity_term(activations, network.config.nested)
     if features is not None:
-        loss = loss + config.teaching * teaching_term(activations, features.float(), lengths)
+        loss = loss + config.teaching * teaching_term(network, activations, features.float())
     return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
 
 
@@ -78,30 +75,22 @@ def similarity_term(activations: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.stack([(similarities(signs[:, :n]) - whole).square().mean() for n in lengths]).mean()
 
 
-def teaching_term(activations: Tensor, features: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return how far codes are from having the neighbours that a teacher's features have.
+def teaching_term(network: DRHN, activations: Tensor, features: Tensor) -> Tensor:
+    """Return how far a teacher's features are from what the network recalls of them from the codes.
 
-    For each image, the similarities to all others of the batch make a distribution, by the features' cosines and by the
-    codes' bits (their mean product, as -1..1), each at a temperature of its own; the term is the cross-entropy of the
-    two, averaged over images and code lengths.
+    That is 1 - cosine, averaged over images and code lengths: features that are linear in the bits bring pictures that
+    the teacher finds alike near to each other.
 
     Args:
-        activations: (n, bits) in 0..1, n at least 2.
+        network: has a layer that recalls features.
+        activations: (n, bits) in 0..1.
         features: (n, d) float32 of unit length.
-        lengths: of the codes.
 
-    Source: Fang et al. 2021 (SEED, https://arxiv.org/abs/2101.04731), with the batch for a queue and bits for a vector.
+    Source: regression of a teacher's features (FitNets, Romero et al. 2014, https://arxiv.org/abs/1412.6550), by their
+        direction and from every length of the code.
     """
-    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    target = (features @ features.T / TEACHER_TEMPERATURE).masked_fill(itself, -torch.inf).softmax(dim=1)
-    signs = 2 * activations - 1
-
-    def entropy(bits: Tensor) -> Tensor:
-        similarities = bits @ bits.T / bits.shape[1]
-        # Not -inf: times the target's zero it is not a number.
-        return functional.cross_entropy((similarities / CODE_TEMPERATURE).masked_fill(itself, -1e4), target)
-
-    return torch.stack([entropy(signs[:, :n_bits]) for n_bits in lengths]).mean()
+    recalled = (network.recalled(activations, n_bits) for n_bits in network.config.code_lengths)
+    return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in recalled]).mean()
 
 
 def quantisation_term(activations: Tensor, threshold: float) -> Tensor:

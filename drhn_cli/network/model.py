@@ -58,9 +58,10 @@ class DRHN(nn.Module):
 
     Args:
         config: the shape of the network.
+        n_features: of a teacher; a layer that recalls them from the codes is trained along and not kept. 0: none.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, *, n_features: int = 0) -> None:
         super().__init__()
         self.config = config
         channels = config.widths[0]
@@ -81,6 +82,7 @@ class DRHN(nn.Module):
         self.hash = nn.Linear(channels, config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
+        self.recall = nn.Linear(config.bits, n_features) if n_features else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
@@ -108,9 +110,23 @@ class DRHN(nn.Module):
         Source: ours.
         """
         n_bits = n_bits or self.config.bits
-        used = slice(first, first + n_bits)
-        votes = self.config.bits / n_bits
-        return functional.linear(activations[:, used], self.classify.weight[:, used] * votes, self.classify.bias)
+        return self._vote(self.classify, activations, slice(first, first + n_bits))
+
+    def recalled(self, activations: Tensor, n_bits: int) -> Tensor:
+        """Return what the first bits tell of the teacher's features, voting as for ``scores``.
+
+        Args:
+            activations: (n, bits) from ``forward``.
+            n_bits: use only so many of them.
+
+        Returns:
+            (n, n_features) float32.
+        """
+        return self._vote(cast(nn.Linear, self.recall), activations, slice(n_bits))
+
+    def _vote(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
+        bits = activations[:, used]
+        return functional.linear(bits, layer.weight[:, used] * (self.config.bits / bits.shape[1]), layer.bias)
 
 
 def count_multiply_adds(config: NetworkConfig) -> int:

@@ -1,4 +1,4 @@
-"""What another network sees in the training pictures, for codes to be alike where its features are."""
+"""What another network sees in the training pictures, for the codes to tell."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _DAMAGE = (
 )
 """What zipfile and numpy raise on bytes that nobody wrote."""
 
+_MOST = 256  # features that are kept
 _ROWS = 4096  # turned at a time
 
 
 def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
-    """Return the features of pictures, less their mean and of unit length, so that a product is a cosine.
+    """Return the features of pictures: less their mean, their 256 principal components at most, of unit length.
 
     Args:
         path: an ``.npz`` with ``features``, (m, d) of a floating type, and ``paths``, (m,) bytes or text: of each row
@@ -36,7 +37,7 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
         names: the paths of the pictures that are wanted, each in the file.
 
     Returns:
-        (n, d) float16, in the order of ``names``.
+        (n, min(d, 256)) float16, in the order of ``names``.
 
     Raises:
         SourceError: the file cannot be read, is none of that kind, or lacks a picture; or there are no names, as of
@@ -56,14 +57,23 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
             found=f"{len(rows)} pictures",
             hint="paths are relative to the folder of the class folders",
         )
-    chosen = features[[rows[name] for name in names]]
-    mean = chosen.mean(axis=0, dtype=np.float64)
-    for start in range(0, len(chosen), _ROWS):
-        part = chosen[start : start + _ROWS] - mean
-        chosen[start : start + _ROWS] = part / np.linalg.norm(part, axis=1, keepdims=True).clip(min=1e-12)
-    if not np.isfinite(chosen).all():
-        raise SourceError("the teacher's features are not all numbers", path=path)
-    return chosen.astype(np.float16)
+    chosen = [rows[name] for name in names]
+    parts = [chosen[start : start + _ROWS] for start in range(0, len(chosen), _ROWS)]
+    total, squares = np.zeros(features.shape[1]), np.zeros((features.shape[1],) * 2)
+    for part in parts:
+        seen = features[part].astype(np.float64)
+        if not np.isfinite(seen).all():
+            raise SourceError("the teacher's features are not all numbers", path=path)
+        total += seen.sum(axis=0)
+        squares += seen.T @ seen
+    mean = total / len(chosen)
+    _, axes = np.linalg.eigh(squares / len(chosen) - np.outer(mean, mean))
+    main = axes[:, ::-1][:, :_MOST]  # those along which they vary most
+    found = np.empty((len(chosen), main.shape[1]), np.float16)
+    for start, part in zip(range(0, len(chosen), _ROWS), parts, strict=True):
+        seen = (features[part] - mean) @ main
+        found[start : start + _ROWS] = seen / np.linalg.norm(seen, axis=1, keepdims=True).clip(min=1e-12)
+    return found
 
 
 def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:

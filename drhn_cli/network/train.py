@@ -31,7 +31,7 @@ from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
-from drhn_cli.network.weights import Weights, halve_filters
+from drhn_cli.network.weights import Weights, array_shapes, halve_filters
 
 GALLERY_LIMIT = 5000
 """Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
@@ -138,8 +138,8 @@ def train_network(
             the images is that of one process, the augmentation is not. The first process alone measures, reads,
             writes and calls.
         start: weights whose arrays the network begins with as far as they fit: see ``begin_with``. None: drawn.
-        features: (n, d) of unit length, what another network sees in the training images: the codes are taught to be
-            alike where these are. None: there is no such teacher.
+        features: (n, d) of unit length, what another network sees in the training images: the codes are taught to
+            tell it. None: there is no such teacher.
         validation: images that are measured after every epoch and never trained on.
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
         on_start: called once with the reports of the epochs that an earlier run has done.
@@ -175,7 +175,7 @@ def train_network(
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    network = DRHN(network_config)
+    network = DRHN(network_config, n_features=0 if features is None else features.shape[1])
     if start:
         begin_with(network, start, images.class_names)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -237,7 +237,7 @@ def train_network(
     state = {
         name: value.cpu().numpy()
         for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        if name in array_shapes(network_config)
     }
     return TrainedNetwork(
         arrays=halve_filters(state),

@@ -81,36 +81,26 @@ def test_nested_loss_has_as_much_of_the_similarity_as_asked_for():
     assert (with_it - without).item() == pytest.approx(3 * similarity_term(activations, (6, 8)).item(), abs=1e-5)
 
 
-def test_teaching_is_least_where_codes_have_the_teachers_neighbours():
-    features = functional.normalize(torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]]), dim=1)
-    alike = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
-    crossed = alike[[0, 2, 1, 3]]
-    # The target is nearly all of one other image. Codes agree with it, or are as far from that one as they can be.
-    assert teaching_term(alike, features, (4,)).item() == pytest.approx(0, abs=1e-3)
-    assert teaching_term(crossed, features, (4,)).item() == pytest.approx(10, abs=0.1)  # similarities of 1 and -1, at 0.2
-
-
-def test_teaching_is_the_mean_over_lengths_and_no_image_is_its_own_neighbour():
-    torch.manual_seed(0)
-    activations, features = torch.rand(5, 8), functional.normalize(torch.randn(5, 3), dim=1)
-
-    def by_hand(n_bits: int) -> float:
-        bits, total = 2 * activations[:, :n_bits] - 1, 0.0
-        for i in range(5):
-            others = [j for j in range(5) if j != i]
-            target = (features[others] @ features[i] / 0.1).softmax(dim=0)
-            total -= (target * (bits[others] @ bits[i] / n_bits / 0.2).log_softmax(dim=0)).sum().item()
-        return total / 5
-
-    assert teaching_term(activations, features, (4, 8)).item() == pytest.approx((by_hand(4) + by_hand(8)) / 2, abs=1e-5)
+def test_teaching_is_none_where_the_bits_tell_the_features_and_twice_as_much_where_they_tell_the_opposite():
+    network = DRHN(tiny_config(nested=(8,)), n_features=8)
+    features = functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    activations = torch.cat([features, features], dim=1)  # not in 0..1, which makes no difference here
+    with torch.no_grad():
+        network.recall.bias.zero_()
+        network.recall.weight.copy_(torch.eye(8).repeat(1, 2))
+    assert teaching_term(network, activations, features).item() == pytest.approx(0, abs=1e-5)
+    assert teaching_term(network, activations, -features).item() == pytest.approx(2, abs=1e-5)
+    with torch.no_grad():
+        network.recall.weight[:, 8:] = -3 * torch.eye(8)  # the first 8 bits tell them still, all bits the opposite
+    assert teaching_term(network, activations, features).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_teaching_counts_as_much_as_told_in_the_loss():
     torch.manual_seed(0)
-    network = DRHN(tiny_config(nested=(6,)))
+    network = DRHN(tiny_config(nested=(6,)), n_features=3)
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
     features = functional.normalize(torch.randn(6, 3), dim=1).half()
     without, _ = training_loss(network, activations, labels, TrainConfig())
     taught, _ = training_loss(network, activations, labels, TrainConfig(teaching=0.7), features=features)
-    term = teaching_term(activations, features.float(), (6, 16))
+    term = teaching_term(network, activations, features.float())
     assert taught.item() == pytest.approx((without + 0.7 * term).item(), abs=1e-5)
