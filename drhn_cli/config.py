@@ -230,7 +230,7 @@ class TrainConfig(_Stored):
         flip: mirror every image in every other epoch.
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
-        teaching: weight of the term that has codes find the neighbours that a teacher's features have.
+        teaching: weight of the term that has the codes tell a teacher's features.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:

@@ -63,7 +63,7 @@ def train(
     ] = None,
     teaching: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Weight of the term that has codes find the neighbours that the features have."),
+        typer.Option(metavar="X", help="Weight of the term that has the codes tell those features."),
     ] = None,
     blocks: Annotated[
         int | None, typer.Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")

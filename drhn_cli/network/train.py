@@ -234,11 +234,8 @@ def train_network(
             )
             save_checkpoint(checkpoint_path, checkpoint)
         on_epoch(tuple(history))
-    state = {
-        name: value.cpu().numpy()
-        for name, value in network.state_dict().items()
-        if name in array_shapes(network_config)
-    }
+    kept = array_shapes(network_config)
+    state = {name: value.cpu().numpy() for name, value in network.state_dict().items() if name in kept}
     return TrainedNetwork(
         arrays=halve_filters(state),
         history=history,

@@ -366,3 +366,10 @@ def test_a_run_goes_on_only_with_its_teacher(data, tmp_path, teacher):
     resumed, _ = train(data, tmp_path, resume=True, **taught)
     (tmp_path / "whole").mkdir()
     assert train(data, tmp_path / "whole", **taught)[0].arrays_sha256 == resumed.arrays_sha256
+
+
+def test_few_pictures_are_taken_fewer_at_a_time_unless_told(data, tmp_path):
+    usual = {name: value for name, value in TRAINING.items() if name != "batch_size"}
+    assert train(data, tmp_path, training=usual)[0].training["batch_size"] == 3  # ten steps of 32 pictures
+    assert train(data, tmp_path, training={**usual, "batch_size": 16})[0].training["batch_size"] == 16
+    assert [train_job._batch_size(n, 500) for n in (2, 600, 4999, 5000, 50_000)] == [2, 60, 499, 500, 500]
