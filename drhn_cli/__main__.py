@@ -3,12 +3,14 @@
 import os
 import sys
 
-from drhn_cli.cli.app import run
-
 
 def main() -> None:
     """Run the command line and exit with its status."""
     _reopen_closed_streams()
+    try:
+        from drhn_cli.cli.app import run  # takes a while, in which Ctrl-C is no error either
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run())
 
 

@@ -24,7 +24,9 @@ from drhn_cli.errors import DrhnError, display_path
 
 
 def hash_(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="Folders, files, tar archives.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders, files, tar archives.")
+    ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
     weights: options.Weights = None,

@@ -13,7 +13,7 @@ from drhn_cli.errors import display_path
 
 
 def merge(
-    parts: Annotated[list[str], typer.Argument(metavar="PART", help="Code files that have no picture in common.")],
+    parts: Annotated[list[str], typer.Argument(metavar="PART...", help="Code files that have no picture in common.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
     partial: Annotated[

@@ -36,7 +36,7 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Pictures, and last the code file or table; - is a picture on stdin."),
+        typer.Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
     ],
     *,
     top: Annotated[

@@ -117,7 +117,8 @@ class Connection:
                 hint = f"the password is that of ${PASSWORD} or of the file that ${PASSWORD_FILE} names"
             elif self.address.folder is not None and name is None:
                 hint = "perhaps another process has the folder open"
-            text = " ".join(_VERSION.sub("", str(error)).split())
+            text, *_ = str(error).partition(", Stack trace")
+            text = " ".join(_VERSION.sub("", text).split())
             if self._password:
                 text = text.replace(self._password, "***")
             # From None: the original may hold the password.

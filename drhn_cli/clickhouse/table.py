@@ -56,7 +56,12 @@ class CodeTable:
 
         Source: ours.
         """
-        connection = Connection(TableAddress.parse(url))
+        address = TableAddress.parse(url)
+        if address.folder is not None and not os.path.isdir(address.folder):  # the engine would make it
+            raise TableError(
+                "no such table", path=url, found="no folder of that name", hint="load one with drhn push CODES URL"
+            )
+        connection = Connection(address)
         try:
             return cls(connection)
         except BaseException:

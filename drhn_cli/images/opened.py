@@ -91,7 +91,8 @@ def _open_file(path: AnyPath) -> BinaryIO:
         raise ImageError("may not be read", path=path, hint="check its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         found = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError("cannot be opened", path=path, found=found, hint="check the path") from error
+        hint = "check the path" if isinstance(error, OSError) else "use -0 if the list of files is NUL-separated"
+        raise ImageError("cannot be opened", path=path, found=found, hint=hint) from error
 
 
 def _refuse_irregular(mode: int, path: AnyPath) -> None:

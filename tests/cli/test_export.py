@@ -192,6 +192,9 @@ def test_other_files_are_no_arrays_and_are_not_replaced(drhn, tmp_path, monkeypa
     for name, told in {**foreign, "none.npy": "No such file"}.items():
         result = drhn("import", name, "--paths", "-", "-o", "new.bin", stdin=b"a\n")
         assert (result.status, told in result.err, "pickle" in result.err) == (2, True, False), result.err
+    os.mkfifo("pipe.npy")
+    result = drhn("import", "pipe.npy", "--paths", "-", "-o", "new.bin", stdin=b"a\n")
+    assert (result.status, "found a folder, pipe or device" in result.err) == (2, True), result.err
     np.save("codes.npy", np.zeros((1, 2), np.uint8))
     Path("letter.txt").write_text("Dear")
     assert drhn("import", "codes.npy", "--paths", "-", "-o", "letter.txt", stdin=b"a\n").status == 2

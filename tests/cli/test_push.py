@@ -82,7 +82,7 @@ def test_a_table_is_described(drhn):
     assert told["fingerprint"] == json.loads(drhn("info", "codes.bin", "--json").out)["fingerprint"]
     result = drhn("info", "chdb:./none")
     assert (result.status, result.out) == (2, b"")
-    assert "chdb:./none: no such table; load one with drhn push CODES URL" in result.err
+    assert "chdb:./none: no such table (found no folder of that name); load one with drhn push" in result.err
 
 
 @pytest.mark.usefixtures("pushed")
@@ -135,3 +135,22 @@ def test_a_push_that_is_killed_goes_on(drhn, start, tmp_path, monkeypatch):
     assert "100 pictures (40 sent)" in drhn("push", "codes.bin", TABLE).err
     everything = ("query", "--code", "00" * 6, "--max-distance", "48")
     assert drhn(*everything, TABLE).out == drhn(*everything, "codes.bin").out
+
+
+@pytest.mark.parametrize("command", [("query", "--code", "00" * 6), ("info",)], ids="".join)
+def test_reading_makes_no_database(drhn, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    result = drhn(*command, "chdb:./typo")
+    assert (result.status, result.out) == (2, b"")
+    assert "no such table (found no folder of that name); load one with drhn push CODES URL" in result.err
+    assert not Path("typo").exists()
+
+
+def test_an_engine_that_refuses_is_one_short_line(drhn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("codes.bin", {b"a.jpg": 1})
+    Path("file").touch()
+    result = drhn("push", "codes.bin", "chdb:./file")
+    assert result.status == 2
+    assert "Stack trace" not in result.err
+    assert len(result.err) < 400
