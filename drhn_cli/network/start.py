@@ -18,6 +18,9 @@ _SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "has
 _AUGMENTATION = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
 """Settings of a training that fit its kind of pictures, and so the next one on such pictures."""
 
+_RATES = {"conv_rate": 0.03, "rate": 0.05}
+"""A quarter of what suits a training from scratch, so that what has been learnt is not lost at first."""
+
 
 def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the network to train: those of the weights it starts from, but for some changes.
@@ -47,8 +50,8 @@ def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[st
 
 
 def training_settings_from(start: Weights) -> dict[str, Any]:
-    """Return the settings of ``TrainConfig`` that a training takes over: the loss and the augmentation."""
-    return {name: start.training[name] for name in _AUGMENTATION if name in start.training}
+    """Return settings of ``TrainConfig``: the loss and the augmentation of the weights, and lower rates."""
+    return _RATES | {name: start.training[name] for name in _AUGMENTATION if name in start.training}
 
 
 def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> None:

@@ -298,6 +298,8 @@ def test_training_starts_from_the_network_and_settings_of_other_weights(data, tm
         # Optimisers bring filters back to their norm.
         np.testing.assert_allclose(weights.arrays[name], start.arrays[name], rtol=2e-2, atol=1e-3, err_msg=name)
     assert weights.training.items() >= {"translate": 1, "cutout": 0, "colour": 0.1, "seed": 0, "epochs": 1}.items()
+    usual = go_on(data, tmp_path, path, training={"epochs": 1})[0].training
+    assert (usual["conv_rate"], usual["rate"]) == (0.03, 0.05)
     assert weights.training["from"] == {"name": "w", "fingerprint": start.fingerprint, "training": start.training}
 
 
