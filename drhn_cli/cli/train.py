@@ -51,7 +51,7 @@ def train(
         typer.Option(
             "--from",
             metavar="NAME|FILE",
-            help="Start from these weights: a bundled model or a weights file. Much better where pictures are few.",
+            help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
         ),
     ] = None,
     teacher: Annotated[
