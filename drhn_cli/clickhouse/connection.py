@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from drhn_cli.clickhouse.address import PASSWORD, PASSWORD_FILE, TableAddress, read_password
+from drhn_cli.clickhouse.folder import make_place, require_database
 from drhn_cli.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
@@ -23,16 +24,21 @@ _VERSION = re.compile(r"\s*\(version [^()]*(\([^()]*\))?\)\s*$")
 class Connection:
     """An open connection. A context manager; a process has one embedded database open at a time.
 
+    Args:
+        address: where to.
+        may_create: make an embedded database where there is none.
+
     Attributes:
         address: where to.
 
     Raises:
         ConfigError: the packages that this takes are not here.
-        TableError: the server cannot be reached or refuses the user, or the folder is in use.
+        TableError: the server cannot be reached or refuses the user; the folder holds no database, or is in use.
     """
 
-    def __init__(self, address: TableAddress) -> None:
+    def __init__(self, address: TableAddress, *, may_create: bool = False) -> None:
         self.address = address
+        self._may_create = may_create
         self._password = read_password() if address.folder is None else ""
         with self._errors():
             self._client = self._connect()
@@ -85,6 +91,8 @@ class Connection:
             # What it logs as warnings, it raises too.
             logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
             if self.address.folder is not None:
+                look_at = make_place if self._may_create else require_database
+                look_at(self.address.folder, str(self.address))
                 return clickhouse_connect.get_client(
                     interface="chdb", path=self.address.folder, database=self.address.database
                 )
@@ -112,14 +120,26 @@ class Connection:
             if type(error).__module__.partition(".")[0] not in drivers and not isinstance(error, OSError):
                 raise
             name = getattr(error, "name", None)
-            hint = None
-            if name in _NO_ACCESS:
-                hint = f"the password is that of ${PASSWORD} or of the file that ${PASSWORD_FILE} names"
-            elif self.address.folder is not None and name is None:
-                hint = "perhaps another process has the folder open"
+            problem, hint = "ClickHouse refuses", None
             text, *_ = str(error).partition(", Stack trace")
+            failure = _failure_of_the_network(error) if self.address.folder is None else None
+            if failure is not None:
+                problem, hint = "ClickHouse cannot be reached", "see whether host and port are right, and it runs"
+                text = failure.strerror or str(failure)
+            elif name in _NO_ACCESS:
+                hint = f"the password is that of ${PASSWORD} or of the file that ${PASSWORD_FILE} names"
+            elif self.address.folder is not None and name is None and "filesystem error" not in text:
+                hint = "perhaps another process has the folder open"
             text = " ".join(_VERSION.sub("", text).split())
             if self._password:
                 text = text.replace(self._password, "***")
             # From None: the original may hold the password.
-            raise TableError("ClickHouse refuses", path=str(self.address), found=text, hint=hint) from None
+            raise TableError(problem, path=str(self.address), found=text, hint=hint) from None
+
+
+def _failure_of_the_network(error: BaseException) -> OSError | None:
+    """Return what the system said of a server that nobody reached: the driver's own text wraps it three times."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return inner

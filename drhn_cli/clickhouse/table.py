@@ -56,12 +56,7 @@ class CodeTable:
 
         Source: ours.
         """
-        address = TableAddress.parse(url)
-        if address.folder is not None and not os.path.isdir(address.folder):  # the engine would make it
-            raise TableError(
-                "no such table", path=url, found="no folder of that name", hint="load one with drhn push CODES URL"
-            )
-        connection = Connection(address)
+        connection = Connection(TableAddress.parse(url))
         try:
             return cls(connection)
         except BaseException:

@@ -61,7 +61,7 @@ def push_codes(
     with CodeFile.open(codes_path) as file:
         # Codes that are taken over lose their checksum.
         file.verify(index=False)
-        with Connection(address) as connection:
+        with Connection(address, may_create=True) as connection:
             loaded = load_codes(file, connection, os.fsencode(name), on_progress)
         return PushSummary(
             name=name,

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex
+from tests.cli.test_hash import NOT_ROOT
 from tests.unit.test_code_table import write
 
 IMAGE = "photos/circle/0000.png"
@@ -140,18 +142,57 @@ def test_a_push_that_is_killed_goes_on(drhn, start, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", [("query", "--code", "00" * 6), ("info",)], ids="".join)
 def test_reading_makes_no_database(drhn, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    result = drhn(*command, "chdb:./typo")
-    assert (result.status, result.out) == (2, b"")
-    assert "no such table (found no folder of that name); load one with drhn push CODES URL" in result.err
-    assert not Path("typo").exists()
+    Path("empty").mkdir()
+    Path("file").touch()
+    for name, found in (
+        ("typo", "no folder of that name"),
+        ("empty", "a folder without a database"),
+        ("file", "no folder but a file"),
+    ):
+        result = drhn(*command, f"chdb:./{name}")
+        assert (result.status, result.out) == (2, b"")
+        assert result.err == (
+            f"drhn: chdb:./{name}: no such table (found {found}); load one with drhn push CODES URL\n"
+        )
+    assert sorted(os.listdir()) == ["empty", "file"]
+    assert os.listdir("empty") == []
 
 
-def test_an_engine_that_refuses_is_one_short_line(drhn, tmp_path, monkeypatch):
+def test_a_database_is_made_in_no_folder_of_other_files(drhn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("codes.bin", {b"a.jpg": 1})
-    Path("file").touch()
-    result = drhn("push", "codes.bin", "chdb:./file")
-    assert result.status == 2
-    assert "Stack trace" not in result.err
-    assert result.err.count("\n") == 1
-    assert len(result.err) < 1000
+    for name, told in (
+        (".", "(expected a database, or an empty folder, found other files); name a folder of its own"),
+        ("codes.bin", "(found File exists); name a folder where files can be made"),
+        ("codes.bin/x", "(found Not a directory); name a folder where files can be made"),
+    ):
+        result = drhn("push", "codes.bin", f"chdb:{name}")
+        assert (result.status, len(result.err.splitlines())) == (2, 1)
+        assert f": no place for a database {told}" in result.err
+    assert os.listdir() == ["codes.bin"]
+    Path("killed/tmp").mkdir(parents=True)  # before it had made a table
+    assert drhn("push", "codes.bin", "chdb:./killed").status == 0
+
+
+@NOT_ROOT
+def test_a_folder_that_may_not_be_written_is_no_place_for_a_database(drhn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("codes.bin", {b"a.jpg": 1})
+    Path("shut").mkdir(mode=0o500)
+    assert "found a folder that may not be written" in drhn("push", "codes.bin", "chdb:./shut").err
+
+
+def test_an_engine_that_fails_is_one_short_line(start, tmp_path):
+    (tmp_path / "damaged" / "metadata").mkdir(parents=True)
+    (tmp_path / "damaged" / "data").touch()
+    _, err = start("info", "chdb:./damaged", cwd=tmp_path).communicate()
+    assert err.startswith(b"drhn: chdb:./damaged: ClickHouse refuses (found ")
+    assert (b"Stack trace" in err, b"another process" in err, err.count(b"\n")) == (False, False, 1)
+    assert len(err) < 1000
+
+
+def test_a_server_that_is_not_there_is_told_in_the_words_of_the_system(drhn):
+    assert drhn("info", "clickhouse://localhost:1/db.t").err == (
+        "drhn: clickhouse://default@localhost:1/db.t: ClickHouse cannot be reached (found Connection refused); "
+        "see whether host and port are right, and it runs\n"
+    )

@@ -53,7 +53,7 @@ def database(request, tmp_path_factory):
                 yield TableAddress(host="127.0.0.1", port=port, user=USER)
         elif request.param == "embedded":
             address = TableAddress(folder=str(folder / "embedded"))
-            with Connection(address):  # the engine stays up between tests
+            with Connection(address, may_create=True):  # the engine stays up between tests
                 yield address
         else:
             patch.setenv(PASSWORD, SECRET)
@@ -410,7 +410,9 @@ def test_a_wrong_password_is_not_repeated(database, monkeypatch, tmp_path):
 
 def test_a_server_that_is_not_there_and_a_password_file_that_is_not(monkeypatch, tmp_path):
     monkeypatch.setenv(PASSWORD, "xyzzy")
-    with pytest.raises(TableError, match=r"clickhouse://default@127.0.0.1:9/default.codes: .*refused") as caught:
+    with pytest.raises(
+        TableError, match=r"codes: ClickHouse cannot be reached \(found Connection refused\); see"
+    ) as caught:
         Connection(TableAddress(host="127.0.0.1", port=9))
     assert "xyzzy" not in caught.value.message
     assert caught.value.__cause__ is None
@@ -422,7 +424,7 @@ def test_a_server_that_is_not_there_and_a_password_file_that_is_not(monkeypatch,
 def test_without_the_packages_they_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "clickhouse_connect", None)
     with pytest.raises(ConfigError, match=r"clickhouse_connect.*pip install 'drhn\[clickhouse\]'"):
-        Connection(TableAddress(folder="x"))
+        Connection(TableAddress(folder="x"), may_create=True)
 
 
 @pytest.mark.parametrize(
