@@ -68,11 +68,10 @@ def import_codes(array_path: AnyPath, paths: Iterable[bytes], codes_path: AnyPat
 
 def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], int]:
     """Return (n, code_size) uint8 and the length of a code."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for a writer
+        hint, found = "write it to a file first: it is mapped, not read", "a folder, pipe or device"
+        raise DrhnError("cannot read the codes", path=path, expected="a .npy file", found=found, hint=hint)
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for a writer
-            raise DrhnError(
-                "cannot read the codes", path=path, expected="a .npy file", found="a folder, pipe or device"
-            )
         array = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # no pickles, and no other kind of file
     except (OSError, ValueError, EOFError) as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
