@@ -21,6 +21,7 @@ from drhn_cli.cli.render import (
     report,
     report_error,
     shown_path,
+    terminal_text,
     write_bytes,
     write_json,
 )
@@ -190,6 +191,6 @@ class _Output:
         table.add_column("path", overflow="fold")
         for match in answer.matches:
             score = [format_number(match.score)] if has_scores else []
-            table.add_row(*score, str(match.distance), Text(display_path(shown_path(match.path))))
+            table.add_row(*score, str(match.distance), Text(terminal_text(shown_path(match.path))))
         nothing = "" if answer.matches else ": nothing found"
-        print_table(table, title=f"{display_path(answer.query)}{nothing}" if self.several else "")
+        print_table(table, title=f"{terminal_text(answer.query)}{nothing}" if self.several else "")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from drhn_cli.errors import DrhnError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, display_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -109,13 +109,19 @@ def shown_path(path: bytes) -> bytes:
     return path.removeprefix(here)
 
 
+def terminal_text(path: AnyPath) -> str:
+    """Return a path as text that the terminal on stdout does not obey and has characters for; others are escaped."""
+    encoding = sys.stdout.encoding
+    return display_path(path).encode(encoding, "backslashreplace").decode(encoding)
+
+
 def path_form(end: bytes) -> Callable[[bytes], bytes]:
     """Return what makes of an absolute path what stdout takes, before ``end``.
 
     On a terminal that is text which it does not obey; a NUL as the end asks for the bytes all the same.
     """
     if sys.stdout.isatty() and end == b"\n":
-        return lambda path: display_path(shown_path(path)).encode()
+        return lambda path: terminal_text(shown_path(path)).encode(sys.stdout.encoding)
     return shown_path
 
 
@@ -144,10 +150,11 @@ def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
-        table.add_column(header, justify="left" if header == headers[0] else "right")
+        # Folded, as the sign of an ellipsis is not in every encoding, and nothing is lost.
+        table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
     for row in rows:
         # Text, and printable: a name is neither markup nor an escape sequence.
-        table.add_row(*(Text(display_path(cell)) for cell in row))
+        table.add_row(*(Text(terminal_text(cell)) for cell in row))
     print_table(table)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 def on_terminal(start):
     """Run the program with stdout or stderr on a terminal of 100 columns, and return its status and what that shows."""
 
-    def call(*arguments, stream="stderr", **environment):
+    def call(*arguments, stream="stderr", encoding="utf-8", **environment):
         main, side = pty.openpty()
         settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PYTHONUNBUFFERED")}
@@ -32,7 +33,7 @@ def on_terminal(start):
         except OSError:  # how Linux says that the other side is closed
             pass
         os.close(main)
-        return process.wait(timeout=60), b"".join(shown).decode()
+        return process.wait(timeout=60), b"".join(shown).decode(encoding)
 
     return call
 
@@ -75,3 +76,18 @@ def test_a_table_fits_the_width_of_the_terminal(on_terminal, photos, weights_pat
         assert status == 0
         assert len(lines) > 8
         assert max(map(len, lines)) <= int(columns)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_name_that_the_terminal_has_no_characters_for_is_escaped(on_terminal, update):
+    Path("photos/circle/0000.png").rename("photos/Жé.png")
+    update()
+    for encoding, name in (("latin-1", "\\u0416é"), ("ascii", "\\u0416\\xe9"), ("utf-8", "Жé")):
+        for more in ((), ("--code", "00" * 8), ("--paths",)):
+            arguments = ("query", "photos/Жé.png", *more, "codes.bin", "--top", "8")
+            status, shown = on_terminal(*arguments, stream="stdout", PYTHONIOENCODING=encoding, encoding=encoding)
+            assert (status, f"photos/{name}.png" in shown) == (0, True), shown
+            assert "\x1b[1mphotos/" in shown or len(more) != 2  # the query above its table
+    status, shown = on_terminal("weights", stream="stdout", PYTHONIOENCODING="ascii", COLUMNS="30")
+    assert status == 0
+    assert "256" in shown
