@@ -50,6 +50,12 @@ def test_a_help_page_of_80_columns_has_whole_examples_and_sentences_and_none_of_
     assert not re.search(r"<(str|int|float|list|path)|\w\.\.\.$", page, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("command", "name"), [("hash", "SOURCE"), ("query", "PATH"), ("merge", "PART")])
+def test_the_usage_shows_that_an_argument_repeats(drhn, command, name):
+    usage = drhn(command, "--help").out.decode().splitlines()[0]
+    assert re.fullmatch(rf"Usage: drhn {command} \[OPTIONS\] .?{name}\.\.\..?", usage)
+
+
 def test_no_command_shows_the_help_as_an_error(drhn):
     result = drhn()
     assert result.status == 2
@@ -106,6 +112,15 @@ def test_an_interruption_is_status_130_without_a_traceback(drhn, monkeypatch, er
     raise_from_info(monkeypatch, error)
     result = drhn("info", "x")
     assert (result.status, result.out, result.err.strip()) == (130, b"", "")
+
+
+@POSIX
+def test_an_interruption_while_the_program_is_loaded_is_status_130_without_a_traceback(start, tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    process = start("--version", env={**os.environ, "PYTHONPATH": path})
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
 
 
 def test_an_interruption_outside_of_a_command_is_status_130(monkeypatch):

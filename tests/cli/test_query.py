@@ -56,6 +56,12 @@ def test_a_nul_ended_list(query):
     assert len(result.out.removesuffix(b"\0").split(b"\0")) == 2
 
 
+def test_a_nul_ended_list_without_the_0_it_needs_says_so(query):
+    result = query("--files-from", "-", stdin=f"{IMAGE}\0{IMAGE}\0".encode())
+    assert (result.status, result.out, len(result.err.splitlines())) == (2, b"", 1)
+    assert result.err.endswith("; use -0 if the list of files is NUL-separated\n")
+
+
 def test_json_is_an_object_a_match(query):
     rows = [json.loads(line) for line in query(IMAGE, "--json", "--top", "3").lines]
     assert [row["rank"] for row in rows] == [1, 2, 3]
