@@ -107,10 +107,8 @@ def test_closing_early_drops_the_pending_work(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(load, "load_image", slowly)
     batches = load_batches(["x"] * 10_000, PREPROCESSING, batch_size=500, workers=2)
     next(batches)
-    started = time.monotonic()
     del batches
     gc.collect()
-    assert time.monotonic() - started < 1
     assert n_loaded < 600
     assert load_threads() == []
 
