@@ -76,6 +76,7 @@ def hash_(
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
     and nothing is dropped below a source that cannot be read. A run that is stopped goes on where it was.
     """
+    from drhn_cli.cli.terminated import saving_on_sigterm
     from drhn_cli.images.decode import MAX_PIXELS
     from drhn_cli.jobs.hash import HashOptions, hash_pictures
     from drhn_cli.jobs.shard import choose_shard
@@ -125,7 +126,7 @@ def hash_(
     no_bar = quiet or (part is not None and part.told_by is not None)
     again = "run it again without --rebuild" if rebuild else "run the same command again"
     way_on = telling_how_to_go_on(f"what was hashed is kept: {again} to go on", quiet=quiet)
-    with way_on, progress_bar("listing", quiet=no_bar) as show:
+    with saving_on_sigterm(), way_on, progress_bar("listing", quiet=no_bar) as show:
         done = 0
 
         def advance(count: int) -> None:

@@ -10,3 +10,4 @@ class ExitStatus(IntEnum):
     NOTHING_FOUND = 1
     ERROR = 2
     INTERRUPTED = 130
+    TERMINATED = 143

@@ -32,12 +32,16 @@ from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
+from drhn_cli.network.in_threads import ThreadedEncoder
 from drhn_cli.network.weights import Weights, load_weights
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
 
 LOCK_TIMEOUT_SECONDS = 10.0
+
+_THREAD_IMAGES = 32
+"""Between two reports of progress, for each thread: so many it hashes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,17 +330,18 @@ class _Update:
         next_save = time.monotonic() + SAVE_EVERY_SECONDS
         try:
             for batch in batches:
-                files = [pending[index] for index in batch.indices.tolist()]
-                columns = [(file.size, file.mtime_ns, file.inode) for file in files]
-                codes = encoder.result().codes(batch.pixels, self._n_bits)
-                self._collection.add(_Part([file.path for file in files], columns, codes))
-                n_changed = sum(file.path in self._noted for file in files)
-                self._counts["changed"] += n_changed
-                self._counts["added"] += len(files) - n_changed
                 for _, error in batch.failures:
                     failures.append(error)
                     on_failure(error)
-                on_progress(len(files) + len(batch.failures))
+                files = [pending[index] for index in batch.indices.tolist()]
+                # What a GPU does at once, a CPU does in steps: a batch may take it some seconds.
+                is_threaded = isinstance(encoder.result(), ThreadedEncoder)
+                n_step = n_threads * _THREAD_IMAGES if is_threaded else options.batch_size
+                for start in range(0, max(1, len(files)), n_step):
+                    step = slice(start, start + n_step)
+                    self._add(files[step], encoder.result().codes(batch.pixels[step], self._n_bits))
+                    is_last = step.stop >= len(files)
+                    on_progress(len(files[step]) + (len(batch.failures) if is_last else 0))
                 if time.monotonic() > next_save:
                     started = time.monotonic()
                     self._save()
@@ -347,6 +352,13 @@ class _Update:
             raise
         return failures
 
+    def _add(self, files: list[FoundFile], codes: NDArray[np.uint8]) -> None:
+        columns = [(file.size, file.mtime_ns, file.inode) for file in files]
+        self._collection.add(_Part([file.path for file in files], columns, codes))
+        n_changed = sum(file.path in self._noted for file in files)
+        self._counts["changed"] += n_changed
+        self._counts["added"] += len(files) - n_changed
+
     def finish(self, *, complete: bool) -> None:
         """Write the code file, unless it holds all of this already; a part is finished if its sources were complete."""
         if self._part is not None:
@@ -355,7 +367,11 @@ class _Update:
         n_lost = len(self._noted) - len(self._collection)
         is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
         if self._is_new or self._options.root is not None or n_lost or is_other or self._part != self._noted_part:
-            self._save()
+            try:
+                self._save()
+            except KeyboardInterrupt:  # all has been hashed, and nothing of it may be on disk
+                self._save()
+                raise
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
         """Return what was done."""

@@ -295,6 +295,17 @@ load.load_image = load_slowly
 sys.exit(run(sys.argv[1:]))
 """
 
+# Prints how many pictures each step has added.
+TALKING = """
+from drhn_cli.jobs import hash
+
+def add(self, files, codes, add=hash._Update._add):
+    add(self, files, codes)
+    print(len(codes), flush=True)
+
+hash._Update._add = add
+"""
+
 
 def start_slow_run(start, weights_path):
     """Start hashing sixty pictures, and wait until the first are saved."""
@@ -313,7 +324,9 @@ def start_slow_run(start, weights_path):
 
 
 @POSIX
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
 @pytest.mark.usefixtures("photos")
 def test_a_run_that_is_stopped_leaves_a_whole_file_and_the_next_one_goes_on(start, hash_, weights_path, number, status):
     process = start_slow_run(start, weights_path)
@@ -324,6 +337,36 @@ def test_a_run_that_is_stopped_leaves_a_whole_file_and_the_next_one_goes_on(star
     assert 0 < n_done < 60
     assert summary_of(hash_("many", "--json")).items() >= {"added": 60 - n_done, "unchanged": n_done}.items()
     assert not list(Path().glob(".drhn-*"))
+
+
+@POSIX
+@pytest.mark.usefixtures("photos")
+def test_what_was_hashed_since_the_last_save_is_kept_on_sigterm(start, hash_, weights_path):
+    Path("slow.py").write_text(SLOW_HASH.replace("SAVE_EVERY_SECONDS = 0.2", "SAVE_EVERY_SECONDS = 60"))
+    Path("talking.py").write_text(TALKING + Path("slow.py").read_text())
+    arguments = ("hash", "photos", "-o", "codes.bin", "--weights", weights_path, "--batch-size", "2", "--workers", "1")
+    process = start(*arguments, script="talking.py")
+    assert process.stdout.readline() == b"2\n"
+    for _ in range(2):  # as timeout does, to the process and then to its group
+        process.terminate()
+    out, err = process.communicate(timeout=60)
+    told = b"drhn: stopped; what was hashed is kept: run the same command again to go on\n"
+    assert (process.returncode, err) == (143, told)
+    n_done = 2 + 2 * len(out.splitlines())
+    assert len(names()) == n_done < 8
+    assert summary_of(hash_("photos", "--json")).items() >= {"added": 8 - n_done, "unchanged": n_done}.items()
+
+
+@POSIX
+@pytest.mark.usefixtures("photos")
+def test_sigterm_is_ignored_where_it_was(start, weights_path):
+    Path("talking.py").write_text(TALKING + SLOW_HASH)
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)}
+    process = start("hash", "photos", "-o", "codes.bin", "--weights", weights_path, script="talking.py", **ignore)
+    process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert (process.returncode, len(names())) == (0, 8)
 
 
 @POSIX

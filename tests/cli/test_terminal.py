@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawing import write_class_folders
+
 pty = pytest.importorskip("pty", reason="POSIX only")
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|9\d)(?:;\d+)*m")
@@ -18,13 +20,14 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 def on_terminal(start):
     """Run the program with stdout or stderr on a terminal of 100 columns, and return its status and what that shows."""
 
-    def call(*arguments, stream="stderr", encoding="utf-8", **environment):
+    def call(*arguments, stream="stderr", encoding="utf-8", script=None, **environment):
         main, side = pty.openpty()
         settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PYTHONUNBUFFERED")}
         path = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         terminal = {"TERM": "xterm-256color", "COLUMNS": "100"}
-        process = start(*arguments, **settings | {stream: side}, env={**plain, **path, **terminal, **environment})
+        environment = {**plain, **path, **terminal, **environment}
+        process = start(*arguments, script=script, **settings | {stream: side}, env=environment)
         os.close(side)
         shown = []
         try:
@@ -52,6 +55,31 @@ def test_progress_tells_rate_remaining_time_and_failures_while_it_lasts(on_termi
     *_, summary = (line.strip() for line in re.split(r"[\r\n]+", text) if line.startswith("drhn: "))
     assert f"drhn: {broken}: not a picture (" in text  # not wrapped
     assert re.fullmatch(r"drhn: codes\.bin: 8 pictures \(8 added, 1 failed\) in [\d.]+ s", summary)
+
+
+SLOW_ENCODER = """
+import sys, time
+from drhn_cli.cli.app import run
+from drhn_cli.network.encode_numpy import NumpyEncoder
+
+def encode_slowly(self, pixels, activations=NumpyEncoder.activations):
+    time.sleep(0.4)
+    return activations(self, pixels)
+
+NumpyEncoder.activations = encode_slowly
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_progress_moves_within_a_batch_and_tells_the_remaining_time_before_the_end(on_terminal, tmp_path, weights_path):
+    write_class_folders(tmp_path / "many", n=50, size=16)
+    (tmp_path / "slow.py").write_text(SLOW_ENCODER)
+    hash_ = ("hash", tmp_path / "many", "-o", tmp_path / "codes.bin", "--weights", weights_path, "--workers", "1")
+    status, shown = on_terminal(*hash_, script=tmp_path / "slow.py")
+    assert status == 0
+    seen = re.findall(r"hashing \S+ +(\d+)/200 (-:--:--|\d:\d\d:\d\d)", ESCAPE.sub("", shown))
+    assert {int(done) for done, _ in seen} >= {64, 96, 128}
+    assert {remaining for done, remaining in seen if 64 <= int(done) < 200} & {f"0:00:0{n}" for n in range(1, 10)}
 
 
 @pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

@@ -375,6 +375,40 @@ def test_progress_adds_up(photos, update):
     assert (started, sum(done), len(done)) == ([9], 9, 5)
 
 
+def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, monkeypatch):
+    update("photos")
+    expected = stored()
+    (photos / "text.jpg").write_text("no picture")
+    monkeypatch.setattr(hash_module, "_THREAD_IMAGES", 1)
+    done = []
+    summary = update("photos", rebuild=True, workers=3, hooks={"on_progress": done.append})
+    assert done == [3, 3, 3]  # the failure is told with the last two
+    assert (counts(summary), stored()) == ({"added": 8}, expected)
+
+
+def test_a_batch_of_failures_alone_is_progress(photos, update):
+    for path in photos.glob("*/*.png"):
+        path.write_text("no picture")
+    done = []
+    update("photos", batch_size=6, hooks={"on_progress": done.append})
+    assert done == [6, 2]
+
+
+def test_ctrl_c_while_all_is_written_keeps_it(update, monkeypatch):
+    write, calls = hash_module.write_code_file, []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(hash_module, "write_code_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        update("photos")
+    assert counts(update("photos")) == {"unchanged": 8}
+
+
 @pytest.mark.parametrize("n_batches", [1, 2])
 def test_ctrl_c_keeps_the_work_so_far_and_the_next_run_goes_on(update, n_batches):
     calls = []
