@@ -17,6 +17,7 @@ from drhn_cli.cli.render import (
     report_error,
     shown_path,
     telling_how_to_go_on,
+    telling_to_wait,
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
@@ -138,6 +139,7 @@ def hash_(
             all_sources,
             output,
             hash_options,
+            on_wait=telling_to_wait(output, quiet=quiet),
             on_found=lambda n_found: show(n_found, None),
             on_start=lambda total: show(0, total, 0, "hashing"),
             on_progress=advance,

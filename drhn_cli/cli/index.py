@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, write_summary
+from drhn_cli.cli.render import counted, telling_to_wait, write_summary
 from drhn_cli.errors import display_path
 
 
@@ -22,7 +22,7 @@ def index(
     """
     from drhn_cli.jobs.index import index_codes
 
-    summary = index_codes(codes)
+    summary = index_codes(codes, on_wait=telling_to_wait(codes, quiet=quiet))
     tables = f"{len(summary.widths)} tables of {summary.n_distinct:,} entries, {summary.n_bytes:,} bytes"
     told = f"{display_path(codes)}: index of {counted(summary.n_items, 'code')} ({tables}) in {summary.seconds:.1f} s"
     write_summary(summary, told, json=json, quiet=quiet)

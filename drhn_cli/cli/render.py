@@ -100,6 +100,11 @@ def telling_how_to_go_on(hint: str, *, quiet: bool) -> Iterator[None]:
         raise
 
 
+def telling_to_wait(path: AnyPath, *, quiet: bool) -> Callable[[], None]:
+    """Return what tells on stderr that another run, which writes the same code file, is waited for."""
+    return lambda: None if quiet else report(f"{display_path(path)}: waiting for another drhn, which is writing it")
+
+
 def shown_path(path: bytes) -> bytes:
     """Return an absolute path as it is shown: relative where it lies below the working directory."""
     try:

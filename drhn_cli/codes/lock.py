@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drhn_cli.atomic import remove_leftovers
@@ -13,7 +13,9 @@ from drhn_cli.errors import AnyPath, CodeFileError
 
 
 @contextmanager
-def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None]:
+def lock_code_file(
+    path: AnyPath, timeout_seconds: float = 0.0, *, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the lock of a code file, which need not exist yet, through a ``with`` block.
 
     Readers need no lock: they see the old file or the new one. Whoever reads, changes and writes holds it throughout.
@@ -22,6 +24,7 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
     Args:
         path: the code file; a symbolic link shares the lock of what it points at.
         timeout_seconds: how long to wait for another writer; 0 does not wait, a negative one waits for ever.
+        on_wait: called once if another writer has to be waited for.
 
     Raises:
         CodeFileError: another writer still holds it, or the lock file cannot be made beside the code file.
@@ -40,9 +43,17 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
     name = f".{target.name}.lock"
     if len(os.fsencode(name)) > 255:  # more than a name can have
         name = f".drhn-{zlib.crc32(os.fsencode(target.name)):08x}.lock"
-    lock = FileLock(target.with_name(name), timeout=timeout_seconds)
+    lock_path = target.with_name(name)
+    is_new = not lock_path.exists()
+    lock = FileLock(lock_path)
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if timeout_seconds == 0:
+                raise
+            on_wait()
+            lock.acquire(timeout=timeout_seconds)
     except Timeout as error:
         raise CodeFileError(
             "another drhn is writing this code file", path=path, hint="wait for it to end, or name another file with -o"
@@ -58,6 +69,9 @@ def lock_code_file(path: AnyPath, timeout_seconds: float = 0.0) -> Iterator[None
         remove_leftovers(target)
         yield
     finally:
-        # The lock file stays. Were it removed, a writer that waits on the removed one and a writer that makes it anew
-        # would each hold a lock.
+        # The lock file stays beside a code file, and goes with the failure of a run that was to make one. It is removed
+        # while it is held: filelock sees that what it has waited for is no longer there, and begins anew.
+        if is_new and not target.exists():
+            with suppress(OSError):  # Windows removes no open file
+                lock_path.unlink()
         lock.release()

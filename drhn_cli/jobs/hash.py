@@ -164,6 +164,7 @@ def hash_pictures(
     codes_path: AnyPath,
     options: HashOptions,
     *,
+    on_wait: Callable[[], None] = lambda: None,
     on_found: Callable[[int], None] = lambda _: None,
     on_start: Callable[[int], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -180,6 +181,7 @@ def hash_pictures(
         sources: files and folders.
         codes_path: the code file; it need not exist yet.
         options: how pictures are found and hashed.
+        on_wait: called once if another run that writes the code file has to be waited for.
         on_found: called with the number of pictures found so far, now and then.
         on_start: called once with the number of pictures that have to be decoded.
         on_progress: called with the number of pictures decoded since the last call.
@@ -196,7 +198,7 @@ def hash_pictures(
         WeightsError: the weights cannot be read.
     """
     clock = time.monotonic()
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
+    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
         update = _Update(codes_path, options)
         gathered = gather_pictures(
             sources,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,14 @@ class ImportSummary:
     n_bits: int
 
 
-def import_codes(array_path: AnyPath, paths: Iterable[bytes], codes_path: AnyPath, n_bits: int | None) -> ImportSummary:
+def import_codes(
+    array_path: AnyPath,
+    paths: Iterable[bytes],
+    codes_path: AnyPath,
+    n_bits: int | None,
+    *,
+    on_wait: Callable[[], None] = lambda: None,
+) -> ImportSummary:
     """Write a code file, replacing one that is there.
 
     A path whose file is there gets that file's size and time, and a picture that changes later is no longer taken for
@@ -40,6 +47,7 @@ def import_codes(array_path: AnyPath, paths: Iterable[bytes], codes_path: AnyPat
         paths: n of them, of row i the i-th; relative ones are taken from the working directory.
         codes_path: the code file.
         n_bits: length of a code. None: all columns.
+        on_wait: called once if another run that writes the code file has to be waited for.
 
     Raises:
         DrhnError: no such array, another number of paths than of rows, a length that does not fit, bits set beyond it.
@@ -60,7 +68,7 @@ def import_codes(array_path: AnyPath, paths: Iterable[bytes], codes_path: AnyPat
     manifest = CodeManifest(
         root=os.fsdecode(root), n_bits=length, model=IMPORTED_MODEL, fingerprint=IMPORTED_FINGERPRINT
     )
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS):
+    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
         require_code_file(codes_path)
         write_code_file(codes_path, codes, entries, manifest)
     return ImportSummary(n_items=len(codes), n_bits=length)

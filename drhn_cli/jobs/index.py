@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drhn_cli.codes.file import CodeFile, lock_code_file
@@ -30,18 +31,22 @@ class IndexSummary:
     seconds: float
 
 
-def index_codes(codes_path: AnyPath) -> IndexSummary:
+def index_codes(codes_path: AnyPath, *, on_wait: Callable[[], None] = lambda: None) -> IndexSummary:
     """Add an index to a code file, or make it anew.
 
     Args:
         codes_path: the code file.
+        on_wait: called once if another run that writes the code file has to be waited for.
 
     Raises:
         CodeFileError: the code file is missing, damaged, locked, or cannot be written.
         DrhnError: 2^32 codes or more.
     """
     clock = time.monotonic()
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS), CodeFile.open(codes_path) as file:
+    with (
+        lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait),
+        CodeFile.open(codes_path) as file,
+    ):
         # An index of damaged codes would hide the damage.
         file.verify(index=False)
         index = build_index(file.codes, file.n_bits)

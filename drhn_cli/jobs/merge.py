@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -31,13 +31,20 @@ class MergeSummary:
     seconds: float
 
 
-def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath, *, partial: bool = False) -> MergeSummary:
+def merge_codes(
+    parts: Sequence[AnyPath],
+    codes_path: AnyPath,
+    *,
+    partial: bool = False,
+    on_wait: Callable[[], None] = lambda: None,
+) -> MergeSummary:
     """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
 
     Args:
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
         partial: join what there is of the parts of ``drhn hash --shard``, missing and unfinished ones or not.
+        on_wait: called once if another run that writes the code file has to be waited for.
 
     Raises:
         CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
@@ -48,7 +55,7 @@ def merge_codes(parts: Sequence[AnyPath], codes_path: AnyPath, *, partial: bool 
     clock = time.monotonic()
     if not parts:
         raise DrhnError("nothing to merge", hint="name the code files to join")
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS), ExitStack() as stack:
+    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait), ExitStack() as stack:
         require_code_file(codes_path)
         files = [stack.enter_context(CodeFile.open(path)) for path in parts]
         for file in files:

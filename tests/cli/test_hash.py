@@ -388,11 +388,57 @@ def test_a_full_disk_leaves_the_old_file(start, hash_, weights_path):
     assert not list(Path().glob(".drhn-*"))
 
 
+# Hashing stands still until there is a file "go", and says when it has begun; a lock is waited for as long as told.
+HELD_HASH = """
+import os, sys, time
+from drhn_cli.cli.app import run
+from drhn_cli.images import load
+from drhn_cli.jobs import hash
+
+def load_when_told(*arguments, load_image=load.load_image, **settings):
+    print("loading", flush=True)
+    deadline = time.monotonic() + 600
+    while not os.path.exists("go") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return load_image(*arguments, **settings)
+
+hash.LOCK_TIMEOUT_SECONDS = float(sys.argv.pop(1))
+load.load_image = load_when_told
+sys.exit(run(sys.argv[1:]))
+"""
+
+
 @pytest.mark.usefixtures("photos")
-def test_two_runs_at_once_both_do_their_work(start, weights_path):
-    processes = [
-        start("hash", source, "-o", "codes.bin", "--weights", weights_path)
-        for source in ("photos/circle", "photos/square")
-    ]
-    assert [(process.communicate(timeout=60), process.returncode)[1] for process in processes] == [0, 0]
+def test_a_second_run_waits_for_the_first_and_says_so_or_is_refused(start, weights_path):
+    def start_run(timeout_seconds, source, *more):
+        arguments = (timeout_seconds, "hash", source, "-o", "codes.bin", "--weights", weights_path, *more)
+        return start(*arguments, script="held.py")
+
+    Path("held.py").write_text(HELD_HASH)
+    first = start_run(0, "photos/circle")
+    assert first.stdout.readline() == b"loading\n"
+    waiting = b"drhn: codes.bin: waiting for another drhn, which is writing it\n"
+    refusal = (
+        b"drhn: codes.bin: another drhn is writing this code file; wait for it to end, or name another file with -o\n"
+    )
+    for more, told in (((), waiting + refusal), (("-q",), refusal)):
+        refused = start_run(0.2, "photos/square", *more)
+        assert (refused.communicate(timeout=60), refused.returncode) == ((b"", told), 2)
+    second = start_run(600, "photos/square")
+    assert second.stderr.readline() == waiting
+    Path("go").touch()
+    told = [process.communicate(timeout=60)[1] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0]
+    assert told[0].startswith(b"drhn: codes.bin: 2 pictures (2 added) in ")
+    assert told[1].startswith(b"drhn: codes.bin: 4 pictures (2 added, 2 kept) in ")
     assert len(names()) == 4
+
+
+@pytest.mark.parametrize("arguments", [("https://x/a.jpg",), ("photos", "--bits", "7"), ("photos", "--root", ".")])
+def test_a_run_that_makes_no_code_file_leaves_nothing(hash_, arguments):
+    before = sorted(os.listdir())
+    assert hash_(*arguments).status == 2
+    assert sorted(os.listdir()) == before
+    hash_()
+    assert hash_("https://x/a.jpg").status == 2
+    assert ".codes.bin.lock" in os.listdir()

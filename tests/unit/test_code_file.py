@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -564,8 +565,28 @@ def test_a_second_writer_is_refused(tmp_path):
         with refused, lock_code_file(path):
             pass
     with lock_code_file(path):
-        pass
+        path.touch()
     assert (tmp_path / ".codes.bin.lock").exists()
+
+
+def test_one_writer_at_a_time_where_lock_files_come_and_go(tmp_path):
+    path = tmp_path / "codes.bin"
+    inside, most = [], []
+
+    def write(name):
+        for _ in range(50):
+            with lock_code_file(path, timeout_seconds=-1):
+                inside.append(name)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.remove(name)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (150, 1)
 
 
 def test_a_second_writer_waits(tmp_path):
@@ -582,10 +603,12 @@ def test_a_second_writer_waits(tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     held.wait()
-    with lock_code_file(path, timeout_seconds=10):
+    with lock_code_file(path, timeout_seconds=10, on_wait=lambda: order.append("waiting")):
         order.append("second")
     thread.join()
-    assert order == ["first", "second"]
+    assert order == ["waiting", "first", "second"]
+    with lock_code_file(path, timeout_seconds=10, on_wait=lambda: order.append("waiting")):
+        assert len(order) == 3
 
 
 def test_the_lock_is_released_after_an_error(tmp_path):
