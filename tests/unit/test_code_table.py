@@ -224,6 +224,30 @@ def test_rows_are_counted_before_and_after_they_are_sent_and_once_where_none_is(
         assert sum(counted) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "n_statements"),
+    [({"top_k": 3}, 2), ({"top_k": None, "under": ["/photos/1"]}, 2), ({"top_k": 3, "max_distance": 0}, 1)],
+)
+def test_a_query_takes_two_statements_and_one_where_nothing_is_near(
+    address, tmp_path, monkeypatch, options, n_statements
+):
+    push(write(tmp_path / "codes.bin", SOME), address)
+    query, statements = Connection.query, []
+    with open_table(address) as table:
+        monkeypatch.setattr(Connection, "query", lambda *args: statements.append(args[1]) or query(*args))
+        (answer,) = ask(table, 48, [1 << 40], **options)
+    assert (len(statements), bool(answer.matches)) == (n_statements, n_statements == 2)
+
+
+def test_codes_are_stored_as_they_are(address, tmp_path):
+    push(write(tmp_path / "codes.bin", SOME), address)
+    with Connection(address) as connection:
+        ((codec,),) = connection.query(
+            f"SELECT compression_codec FROM system.columns WHERE table = '{address.table}' AND name = 'code'"
+        )
+    assert codec == b"CODEC(NONE)"  # even bits do not compress
+
+
 def test_a_table_is_described(address, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "SLICE_ROWS", 30)
     push(write(tmp_path / "one", SOME), address, b"one")
@@ -293,6 +317,43 @@ def test_a_slice_is_one_block(address, tmp_path):
     with Connection(address) as connection:
         ((n,),) = connection.query(f"SELECT count() FROM system.parts WHERE table = '{address.table}'")
     assert n == 1
+
+
+@pytest.mark.parametrize(("n_bits", "slices"), [(48, [1_000_000, 1_000_000, 1]), (4096, [219_310] * 9 + [26_211])])
+def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkeypatch, n_bits, slices):
+    n_items, sent = 2_000_001, []
+    codes = np.broadcast_to(np.uint8(0), (n_items, n_bits // 8))
+    monkeypatch.setattr(load, "pack_rows", lambda generation, row, codes, entries: bytes(len(codes)))  # noqa: ARG005
+
+    class File:
+        def __init__(self):
+            self.codes = codes
+
+        def __len__(self):
+            return n_items
+
+        def blocks(self):
+            for start in range(0, n_items, 4096):
+                part = codes[start : start + 4096]
+                yield part, Rows(len(part))
+
+    class Rows:
+        def __init__(self, n):
+            self._n = n
+
+        def __len__(self):
+            return self._n
+
+        def part(self, start, stop):
+            return Rows(stop - start)
+
+    connection = SimpleNamespace(
+        address="chdb:./x",
+        insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
+        query=lambda _: list(enumerate(sent)),
+    )
+    assert load._Slices(File(), connection, SimpleNamespace(rows="rows"), 7).fill(lambda *_: None) == n_items
+    assert sent == slices
 
 
 def test_rows_that_are_there_twice_are_sent_anew(address, tmp_path):
