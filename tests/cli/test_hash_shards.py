@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,51 @@ def test_two_processes_of_torchrun_make_what_one_makes(many, drhn, weights_path)
     assert [name for name in sorted(os.listdir()) if not name.startswith(".")] == [*parts, "many"]
     assert drhn("merge", *parts, "-o", "merged.bin").status == 0
     assert drhn("hash", many, "-o", "codes.bin", "--weights", weights_path).status == 0
+    assert Path("merged.bin").read_bytes() == Path("codes.bin").read_bytes()
+
+
+# Slow, saves itself often, and kills the second process once, when both have saved something.
+KILLED_ONCE = """
+import os, signal, sys, time
+from drhn_cli.cli.app import run
+from drhn_cli.images import load
+from drhn_cli.jobs import hash
+
+def load_slowly(*arguments, load_image=load.load_image, **settings):
+    time.sleep(0.03)
+    return load_image(*arguments, **settings)
+
+def save_and_die(self, save=hash._Update._save):
+    save(self)
+    if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+        while not os.path.exists("codes-00001-of-00002.bin"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+hash.SAVE_EVERY_SECONDS = 0.1
+hash._Update._save = save_and_die
+load.load_image = load_slowly
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal there")
+def test_processes_of_torchrun_that_are_started_again_go_on_where_they_were(many, drhn, weights_path):
+    Path("killed.py").write_text(KILLED_ONCE)
+    settings = ("hash", many, "-o", "codes.bin", "--weights", weights_path, "--batch-size", "8", "--workers", "1")
+    command = [sys.executable, *TORCHRUN, "--max-restarts", "1", "killed.py", *settings]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, check=False, timeout=300)
+    err = done.stderr.decode()
+    assert done.returncode == 0, err
+    told = re.findall(r"drhn: codes-0000(\d)-of-00002\.bin: (\d+) pictures \((\d+) added, (\d+) unchanged\)", err)
+    assert sorted(number for number, *_ in told) == ["1", "2"], err
+    for _, n_items, n_added, n_unchanged in told:
+        assert int(n_added) + int(n_unchanged) == int(n_items)
+        assert 0 < int(n_unchanged) < int(n_items)
+    assert sum(int(n_items) for _, n_items, *_ in told) == 400
+    assert drhn("merge", "codes-00001-of-00002.bin", "codes-00002-of-00002.bin", "-o", "merged.bin").status == 0
+    assert drhn(*settings).status == 0
     assert Path("merged.bin").read_bytes() == Path("codes.bin").read_bytes()
 
 
