@@ -75,7 +75,8 @@ def hash_(
     drhn hash 'photos-{000..099}.tar' -o codes.bin
 
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
-    and nothing is dropped below a source that cannot be read. A run that is stopped goes on where it was.
+    and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
+    name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
     from drhn_cli.cli.terminated import saving_on_sigterm
     from drhn_cli.images.decode import MAX_PIXELS

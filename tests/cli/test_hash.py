@@ -141,6 +141,15 @@ def test_files_from_without_the_0_it_needs_says_so(hash_):
     assert "use -0" in result.err
 
 
+def test_what_a_list_of_files_does_not_name_stays_until_all_is_hashed_anew(hash_, photos):
+    listed = b"photos/circle/0000.png\0photos/square/0001.png\0"
+    hash_("-0", "--files-from", "-", stdin=listed)
+    (photos / "circle/0000.png").unlink()
+    left = ("-0", "--files-from", "-", "--json")
+    assert summary_of(hash_(*left, stdin=listed[23:])).items() >= {"kept": 1, "removed": 0, "total": 2}.items()
+    assert summary_of(hash_(*left, "--rebuild", stdin=listed[23:]))["total"] == 1
+
+
 @pytest.mark.parametrize("arguments", [[], ["--files-from", "-"]])
 def test_nothing_to_hash_is_an_error(drhn, tmp_path, arguments):
     result = drhn("hash", *arguments, "-o", tmp_path / "codes.bin")
