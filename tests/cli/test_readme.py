@@ -1,8 +1,6 @@
 import inspect
 import os
 import re
-import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +9,9 @@ import pytest
 import typer
 
 from drhn_cli.cli.app import app
-from drhn_cli.network.bundled import find_weights
-from tests.drawing import write_class_folders
+from tests.conftest import CHECKOUT
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 EXAMPLES = [
     line.removeprefix("$ ")
@@ -53,23 +50,35 @@ def test_every_help_page_begins_with_an_example(command: str) -> None:
     assert f"drhn {command}" in inspect.cleandoc(COMMANDS[command].help).split("\n\n")[1]
 
 
+def shell_after(mark: str) -> str:
+    """Return the first block of shell commands after a line of the README."""
+    found = re.search(rf"^{re.escape(mark)}$.*?^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
 def test_every_example_runs(tmp_path: Path) -> None:
-    write_class_folders(tmp_path / "photos", n=20)
-    write_class_folders(tmp_path / "labelled" / "train", n=20)
-    write_class_folders(tmp_path / "labelled" / "test", n=5, seed=1)
-    shutil.copy(find_weights(None), tmp_path / "weights.npz")
-    drhn = tmp_path / "bin" / "drhn"
-    drhn.parent.mkdir()
-    drhn.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m drhn_cli "$@"\n')
-    drhn.chmod(drhn.stat().st_mode | stat.S_IXUSR)
-    environment = {**os.environ, "PATH": f"{drhn.parent}:{os.environ['PATH']}"}
+    quick_start = shell_after("<!-- quick-start -->")
+    installing = "python3 -m venv .venv && .venv/bin/pip install --quiet . && "
+    assert quick_start.startswith(installing)
+    programs = tmp_path / ".venv" / "bin"  # as installing leaves them
+    programs.mkdir(parents=True)
+    for name, more in (("python", ""), ("drhn", " -m drhn_cli")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{more} "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
+    (tmp_path / "weights").symlink_to(CHECKOUT / "weights")
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    set_up = shell_after("## Commands")
+    assert set_up.startswith(". .venv/bin/activate && ")
     assert len(EXAMPLES) > 10
-    for example in EXAMPLES:
+    for commands in (quick_start.removeprefix(installing), set_up, *EXAMPLES):
         ended = subprocess.run(
-            ["/bin/bash", "-euo", "pipefail", "-c", example],
+            ["/bin/bash", "-euo", "pipefail", "-c", commands],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             check=False,
         )
-        assert ended.returncode == 0, (example, ended.stderr)
+        assert ended.returncode == 0, (commands, ended.stderr)
+        environment["PATH"] = f"{programs}:{os.environ['PATH']}"  # what activate does to the shell of the set-up
