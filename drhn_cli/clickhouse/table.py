@@ -173,13 +173,13 @@ class CodeTable:
         distance = f"bitHammingDistance(code, toFixedString({quote_bytes(query.tobytes())}, {query.shape[1]}))"
         where = self._where(under)
         rows = self._schema.rows
-        counts = self._connection.query(
-            f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance ORDER BY distance"  # noqa: S608
-        )
-        if not under:
-            self._require(sum(count for _, count in counts), self.n_items)
+        statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"  # noqa: S608
+        if under:  # how many lie in a folder is not known, so all are counted as well, which partitions know
+            statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"  # noqa: S608
+        counts = self._connection.query(statement)
+        self._require(sum(count for each, count in counts if (each is None) == bool(under)), self.n_items)
         limit = self.n_bits if max_distance is None else max_distance
-        near = [(each, count) for each, count in counts if each <= limit]
+        near = sorted((each, count) for each, count in counts if each is not None and each <= limit)
         if not near:
             return []
         totals = list(accumulate(count for _, count in near))
