@@ -9,6 +9,8 @@ from drhn_cli.errors import TableError
 _OPENED = {"tmp", "status"}
 """What the engine makes at first, and may have left where it was killed; the first table brings a folder metadata."""
 
+_ELSEWHERE = "name a folder where files can be made"
+
 
 def require_database(folder: str, url: str) -> None:
     """Refuse a folder that holds no database.
@@ -38,13 +40,13 @@ def make_place(folder: str, url: str) -> None:
         os.makedirs(folder, exist_ok=True)
         holds_others = not _holds_database(folder) and not _OPENED.issuperset(os.listdir(folder))
     except OSError as error:
-        hint = "name a folder where files can be made"
-        raise TableError("no place for a database", path=url, found=error.strerror, hint=hint) from error
+        raise TableError("no place for a database", path=url, found=error.strerror, hint=_ELSEWHERE) from error
     if holds_others:
         expected, hint = "a database, or an empty folder", "name a folder of its own"
         raise TableError("no place for a database", path=url, expected=expected, found="other files", hint=hint)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise TableError("no place for a database", path=url, found="a folder that may not be written")
+        found = "a folder that may not be written"
+        raise TableError("no place for a database", path=url, found=found, hint=_ELSEWHERE)
 
 
 def _holds_database(folder: str) -> bool:

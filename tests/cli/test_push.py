@@ -179,7 +179,8 @@ def test_a_folder_that_may_not_be_written_is_no_place_for_a_database(drhn, tmp_p
     monkeypatch.chdir(tmp_path)
     write("codes.bin", {b"a.jpg": 1})
     Path("shut").mkdir(mode=0o500)
-    assert "found a folder that may not be written" in drhn("push", "codes.bin", "chdb:./shut").err
+    told = "(found a folder that may not be written); name a folder where files can be made"
+    assert told in drhn("push", "codes.bin", "chdb:./shut").err
 
 
 def test_an_engine_that_fails_is_one_short_line(start, tmp_path):
