@@ -20,12 +20,7 @@ from packaging.tags import sys_tags
 
 _SYSTEM = os.name
 SOURCE, LIBRARY = "drhn_cli/codes/scan.c", "drhn_cli/codes/libscan.so"
-_FLAGS = (
-    "-std=c11",
-    "-O3",
-    "-shared",
-    "-fPIC",
-)  # no -march: wheels move, and scan.c asks at run time
+_FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: wheels move, and scan.c asks at run time
 
 
 class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):

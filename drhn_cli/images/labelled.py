@@ -37,6 +37,12 @@ class LabelledPaths:
     class_names: tuple[str, ...]
     folder: bytes
 
+    @property
+    def names(self) -> tuple[bytes, ...]:
+        """Of each picture, its path relative to the folder of the class folders."""
+        prefix = os.path.join(self.folder, b"")
+        return tuple(path.removeprefix(prefix) for path in self.paths)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledPixels:
@@ -143,7 +149,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
         indices[n_loaded:end] = batch.indices
         failures += batch.failures
         n_loaded = end
-    labels = labelled.labels[indices[:n_loaded]]
+    labels, names = labelled.labels[indices[:n_loaded]], labelled.names
     lost = np.setdiff1d(labelled.labels, labels)
     if lost.size:
         name = labelled.class_names[lost[0]]
@@ -154,7 +160,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
         labels=labels,
         class_names=labelled.class_names,
         failures=tuple(error for _, error in failures),
-        names=tuple(labelled.paths[i].removeprefix(os.path.join(labelled.folder, b"")) for i in indices[:n_loaded]),
+        names=tuple(names[i] for i in indices[:n_loaded]),
     )
 
 

@@ -32,16 +32,12 @@ from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
-from drhn_cli.network.in_threads import ThreadedEncoder
 from drhn_cli.network.weights import Weights, load_weights
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
 
 LOCK_TIMEOUT_SECONDS = 10.0
-
-_THREAD_IMAGES = 32
-"""Between two reports of progress, for each thread: so many it hashes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,9 +332,7 @@ class _Update:
                     failures.append(error)
                     on_failure(error)
                 files = [pending[index] for index in batch.indices.tolist()]
-                # What a GPU does at once, a CPU does in steps: a batch may take it some seconds.
-                is_threaded = isinstance(encoder.result(), ThreadedEncoder)
-                n_step = n_threads * _THREAD_IMAGES if is_threaded else options.batch_size
+                n_step = encoder.result().step  # not all at once: a batch may take a CPU some seconds
                 for start in range(0, max(1, len(files)), n_step):
                     step = slice(start, start + n_step)
                     self._add(files[step], encoder.result().codes(batch.pixels[step], self._n_bits))

@@ -84,6 +84,7 @@ class TorchEncoder(Encoder):
 
     Attributes:
         weights: the trained network as arrays.
+        step: images at a time.
     """
 
     def __init__(self, weights: Weights, device: torch.device, *, batch_size: int = 500) -> None:
@@ -91,11 +92,11 @@ class TorchEncoder(Encoder):
         torch.backends.cudnn.allow_tf32 = False
         self.weights = weights
         self._network = build_network(weights, device)
-        self._batch_size = batch_size
+        self.step = batch_size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self._batch_size)
+        return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self.step)
 
     def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
         """Return the most likely class of each image from the first ``n_bits`` of its activations, (n, bits)."""

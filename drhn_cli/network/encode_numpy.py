@@ -33,7 +33,10 @@ class NumpyEncoder(Encoder):
 
     Attributes:
         weights: the trained network as arrays.
+        step: images at a time.
     """
+
+    step = CHUNK
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights

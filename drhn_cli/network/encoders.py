@@ -31,9 +31,15 @@ def mean_of_views(activations: NDArray[np.float32], n_views: int) -> NDArray[np.
 
 
 class Encoder(Protocol):
-    """A trained network, ready to hash."""
+    """A trained network, ready to hash.
+
+    Attributes:
+        weights: the trained network.
+        step: pictures that it hashes at a time; of more it makes several steps.
+    """
 
     weights: Weights
+    step: int
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
@@ -56,16 +62,17 @@ class EvenEncoder(Encoder):
     Attributes:
         inner: what hashes.
         weights: the trained network.
+        step: that size.
     """
 
     def __init__(self, inner: Encoder, size: int) -> None:
         self.inner = inner
         self.weights = inner.weights
-        self._size = size
+        self.step = size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        n_missing = -len(pixels) % self._size
+        n_missing = -len(pixels) % self.step
         filled = np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)]) if n_missing else pixels
         return self.inner.activations(filled)[: len(pixels)]
 

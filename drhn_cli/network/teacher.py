@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import tokenize
 import zipfile
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.errors import AnyPath, SourceError, display_path
-from drhn_cli.nonblocking import open_nonblocking
+from drhn_cli.nonblocking import open_regular
 
 _DAMAGE = (
     *(ValueError, LookupError, EOFError, SyntaxError, MemoryError, OverflowError, NotImplementedError, RuntimeError),
@@ -79,9 +78,10 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
 def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
     expected = "an .npz with paths, (m,) bytes or text, and features, (m, d) numbers"
     try:
-        with os.fdopen(open_nonblocking(os.fsencode(path)), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise SourceError("not a file", path=path, expected=expected)
+        stream = open_regular(path)
+        if stream is None:
+            raise SourceError("not a file", path=path, expected=expected)
+        with stream:
             archive = np.load(stream, allow_pickle=False)
             paths, features = archive["paths"], archive["features"]
     except FileNotFoundError as error:

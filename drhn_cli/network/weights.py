@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 import struct
 import tokenize
 import zipfile
@@ -28,7 +27,7 @@ from drhn_cli import __version__
 from drhn_cli.atomic import atomic_write
 from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import AnyPath, ConfigError, WeightsError
-from drhn_cli.nonblocking import open_nonblocking
+from drhn_cli.nonblocking import open_regular
 
 FORMAT_VERSION = 1
 _MANIFEST_LIMIT = 16 * 2**20
@@ -167,7 +166,7 @@ def load_weights(path: AnyPath) -> Weights:
     path = Path(os.fsdecode(path))
     hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
     try:
-        with _open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+        with _open(path) as stream, zipfile.ZipFile(stream) as archive:
             # Numpy writes no other kinds, and each of them would bring an error of its own.
             if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
                 raise WeightsError(
@@ -225,10 +224,9 @@ def load_weights(path: AnyPath) -> Weights:
     return weights
 
 
-def _open_regular(path: Path) -> BinaryIO:
-    stream = os.fdopen(open_nonblocking(path), "rb")
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
+def _open(path: Path) -> BinaryIO:
+    stream = open_regular(path)
+    if stream is None:
         raise OSError(None, "a pipe or device")
     return stream
 

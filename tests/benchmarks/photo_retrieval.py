@@ -146,9 +146,8 @@ def features_of(paths: Sequence[bytes], side: int, *, fast: bool) -> NDArray[np.
 
 
 def teacher(train: Path, out: Path) -> None:
-    paths = find_classes(train).paths
-    names = [os.path.relpath(path, os.fsencode(train.absolute())) for path in paths]
-    np.savez(out, paths=np.array(names), features=features_of(paths, 160, fast=True).astype(np.float16))
+    found = find_classes(train)
+    np.savez(out, paths=np.array(found.names), features=features_of(found.paths, 160, fast=True).astype(np.float16))
 
 
 def features(queries: Path, gallery: Path) -> None:

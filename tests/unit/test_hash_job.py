@@ -379,7 +379,7 @@ def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, m
     update("photos")
     expected = stored()
     (photos / "text.jpg").write_text("no picture")
-    monkeypatch.setattr(hash_module, "_THREAD_IMAGES", 1)
+    monkeypatch.setattr("drhn_cli.network.encoders._CPU_CHUNK", 1)
     done = []
     summary = update("photos", rebuild=True, workers=3, hooks={"on_progress": done.append})
     assert done == [3, 3, 3]  # the failure is told with the last two
