@@ -239,7 +239,7 @@ def _settings(options: TrainOptions) -> tuple[Weights | None, dict[str, Any], di
             raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
         start = load_weights(find_weights(options.start))
         network_settings = network_settings_from(start, options.network)
-        training_settings = {**training_settings_from(start), **options.training}
+        training_settings = {**training_settings_from(start, network_settings["nested"]), **options.training}
         preprocessing = start.preprocessing
     else:
         preset = DEFAULT_PRESET if options.preset is None else options.preset

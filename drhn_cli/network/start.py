@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,15 @@ def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[st
     return settings
 
 
-def training_settings_from(start: Weights) -> dict[str, Any]:
-    """Return settings of ``TrainConfig``: the loss and the augmentation of the weights, and lower rates."""
-    return _RATES | {name: start.training[name] for name in _AUGMENTATION if name in start.training}
+def training_settings_from(start: Weights, nested: Sequence[int]) -> dict[str, Any]:
+    """Return settings of ``TrainConfig``: the loss and the augmentation of the weights, and lower rates.
+
+    Args:
+        start: the weights.
+        nested: shorter code lengths to train along; the similarity term is for them alone.
+    """
+    taken = [name for name in _AUGMENTATION if name in start.training and (nested or name != "similarity")]
+    return _RATES | {name: start.training[name] for name in taken}
 
 
 def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> None:

@@ -318,6 +318,16 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
     assert go_on(data, tmp_path, path, network={"bits": 8})[0].network.nested == ()
 
 
+def test_the_similarity_of_shorter_codes_is_taken_over_only_where_there_are_some(data, tmp_path, started):
+    path = tmp_path / "similar.npz"
+    save_weights(path, replace(started[1], training={**started[1].training, "similarity": 2.0}))
+    assert go_on(data, tmp_path, path)[0].training["similarity"] == 2.0
+    shortest, _ = go_on(data, tmp_path, path, network={"bits": 8})
+    assert "similarity" not in shortest.training
+    with pytest.raises(ConfigError, match="similarity teaches shorter codes, and there are none"):
+        go_on(data, tmp_path, path, network={"bits": 8}, training={"epochs": 1, "similarity": 1.0})
+
+
 def test_a_network_of_another_shape_cannot_start_from_weights(data, tmp_path, started):
     message = r"blocks is that of the weights to start from \(expected 1, found 2\); leave it out, or leave out --from"
     with pytest.raises(ConfigError, match=message):
