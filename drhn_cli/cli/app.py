@@ -4,67 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from drhn_cli import __version__
-from drhn_cli.cli.compare import compare
-from drhn_cli.cli.dups import dups
-from drhn_cli.cli.eval import eval_
-from drhn_cli.cli.export import export
-from drhn_cli.cli.hash import hash_
-from drhn_cli.cli.import_ import import_
-from drhn_cli.cli.index import index
-from drhn_cli.cli.info import info
-from drhn_cli.cli.merge import merge
-from drhn_cli.cli.push import push
-from drhn_cli.cli.query import query
+from drhn_cli.cli.commands import Commands
 from drhn_cli.cli.render import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.cli.train import train
-from drhn_cli.cli.weights import weights
 from drhn_cli.errors import DrhnError, display_path
 
 app = typer.Typer(
     name="drhn",
+    cls=Commands,
     rich_markup_mode=None,  # plain help, and no rich to import
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done or found, 1 nothing found, 2 an error, 130 interrupted.",
 )
-
-
-class _Command(TyperCommand):
-    """A command whose help page calls arguments what the usage does, where newer typers add Python's types."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        for parameter in self.params:
-            if parameter.param_type_name == "argument":
-                vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
-
-
-_COMMANDS: dict[str, Callable[..., int | None]] = {
-    "hash": hash_,
-    "query": query,
-    "dups": dups,
-    "compare": compare,
-    "index": index,
-    "merge": merge,
-    "push": push,
-    "info": info,
-    "export": export,
-    "import": import_,
-    "train": train,
-    "eval": eval_,
-    "weights": weights,
-}
-for _name, _function in _COMMANDS.items():
-    app.command(_name, cls=_Command)(_function)
 
 
 # Older typers use the click package, newer ones a copy inside: this is the right class of either.

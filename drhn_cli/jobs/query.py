@@ -15,11 +15,11 @@ from drhn_cli.codes.pack import parse_hex
 from drhn_cli.config import Rank, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.jobs.gallery import Found, gallery_of
-from drhn_cli.jobs.model import load_weights_of
-from drhn_cli.network.encoders import Encoder, load_encoder
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.gallery import Codes
+    from drhn_cli.network.encoders import Encoder
+    from drhn_cli.network.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class _Searcher:
         self._gallery = gallery_of(codes, options.under, exclude=options.exclude, device=options.device)
         self._encoder: Encoder | None = None
         # Weights that do not belong to these codes are an error even where no picture has to be decoded.
-        self._weights = load_weights_of(codes, options.weights) if options.weights else None
+        self._weights = self._load_weights() if options.weights else None
 
     def search(self, query: Query, top_k: int | None) -> list[Found]:
         """Return what is nearest to a query."""
@@ -178,13 +178,19 @@ class _Searcher:
     def _prepare(self, image: AnyPath | BinaryIO) -> tuple[Encoder, NDArray[np.uint8]]:
         """Return the network and a picture's (1, views * s, s, 3) pixels."""
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
+        from drhn_cli.network.encoders import load_encoder
 
         if self._weights is None:
-            self._weights = load_weights_of(self._codes, None)
+            self._weights = self._load_weights()
         pixels = load_image(image, self._weights.preprocessing)
         if self._encoder is None:
             self._encoder = load_encoder(self._weights, device=self._options.device, n_images=1)
         return self._encoder, pixels[np.newaxis]
+
+    def _load_weights(self) -> Weights:
+        from drhn_cli.jobs.model import load_weights_of  # the same holds for weights
+
+        return load_weights_of(self._codes, self._options.weights)
 
 
 def _absolute(image: AnyPath | BinaryIO | None) -> bytes | None:
