@@ -43,6 +43,7 @@ from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
 from drhn_cli.codes.index import build_index
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.search import search
+from tests.benchmarks.start_up import compiled
 
 TOP_K = 10
 N_QUERIES = 64
@@ -189,8 +190,10 @@ def measure_start_up(codes: Codes, query: Codes, n_bits: int, rounds: int) -> di
             "faiss IndexBinaryFlat": [sys.executable, "-c", FAISS_PROGRAM, str(plain), code],
         }
 
+        environment = compiled(f"{folder}/bytecode")
+
         def run(command: list[str]) -> None:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
         for command in commands.values():
             run(command)
