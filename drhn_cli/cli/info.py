@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,8 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.render import format_number, write_bytes, write_json
 from drhn_cli.errors import display_path
+
+_LONGEST = 240  # characters of a line with several entries
 
 
 def info(
@@ -31,8 +33,19 @@ def info(
     if json:
         write_json(description)
     else:
-        for name, value in description.items():
-            write_bytes(f"{name}: {_on_one_line(value)}\n".encode("utf-8", "backslashreplace"))
+        for line in _lines(description):
+            write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Yield a line for each entry, and an indented one for each entry of what would make too long a line."""
+    for name, value in description.items():
+        line = f"{indent}{name}: {_on_one_line(value)}"
+        if isinstance(value, Mapping) and len(line) > _LONGEST:
+            yield f"{indent}{name}:"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield line
 
 
 def _on_one_line(value: Any) -> str:

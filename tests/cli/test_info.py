@@ -48,6 +48,17 @@ def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
     assert told["measured"] == "on test, lengths 16 accuracy -, mean_average_precision 0.123457"
 
 
+def test_what_would_be_a_long_line_is_indented_below_its_name(drhn, tmp_path):
+    path = tmp_path / "w.npz"
+    earlier = {"name": "photos", "training": {"epochs": 15, "command": ["drhn", "train", *["--option"] * 30]}}
+    save_weights(path, random_weights(training={"epochs": 5, "from": earlier}))
+    lines = drhn("info", path).lines
+    place = lines.index("training:")
+    command = "drhn train" + 30 * " --option"
+    expected = ["epochs: 5", "from:", "  name: photos", "  training:", "    epochs: 15", f"    command: {command}"]
+    assert lines[place + 1 : place + 7] == [f"  {line}" for line in expected]
+
+
 def test_verify_says_so(drhn, codes):
     assert "verified: yes" in drhn("info", "--verify", codes).lines
 

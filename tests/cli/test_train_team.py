@@ -82,13 +82,14 @@ def together(train):
 def train_on_two(start):
     """Train on two machines, the second of which has folders of its own: what the first and the second come to."""
 
-    def call(names, *options, **environment):
+    def call(names, *options, n_processes=1, **environment):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-        where = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank")
+        where = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
+        each = ("--nproc-per-node", str(n_processes), "--node-rank")
         started = [
-            start(name, *options, launcher=(*TORCHRUN, *where, str(number)), **environment)
+            start(name, *options, launcher=(*TORCHRUN, *where, *each, str(number)), **environment)
             for number, name in enumerate(names)
         ]
         ended = [(process.communicate(timeout=300)[1].decode(), process.returncode) for process, _ in started]
@@ -146,3 +147,17 @@ def test_two_machines_train_as_one_and_the_first_alone_writes(train_on_two, toge
     assert (sorted(os.listdir(first)), os.listdir(second)) == (["w.history.jsonl", "w.npz"], [])
     expected = arrays_of(together[1])
     assert all(np.array_equal(array, expected[name]) for name, array in arrays_of(first).items())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no torchrun with Gloo there")
+def test_two_machines_of_two_processes_each_train_as_one(train_on_two, together):
+    (status, err, first), (other_status, other_err, second) = train_on_two(("of two", "of two, too"), n_processes=2)
+    assert (status, other_status) == (0, 0), err + other_err
+    assert (err + other_err).count("left over: []") == 4
+    assert err.count("epoch 20:") == 1
+    assert "epoch" not in other_err
+    assert (sorted(os.listdir(first)), os.listdir(second)) == (["w.history.jsonl", "w.npz"], [])
+    losses, losses_of_two = losses_of(first), losses_of(together[1])
+    assert len(losses) == len(losses_of_two) == 20
+    assert losses[-1] == pytest.approx(losses_of_two[-1], rel=0.15)
+    assert losses[-1] < 0.8 * losses[0]
