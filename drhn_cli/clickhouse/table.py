@@ -23,7 +23,8 @@ from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.schema import Schema, quote_bytes
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.search import check_search
-from drhn_cli.errors import AnyPath, DrhnError, TableError
+from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
+from drhn_cli.paths import absolute_folder
 
 _Result = TypeVar("_Result")
 
@@ -210,7 +211,7 @@ class CodeTable:
             return f"generation IN ({', '.join(str(file.generation) for file in self._files)})"
         conditions: list[str] = []
         for folder in under:
-            prefix = os.path.join(os.path.abspath(os.fsencode(folder)), b"")
+            prefix = os.path.join(absolute_folder(folder), b"")
             whole = [file for file, root in self._roots() if root.startswith(prefix)]
             inside = [
                 (file, prefix[len(root) :])
@@ -218,7 +219,7 @@ class CodeTable:
                 if prefix.startswith(root) and file not in whole
             ]
             if not whole and not inside:
-                expected = f"a folder below {self.root}"
+                expected = f"a folder below {display_path(self.root)}"
                 raise DrhnError("the folder is outside of the table", path=folder, expected=expected)
             conditions += (f"generation = {file.generation}" for file in whole)
             conditions += (

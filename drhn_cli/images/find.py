@@ -17,6 +17,7 @@ from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.found import FoundFile, PackedFile
 from drhn_cli.images.packed import list_members
+from drhn_cli.paths import absolute_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +185,7 @@ class _Search:
             hint = "use -0 if the list of files is NUL-separated" if raw else None
             self._failures.append(SourceError("not a path", path=raw or None, expected="a file or folder", hint=hint))
             return
-        path = os.path.abspath(raw)
+        path = absolute_path(raw)
         try:
             status = os.stat(path)
         except OSError as error:

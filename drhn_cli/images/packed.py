@@ -13,6 +13,7 @@ from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError
 from drhn_cli.images.found import PackedFile
+from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
     from drhn_cli.images.tar import TarMember
@@ -62,7 +63,7 @@ def locate_packed(path: AnyPath) -> PackedFile | None:
     Raises:
         ImageError: the archive does not hold such a file.
     """
-    absolute = os.path.abspath(os.fsencode(path))
+    absolute = absolute_path(path)
     archive = archive_of(absolute)
     if archive is None:
         return None

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile
-from drhn_cli.errors import AnyPath, DrhnError
+from drhn_cli.errors import AnyPath, DrhnError, display_path
 from drhn_cli.images.exclude import compile_excludes
+from drhn_cli.paths import absolute_folder
 
 
 def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]:
@@ -21,10 +22,11 @@ def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]
 
     Raises:
         DrhnError: a folder outside of the code file.
+        SourceError: an empty name.
         CodeFileError: the code file is damaged.
     """
     root = os.path.join(os.fsencode(file.root), b"")
-    prefixes = [os.path.join(os.path.abspath(os.fsencode(folder)), b"") for folder in folders]
+    prefixes = [os.path.join(absolute_folder(folder), b"") for folder in folders]
     rows = range(file.n_items)
     located = np.full(file.n_items, -1, dtype=np.int64)
     for place in sorted(range(len(folders)), key=lambda place: len(prefixes[place])):
@@ -33,9 +35,8 @@ def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]
             located[:] = place
             continue
         if not prefix.startswith(root):
-            raise DrhnError(
-                "the folder is outside of the code file", path=folders[place], expected=f"a folder below {file.root}"
-            )
+            expected = f"a folder below {display_path(file.root)}"
+            raise DrhnError("the folder is outside of the code file", path=folders[place], expected=expected)
         inside = prefix[len(root) :]
         beyond = inside[:-1] + bytes([inside[-1] + 1])
         first, stop = (bisect_left(rows, bound, key=file.path_bytes) for bound in (inside, beyond))

@@ -11,6 +11,7 @@ from drhn_cli.images.find import find_images, find_members
 from drhn_cli.images.found import FoundFile
 from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.shard import Shard
+from drhn_cli.paths import absolute_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def gather_pictures(
     found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow, on_found=on_found)
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
-    roots = {os.path.abspath(raw) for raw in raw_sources if raw and b"\0" not in raw}
+    roots = {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
     for root in sorted(roots):
         if _is_empty_folder(root) and is_known(root):
             hint = "if its pictures are gone for good, hash again with --rebuild"
