@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -27,6 +28,16 @@ def check_rank(rank: str) -> None:
         ConfigError: it is no ``Rank``.
     """
     _require(rank in get_args(Rank), "rank", " or ".join(get_args(Rank)), rank)
+
+
+def check_device(name: str) -> None:
+    """Refuse what names no device, without asking whether the device is there.
+
+    Raises:
+        ConfigError: it is none of ``auto``, ``cuda``, ``mps`` and ``cpu``, the last three with a number or without.
+    """
+    if not re.fullmatch(r"auto|(cuda|mps|cpu)(:\d+)?", name):
+        raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu, or such as cuda:0")
 
 
 class _Stored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from drhn_cli.cli import options
 from drhn_cli.cli.braces import expand_braces
 from drhn_cli.cli.render import (
     counted,
+    discard,
     progress_bar,
     report,
     report_error,
@@ -116,18 +118,28 @@ def hash_(
         n_failed += 1
         report_error(error)
         if json:
-            write_json(
-                {
-                    "path": None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path))),
-                    "error": error.reason,
-                    "failed": True,
-                }
-            )
+            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
+            try:
+                write_json({"path": path, "error": error.reason, "failed": True})
+            except BrokenPipeError:  # who does not want to know more wants the pictures hashed all the same
+                discard(sys.stdout)
 
     # Processes of torchrun share a terminal.
     no_bar = quiet or (part is not None and part.told_by is not None)
-    again = "run it again without --rebuild" if rebuild else "run the same command again"
-    way_on = telling_how_to_go_on(f"what was hashed is kept: {again} to go on", quiet=quiet)
+    has_begun = False
+
+    def tell_start(total: int) -> None:
+        nonlocal has_begun
+        has_begun = True
+        show(0, total, 0, "hashing")
+
+    def way_to_go_on() -> str:
+        if not has_begun:
+            return "nothing was changed"
+        again = "run it again without --rebuild" if rebuild else "run the same command again"
+        return f"what was hashed is kept: {again} to go on"
+
+    way_on = telling_how_to_go_on(way_to_go_on, quiet=quiet)
     with saving_on_sigterm(), way_on, progress_bar("listing", quiet=no_bar) as show:
         done = 0
 
@@ -142,7 +154,7 @@ def hash_(
             hash_options,
             on_wait=telling_to_wait(output, quiet=quiet),
             on_found=lambda n_found: show(n_found, None),
-            on_start=lambda total: show(0, total, 0, "hashing"),
+            on_start=tell_start,
             on_progress=advance,
             on_failure=tell_failure,
         )

@@ -33,7 +33,7 @@ def push(
     """
     from drhn_cli.jobs.push import push_codes
 
-    way_on = telling_how_to_go_on("run the same command again to go on", quiet=quiet)
+    way_on = telling_how_to_go_on(lambda: "run the same command again to go on", quiet=quiet)
     with way_on, progress_bar("pushing", quiet=quiet) as show:
         summary = push_codes(codes, url, name=name, on_progress=show)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"

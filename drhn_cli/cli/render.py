@@ -90,13 +90,13 @@ def report_error(error: DrhnError) -> None:
 
 
 @contextlib.contextmanager
-def telling_how_to_go_on(hint: str, *, quiet: bool) -> Iterator[None]:
-    """On Ctrl-C in the block, tell on stderr what to do to go on later."""
+def telling_how_to_go_on(hint: Callable[[], str], *, quiet: bool) -> Iterator[None]:
+    """On Ctrl-C in the block, tell on stderr what to do to go on later, as it is then."""
     try:
         yield
     except KeyboardInterrupt:
         if not quiet:
-            report(f"stopped; {hint}")
+            report(f"stopped; {hint()}")
         raise
 
 
@@ -167,7 +167,7 @@ def print_table(table: Table, *, title: str = "") -> None:
     """Draw a table on the terminal, if it has rows; a title stands above it, and then an empty line below."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if title:
         console.print(title, style="bold", markup=False)
     if table.row_count:

@@ -22,6 +22,7 @@ from drhn_cli.codes.file import (
     write_code_file,
 )
 from drhn_cli.codes.pack import code_size
+from drhn_cli.config import check_device
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.found import FoundFile
@@ -33,6 +34,7 @@ from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.paths import absolute_folder
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
@@ -188,12 +190,13 @@ def hash_pictures(
 
     Raises:
         SourceError: no source can be read, or nothing of the code file is below ``root``.
-        ConfigError: ``root`` without a code file to move.
+        ConfigError: ``root`` without a code file to move, or an unknown device.
         CodeFileError: the code file is damaged, was made with another model or code length, is locked, or cannot be
             written.
         WeightsError: the weights cannot be read.
     """
     clock = time.monotonic()
+    check_device(options.device)
     with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
         update = _Update(codes_path, options)
         gathered = gather_pictures(
@@ -325,6 +328,7 @@ class _Update:
         )
         starter.shutdown(wait=False)
         failures: list[DrhnError] = []
+        n_before = len(self._collection)
         next_save = time.monotonic() + SAVE_EVERY_SECONDS
         try:
             for batch in batches:
@@ -345,6 +349,11 @@ class _Update:
                     next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
         except KeyboardInterrupt:
             self._save()
+            raise
+        except DrhnError:  # as of a failure that stdout cannot be told
+            has_hashed = len(self._collection) > n_before
+            if has_hashed and (self._saved or not options.rebuild):  # nobody has given the old codes up
+                self._save()
             raise
         return failures
 
@@ -386,7 +395,7 @@ class _Update:
 
 def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
     """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
-    absolute = os.path.abspath(os.fsencode(root))
+    absolute = absolute_folder(root)
     if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
         raise SourceError(
             "no picture of the code file is below this folder",

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
-from drhn_cli.config import Rank, check_rank
+from drhn_cli.config import Rank, check_device, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.jobs.gallery import Found, gallery_of
+from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.gallery import Codes
@@ -108,13 +109,14 @@ def answer_queries(codes: Codes, queries: Iterable[Query], options: QueryOptions
         An answer for each query, in order. A picture that cannot be read gives an answer with an error.
 
     Raises:
-        ConfigError: an unknown rank, or what a table cannot do.
+        ConfigError: an unknown rank or device, or what a table cannot do.
         DrhnError: a code of another length or, by asymmetric rank, any; a folder outside of the codes.
         CodeFileError: the codes were made with another model than the weights.
         TableError: the table does not answer.
         WeightsError: the weights cannot be read.
     """
     check_rank(options.rank)
+    check_device(options.device)
     searcher = _Searcher(codes, options)
     for query in queries:
         own_path = _absolute(query.image) if options.not_self else None
@@ -195,7 +197,7 @@ class _Searcher:
 
 def _absolute(image: AnyPath | BinaryIO | None) -> bytes | None:
     """Return a picture's absolute path, or None for what has none."""
-    return os.path.abspath(os.fsencode(image)) if isinstance(image, (str, bytes, os.PathLike)) else None
+    return absolute_path(image) if isinstance(image, (str, bytes, os.PathLike)) else None
 
 
 def _is_current(path: bytes, entry: Entry) -> bool:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from drhn_cli.config import Precision
+from drhn_cli.config import Precision, check_device
 from drhn_cli.errors import ConfigError
 
 
@@ -18,12 +18,11 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: the device is unknown or not there.
     """
+    check_device(name)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
     kind = name.split(":")[0]
-    if kind not in present:
-        raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu")
     if not present[kind]:
         raise ConfigError(f"no {kind} device here", hint="use --device auto or --device cpu")
     try:

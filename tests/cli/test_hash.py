@@ -9,6 +9,7 @@ import pytest
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.jobs import hash as hash_module
+from tests.conftest import CHECKOUT
 from tests.drawing import draw_picture
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -287,6 +288,41 @@ def test_an_interrupted_run_exits_with_130_and_keeps_its_work(hash_, monkeypatch
     assert result.err == f"drhn: stopped; what was hashed is kept: {again} to go on\n"
     assert len(names()) == 4
     assert summary_of(hash_("photos", "--json")).items() >= {"added": 4, "unchanged": 4}.items()
+
+
+def test_a_run_that_is_stopped_before_it_begins_has_changed_nothing(hash_, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hash_module, "gather_pictures", interrupt)
+    result = hash_("photos", "--rebuild")
+    assert (result.status, result.err) == (130, "drhn: stopped; nothing was changed\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+def test_who_stops_reading_failures_does_not_stop_the_hashing(start, photos, weights_path):
+    for number in range(200):
+        (photos / f"{number:0100}.png").write_bytes(b"no picture")
+    options = ("--weights", weights_path, "--json", "--quiet", "--batch-size", "16")
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    with start("hash", "photos", "-o", "codes.bin", *options, env=environment) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read().count(b"not a picture") == 200
+    assert process.returncode == 0
+    assert len(names()) == 8
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_failures_that_stdout_has_no_room_for_end_the_run_and_what_was_hashed_is_kept(start, photos, weights_path):
+    (photos / "zz.png").write_bytes(b"no picture")  # after all others
+    options = ("--weights", weights_path, "--json", "--quiet", "--batch-size", "2", "--workers", "1")
+    with open("/dev/full", "wb") as full:
+        process = start("hash", "photos", "-o", "codes.bin", *options, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.endswith(b"drhn: cannot write to stdout (found No space left on device)\n")
+    assert len(names()) == 8
 
 
 SLOW_HASH = """

@@ -57,6 +57,16 @@ def test_progress_tells_rate_remaining_time_and_failures_while_it_lasts(on_termi
     assert re.fullmatch(r"drhn: codes\.bin: 8 pictures \(8 added, 1 failed\) in [\d.]+ s", summary)
 
 
+def test_names_on_a_terminal_are_what_they_are(on_terminal, photos, update):
+    for number, name in enumerate((":cat:.png", "[bold]x.png")):
+        (photos / "circle" / f"000{number}.png").rename(photos / "circle" / name)
+    update()
+    pictures = ("photos/circle/:cat:.png", "photos/circle/[bold]x.png")
+    status, shown = on_terminal("query", *pictures, "codes.bin", "--top", "1", stream="stdout")
+    shown = ESCAPE.sub("", shown)
+    assert (status, shown.count(":cat:.png"), shown.count("[bold]x.png")) == (0, 2, 2)
+
+
 SLOW_ENCODER = """
 import sys, time
 from drhn_cli.cli.app import run

@@ -12,8 +12,8 @@ from drhn_cli.codes.pack import format_hex, unpack_bits
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, ImageError
 from drhn_cli.images import load as load_module
 from drhn_cli.images.load import load_image
-from drhn_cli.jobs import query as query_module
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
+from drhn_cli.network import encoders
 from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode_numpy import NumpyEncoder
 from drhn_cli.network.weights import load_weights, save_weights
@@ -175,18 +175,19 @@ def test_weights_that_are_not_bundled_have_to_be_named(ask):
 
 def test_an_unknown_device_is_refused_once_and_not_for_each_picture(ask, weights_path):
     Path("elsewhere.png").write_bytes(Path(STORED).read_bytes())
-    with pytest.raises(DrhnError, match="device"):
-        ask("elsewhere.png", weights=str(weights_path), device="abacus")
+    for picture in ("elsewhere.png", "photos/circle/0000.png"):  # the second is stored, and needs no device
+        with pytest.raises(ConfigError, match="unknown device 'abacus'"):
+            ask(picture, weights=str(weights_path), device="abacus")
 
 
 def test_the_network_is_loaded_once(file, weights_path, monkeypatch):
     loads = []
 
-    def load(*arguments, load_encoder=query_module.load_encoder, **settings):
+    def load(*arguments, load_encoder=encoders.load_encoder, **settings):
         loads.append(arguments)
         return load_encoder(*arguments, **settings)
 
-    monkeypatch.setattr(query_module, "load_encoder", load)
+    monkeypatch.setattr(encoders, "load_encoder", load)
     images = [Query(name=b"-", image=io.BytesIO(Path(STORED).read_bytes())) for _ in range(2)]
     first, second = answer_queries(file, images, QueryOptions(weights=str(weights_path)))
     assert (first, len(loads)) == (second, 1)
