@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
-from drhn_cli.errors import ConfigError
+from drhn_cli.errors import ConfigError, display_path
 
 MAX_NAMES = 1_000_000
 
@@ -35,7 +35,8 @@ def expand_braces(name: str) -> Iterator[str]:
     for each in numbers:
         n_names *= abs(each.stop - each.start)
     if n_names > MAX_NAMES:
-        raise ConfigError(f"{name} stands for too many names", expected=f"at most {MAX_NAMES}", found=str(n_names))
+        problem = f"{display_path(name)} stands for too many names"
+        raise ConfigError(problem, expected=f"at most {MAX_NAMES}", found=str(n_names))
     widths = [_width(first, last) for first, last in ranges]
     for chosen in product(*numbers):
         filled = [f"{number:0{width}}" for number, width in zip(chosen, widths, strict=True)]

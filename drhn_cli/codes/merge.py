@@ -40,7 +40,8 @@ def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     try:
         root = os.path.commonpath(roots)
     except ValueError as error:
-        raise CodeFileError("the parts have no folder in common", path=files[-1].path, found=files[-1].root) from error
+        found = display_path(files[-1].root)
+        raise CodeFileError("the parts have no folder in common", path=files[-1].path, found=found) from error
     first = files[0].manifest
     manifest = CodeManifest(
         root=os.fsdecode(root),

@@ -114,8 +114,11 @@ def _require_no_other_kind(path: AnyPath) -> None:
         return
     from drhn_cli.images.formats import picture_suffixes  # Pillow, which is seldom needed
 
-    with open(path, "rb") as stream:
-        is_code_file = stream.read(len(FAISS_MAGIC)) == FAISS_MAGIC
+    try:
+        with open(path, "rb") as stream:
+            is_code_file = stream.read(len(FAISS_MAGIC)) == FAISS_MAGIC
+    except OSError as error:
+        raise DrhnError("cannot write the export", path=path, found=error.strerror or str(error)) from error
     if is_code_file or os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
         kind = "another code file" if is_code_file else "a picture"
         raise ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")

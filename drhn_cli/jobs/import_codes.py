@@ -14,6 +14,7 @@ from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL
 from drhn_cli.codes.pack import MAX_BITS, code_size, pack_bits, padding_mask
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.jobs.hash import LOCK_TIMEOUT_SECONDS
+from drhn_cli.paths import absolute_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def import_codes(
         CodeFileError: a path is given twice, or the code file is locked, something else, or cannot be written.
     """
     codes, length = _load_codes(array_path, n_bits)
-    absolute = [os.path.abspath(path) for path in paths]
+    absolute = [absolute_path(path) for path in paths]
     if len(absolute) != len(codes):
         found = f"{len(absolute)} paths"
         raise DrhnError("a path is needed for each code", path=array_path, expected=str(len(codes)), found=found)
@@ -80,8 +81,9 @@ def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], i
         hint, found = "write it to a file first: it is mapped, not read", "a folder, pipe or device"
         raise DrhnError("cannot read the codes", path=path, expected="a .npy file", found=found, hint=hint)
     try:
-        array = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # no pickles, and no other kind of file
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"):  # of more rows than there can be
+            array = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # no pickles, and no other kind of file
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise DrhnError("cannot read the codes", path=path, expected="a .npy file", found=found) from error
     if array.ndim != 2 or array.dtype not in (np.uint8, np.bool_):

@@ -99,6 +99,8 @@ def _query_card(codes: Codes, query: Query, answer: Answer) -> Card:
         return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
         name, folder, path = "standard input", "", None
+    elif b"\0" in os.fsencode(query.image):
+        name, folder, path = display_path(query.image), "", None
     else:
         # The folder's links are resolved first: browsers take "link/.." for nothing.
         folder_path, base = os.path.split(os.fsencode(query.image))

@@ -117,6 +117,32 @@ def test_pictures_and_other_code_files_are_not_replaced(drhn):
     assert Path("codes.txt").read_bytes() == drhn("export", "codes.bin", "--format", "tsv").out
 
 
+def test_what_may_not_be_read_is_one_clear_line_and_stays(drhn, rows, monkeypatch):  # noqa: ARG001
+    Path("old.tsv").write_bytes(b"old")
+
+    def refuse(path, *arguments, open_=open, **settings):
+        if str(path) == "old.tsv":
+            raise PermissionError(13, "Permission denied")
+        return open_(path, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        result = drhn("export", "codes.bin", "-o", "old.tsv")
+    assert (result.status, result.err) == (2, "drhn: old.tsv: cannot write the export (found Permission denied)\n")
+    assert Path("old.tsv").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("rows", ["9" * 22, "4" + "0" * 18])
+def test_an_array_of_more_rows_than_there_can_be_is_refused(drhn, tmp_path, monkeypatch, rows):
+    monkeypatch.chdir(tmp_path)
+    np.save("huge.npy", np.zeros((0, 4), np.uint8))
+    content = Path("huge.npy").read_bytes()
+    Path("huge.npy").write_bytes(content.replace(b"(0, 4), }" + b" " * (len(rows) - 1), f"({rows}, 4), }}".encode()))
+    result = drhn("import", "huge.npy", "--paths", os.devnull, "-o", "x.bin")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "huge.npy: cannot read the codes" in result.err
+
+
 def test_export_and_import_give_the_same_answers(drhn, rows):
     drhn("export", "codes.bin", "-o", "codes.npy")
     Path("paths.txt").write_text("".join(f"{row[3]}\n" for row in rows))

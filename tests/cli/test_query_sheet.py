@@ -25,6 +25,12 @@ def test_a_contact_sheet(query):
         assert image.size[0] < image.size[1] * 2
 
 
+def test_a_list_that_needs_a_null_is_told_so_and_drawn(query):
+    result = query("--files-from", "-", "--sheet", "found.html", stdin=b"photos/a.png\0photos/b.png\0")
+    assert (result.status, "use -0 if the list of files is NUL-separated" in result.err) == (2, True)
+    assert Path("found.html").read_bytes().count(b"<section") == 1
+
+
 def test_a_picture_on_stdin_is_drawn(query):
     assert query("-", "--sheet", "found.html", stdin=Path(IMAGE).read_bytes()).status == 0
     assert Path("found.html").read_bytes().count(b"<img") == 9
