@@ -56,8 +56,10 @@ def eval_(
     mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
     per cent.
     """
+    from drhn_cli.config import check_rank
     from drhn_cli.jobs.data import load_queries_and_gallery
     from drhn_cli.jobs.evaluate import evaluate_weights
+    from drhn_cli.jobs.model import choose_bits
     from drhn_cli.jobs.plot import require_plot, write_plot
     from drhn_cli.network.bundled import find_weights
     from drhn_cli.network.weights import load_weights
@@ -65,6 +67,8 @@ def eval_(
     if plot is not None:
         require_plot(plot)
     model = load_weights(find_weights(weights)).with_tta(tta)
+    check_rank(rank)  # before pictures are read: a typing error should not cost minutes
+    lengths = [choose_bits(n_bits, model) for n_bits in bits or ()]
     query_images, gallery_images = load_queries_and_gallery(
         data, queries, gallery, model.preprocessing, workers=workers, data_dir=data_dir, download=download
     )
@@ -76,10 +80,10 @@ def eval_(
                 model,
                 query_images,
                 gallery_images,
-                code_lengths=bits or (),
+                code_lengths=lengths,
                 depth=depth,
                 curves=plot is not None,
-                rank=rank,  # type: ignore[arg-type]  # evaluate_weights checks it
+                rank=rank,  # type: ignore[arg-type]
                 device=device,
                 on_progress=show,
             )
@@ -89,7 +93,7 @@ def eval_(
         write_plot(plot, evaluations)
 
 
-def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool = False) -> None:
+def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
     """Write evaluations to stdout: a JSON object for each, which tells ``tta`` too, or a table."""
     rows = [_row_of(evaluation, weights) for evaluation in evaluations]
     if json:

@@ -16,6 +16,7 @@ from drhn_cli.config import DEFAULT_PRESET, PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
+    from drhn_cli.jobs.train import DataNumbers
     from drhn_cli.network.train import EpochReport
 
 _NETWORK, _TRAINING = "The network", "The training"
@@ -106,9 +107,13 @@ def train(
         int | None, typer.Option(metavar="N", help="Of the first weights, the order and the augmentation.")
     ] = None,
     conv_rate: Annotated[
-        float | None, typer.Option(metavar="X", help="Peak learning rate of the convolutions.")
+        float | None,
+        typer.Option(metavar="X", help="Peak learning rate of the convolutions.  [default: 0.12, with --from 0.03]"),
     ] = None,
-    rate: Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate of everything else.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Peak learning rate of everything else.  [default: 0.2, with --from 0.05]"),
+    ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(metavar="X", help="Share of a label spread over all classes.")
     ] = None,
@@ -161,9 +166,10 @@ def train(
 
     drhn train cifar10 --download --epochs 30 -o weights.npz
 
-    Settings that are not given come from the preset, or from the weights to start from. The state of the run is kept
-    beside the weights after every epoch, so a run that is stopped goes on with --resume and ends with the same weights.
-    A history of the epochs is written beside the weights.
+    The shape of the network comes from the preset where it is not given; with --from it comes from those weights, and
+    so do preprocessing, loss and augmentation. The state of the run is kept beside the weights after every epoch, so a
+    run that is stopped goes on with --resume and ends with the same weights. A history of the epochs is written beside
+    the weights.
     """
     network: dict[str, Any] = {
         "blocks": blocks,
@@ -215,14 +221,18 @@ def train(
         command=["drhn", *sys.argv[1:]],
     )
     silent = quiet or not find_team().leads
-    way_on = telling_how_to_go_on("--resume goes on after the last whole epoch, if there is one", quiet=silent)
+    hint = "--resume goes on after the last whole epoch, if there is one"
+    way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
     with way_on, progress_bar("training", quiet=silent) as show:
 
-        def tell_data(n_images: int, n_validation: int, failures: Sequence[ImageError]) -> None:
+        def tell_data(numbers: DataNumbers, failures: Sequence[ImageError]) -> None:
             for failure in failures:
                 report_error(failure)
             if not quiet:
-                report(f"{counted(n_images, 'picture')} to train on, {n_validation:,} to validate on")
+                report(
+                    f"{counted(numbers.n_images, 'picture')} to train on, {numbers.n_validation:,} to validate on, "
+                    f"{numbers.n_test:,} to test with; {numbers.n_classes:,} classes"
+                )
 
         def tell_epoch(epoch: EpochReport) -> None:
             if not quiet:
@@ -234,8 +244,8 @@ def train(
             on_step=show,
             on_epoch=tell_epoch,
         )
-        _, evaluations = train_weights(train_options, hooks)
-    write_evaluations(evaluations, str(output), json=json)
+        weights, evaluations = train_weights(train_options, hooks)
+    write_evaluations(evaluations, str(output), json=json, tta=weights.preprocessing.views == 2)
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

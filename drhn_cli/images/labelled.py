@@ -92,7 +92,9 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
         if name not in label_of:
             known = ", ".join(display_path(known) for known in names)
             hint = "rename or remove the folder, or train with it"
-            raise SourceError("unknown class", path=folders[name], expected=f"one of {known}", found=name, hint=hint)
+            raise SourceError(
+                "unknown class", path=folders[name], expected=f"one of {known}", found=display_path(name), hint=hint
+            )
         pictures = _class_pictures(folders[name])
         paths += pictures
         labels += [label_of[name]] * len(pictures)
@@ -111,12 +113,23 @@ def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
         The training pictures, and the test pictures labelled with the training classes, or None.
 
     Raises:
-        SourceError: as ``find_classes``.
+        SourceError: as ``find_classes``, or there are class folders in ``train`` and other folders beside it.
     """
     path = os.fsencode(folder)
     inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
     test_folder = next((name for name in TEST_FOLDERS if name in inside), None)
-    if TRAIN_FOLDER not in inside or (test_folder is None and len(inside) > 1):
+    if TRAIN_FOLDER not in inside:
+        return find_classes(path), None
+    if test_folder is None and len(inside) > 1:
+        if _has_only_folders(inside[TRAIN_FOLDER]):  # to learn to tell train from dev is of no use
+            others = ", ".join(display_path(os.path.basename(inside[name])) for name in inside if name != TRAIN_FOLDER)
+            raise SourceError(
+                "there are class folders in train/, and no test pictures beside it",
+                path=path,
+                expected=" or ".join(f"{name}/" for name in TEST_FOLDERS),
+                found=others,
+                hint="rename the folder of test pictures, or name train/ itself",
+            )
         return find_classes(path), None
     train = find_classes(inside[TRAIN_FOLDER])
     if test_folder is None:
@@ -216,6 +229,13 @@ def _class_folders(path: bytes) -> dict[str, bytes]:
         raise SourceError("not a folder", path=path, expected=_LAYOUT) from error
     except OSError as error:
         raise SourceError("cannot be read", path=path, found=error.strerror, hint="check its permissions") from error
+
+
+def _has_only_folders(path: bytes) -> bool:
+    """Tell whether a folder has others inside, and nothing else but dot files."""
+    with os.scandir(path) as entries:
+        are_folders = [entry.is_dir() for entry in entries if not entry.name.startswith(b".")]
+    return bool(are_folders) and all(are_folders)
 
 
 def _class_pictures(path: bytes) -> list[bytes]:

@@ -100,7 +100,7 @@ def _load_cifar10(
     if preprocessing.size != 32:
         raise SourceError(
             "CIFAR-10 has pictures of 32x32 pixels",
-            expected="a network for that size: --input-size 32, or --weights cifar10",
+            expected="a network for that size: the cifar10 weights, or one trained with --input-size 32",
             found=str(preprocessing.size),
         )
     data_dir = data_dir or Path("data")

@@ -87,7 +87,7 @@ def describe_weights(weights: Weights) -> dict[str, Any]:
         "name": weights.name,
         "bits": list(weights.network.code_lengths),
         "classes": list(weights.class_names),
-        "parameters": sum(array.size for array in weights.arrays.values()),
+        "parameters": sum(array.size for name, array in weights.arrays.items() if ".running_" not in name),
         "fingerprint": weights.fingerprint,
         "network": weights.network.to_dict(),
         "preprocessing": weights.preprocessing.to_dict(),

@@ -19,11 +19,12 @@ from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceErro
 from drhn_cli.images.labelled import LabelledPixels, check_validation, split_validation
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
+from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.start import network_settings_from, training_settings_from
-from drhn_cli.network.teacher import load_features
-from drhn_cli.network.train import EpochReport, measure_colours, train_network
-from drhn_cli.network.weights import Weights, load_weights, save_weights
+from drhn_cli.network.teacher import load_features, require_features
+from drhn_cli.network.train import EpochReport, check_augmentation, measure_colours, train_network
+from drhn_cli.network.weights import WEIGHTS_MARK, Weights, load_weights, save_weights
 
 _LEAST_STEPS = 10
 """In an epoch, unless told otherwise."""
@@ -73,18 +74,27 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataNumbers:
+    """How many pictures there are to train on, to validate on and to test with, and of how many classes."""
+
+    n_images: int
+    n_validation: int
+    n_test: int
+    n_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainHooks:
     """What a run tells while it goes on.
 
     Attributes:
-        on_data: called once with the numbers of training and validation images, and the errors of pictures that were
-            left out.
+        on_data: called once with the numbers of pictures, and the errors of those that were left out.
         on_start: called once with the number of epochs that an earlier run has done.
         on_step: called after each step with the steps done in this epoch and the steps of an epoch.
         on_epoch: called after each epoch.
     """
 
-    on_data: Callable[[int, int, Sequence[ImageError]], None] = lambda *_: None
+    on_data: Callable[[DataNumbers, Sequence[ImageError]], None] = lambda *_: None
     on_start: Callable[[int], None] = lambda _: None
     on_step: Callable[[int, int], None] = lambda *_: None
     on_epoch: Callable[[EpochReport], None] = lambda _: None
@@ -133,9 +143,10 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
     if bool(config.teaching) != bool(options.teacher):
         raise ConfigError("a teacher and the weight of its term go together", hint="give --teacher and --teaching")
-    if options.teacher and not options.teacher.exists():
-        raise SourceError("no such file", path=options.teacher, hint="check the path of --teacher")
+    if options.teacher:
+        require_features(options.teacher)
     check_validation(options.validation)
+    check_augmentation(config, preprocessing.size)
 
     def tell_start(earlier: Sequence[EpochReport]) -> None:
         if earlier:  # its last line is missing where the run was killed between the checkpoint and the history
@@ -150,17 +161,19 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         with team.first_here_first() if options.download else nullcontext():
             train, test = _load(options, replace(preprocessing, views=1))
         network_config = NetworkConfig(n_classes=len(train.class_names), **network_settings)
-        if not start:
-            preprocessing = measure_colours(train.pixels, preprocessing)
         images, validation = _split(train, options.validation, config.seed)
+        if not start:
+            preprocessing = measure_colours(images.pixels, preprocessing)
         if "batch_size" not in options.training:
             config = replace(config, batch_size=_batch_size(len(images.labels), config.batch_size))
         if team.leads:
-            hooks.on_data(
-                len(images.labels),
-                len(validation.labels) if validation else 0,
-                [*train.failures, *(test.failures if test else ())],
+            numbers = DataNumbers(
+                n_images=len(images.labels),
+                n_validation=len(validation.labels) if validation else 0,
+                n_test=len(test.labels) if test else 0,
+                n_classes=len(train.class_names),
             )
+            hooks.on_data(numbers, [*train.failures, *(test.failures if test else ())])
         trained = train_network(
             images,
             network_config=network_config,
@@ -205,7 +218,8 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
     if measured_on:
         lengths = network_config.code_lengths
         evaluations += evaluate_weights(weights, measured_on, images, code_lengths=lengths, device=options.device)
-    weights = replace(weights, measured=_measured(evaluations, "test" if test else "validation"))
+    measured = _measured(evaluations, on="test" if test else "validation", n_views=preprocessing.views)
+    weights = replace(weights, measured=measured)
     save_weights(options.weights_path, weights)
     checkpoint_path_of(options.weights_path).unlink(missing_ok=True)
     return weights, evaluations
@@ -216,8 +230,11 @@ def _check_paths(options: TrainOptions) -> None:
     if path.suffix != ".npz":
         hint = f"write to {path.with_suffix('.npz')}" if path.name else "name a file"
         raise WeightsError("weights are an .npz file", path=path, hint=hint)
-    if path.is_dir():
-        raise WeightsError("a folder is in the place of the weights", path=path, hint="choose another name")
+    history = history_path_of(path)
+    for place, what in ((path, "weights"), (history, "history")):
+        if place.is_dir():
+            raise WeightsError(f"a folder is in the place of the {what}", path=place, hint="choose another name")
+    refuse_foreign(path, WEIGHTS_MARK, "weights")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise WeightsError(
             "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
@@ -289,12 +306,13 @@ def _split(train: LabelledPixels, fraction: float, seed: int) -> tuple[LabelledP
     return parts[0], parts[1]
 
 
-def _measured(evaluations: Sequence[Evaluation], on: str) -> dict[str, Any]:
-    """Return figures for the manifest: code length -> figures, and which part of the data they are of."""
+def _measured(evaluations: Sequence[Evaluation], *, on: str, n_views: int) -> dict[str, Any]:
+    """Return figures for the manifest: code length -> figures, of which part of the data, and with how many views."""
     if not evaluations:
         return {}
     return {
         "on": on,
+        "views": n_views,
         "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **asdict(one.retrieval)} for one in evaluations},
     }
 

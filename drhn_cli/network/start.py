@@ -63,8 +63,9 @@ def training_settings_from(start: Weights, nested: Sequence[int]) -> dict[str, A
 def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> None:
     """Put the arrays of other weights into a network as far as they fit.
 
-    Of a hash layer of more units the first are taken, as a shorter code is the beginning of a longer one; one of fewer
-    units, and the last layer of other classes, stay as they were drawn.
+    Of a hash layer of more units the first are taken, as a shorter code is the beginning of a longer one, and of the
+    last layer what scores such a code. A hash layer of fewer units, and the last layer of other classes or of fewer
+    units, stay as they were drawn.
 
     Args:
         network: of the same shape but for its last two layers.
@@ -72,9 +73,13 @@ def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> N
         class_names: what the network is to tell apart.
     """
     own = network.state_dict()
+    bits = network.config.bits
     for name, array in start.arrays.items():
-        if name.startswith("hash") and start.network.bits > network.config.bits:
-            array = array[: network.config.bits]
+        if start.network.bits > bits:
+            if name.startswith("hash"):
+                array = array[:bits]
+            elif name == "classify.weight":
+                array = array[:, :bits] * (start.network.bits / bits)  # the votes of fewer bits: see DRHN.scores
         is_other = name.startswith("classify") and start.class_names != class_names
         if not is_other and own[name].shape == array.shape:
             own[name] = torch.from_numpy(array.astype(np.float32))

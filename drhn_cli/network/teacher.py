@@ -24,6 +24,7 @@ _DAMAGE = (
 
 _MOST = 256  # features that are kept
 _ROWS = 4096  # turned at a time
+_LARGEST = 1e100  # of a feature: sums of squares stay numbers
 
 
 def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
@@ -61,8 +62,8 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
     total, squares = np.zeros(features.shape[1]), np.zeros((features.shape[1],) * 2)
     for part in parts:
         seen = features[part].astype(np.float64)
-        if not np.isfinite(seen).all():
-            raise SourceError("the teacher's features are not all numbers", path=path)
+        if not (np.abs(seen) < _LARGEST).all():
+            raise SourceError("the teacher's features are not all numbers, or too large", path=path)
         total += seen.sum(axis=0)
         squares += seen.T @ seen
     mean = total / len(chosen)
@@ -75,8 +76,17 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
     return found
 
 
+def require_features(path: AnyPath) -> None:
+    """Refuse what ``load_features`` cannot read, before minutes are spent on pictures.
+
+    Raises:
+        SourceError: the file cannot be read, or is none of that kind.
+    """
+    _read(path)
+
+
 def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
-    expected = "an .npz with paths, (m,) bytes or text, and features, (m, d) numbers"
+    expected = "an .npz with paths, (m,) bytes or text, and features, (m, d) floating-point numbers"
     try:
         stream = open_regular(path)
         if stream is None:
@@ -95,6 +105,7 @@ def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
         or paths.dtype.kind not in "SU"
         or features.ndim != 2
         or features.dtype.kind != "f"
+        or not features.shape[1]
         or len(paths) != len(features)
     ):
         found = f"paths {paths.shape} {paths.dtype}, features {features.shape} {features.dtype}"

@@ -92,6 +92,18 @@ def measure_colours(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> 
     return replace(preprocessing, mean=(red, green, blue), std=(red_std, green_std, blue_std))
 
 
+def check_augmentation(config: TrainConfig, side: int) -> None:
+    """Refuse what leaves nothing of images of so many pixels.
+
+    Raises:
+        ConfigError: they would be shifted or blanked by their whole size or more.
+    """
+    if config.translate >= side:  # mirrored pixels cannot fill more than the image has
+        raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
+    if config.cutout >= side:
+        raise ConfigError("cutout leaves nothing", expected=f"below {side} pixels", found=str(config.cutout))
+
+
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Count denormal numbers as zero: on this thread, and for good on those that torch starts meanwhile.
@@ -156,11 +168,7 @@ def train_network(
         on_start, on_step, on_epoch = (lambda _: None), (lambda *_: None), (lambda _: None)
     if len(images.labels) < 2:
         raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
-    side = network_config.input_size
-    if config.translate >= side:  # mirrored pixels cannot fill more than the image has
-        raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
-    if config.cutout >= side:
-        raise ConfigError("cutout leaves nothing", expected=f"below {side} pixels", found=str(config.cutout))
+    check_augmentation(config, network_config.input_size)
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),

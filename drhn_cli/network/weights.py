@@ -30,6 +30,9 @@ from drhn_cli.errors import AnyPath, ConfigError, WeightsError
 from drhn_cli.nonblocking import open_regular
 
 FORMAT_VERSION = 1
+WEIGHTS_MARK = b"manifest.npy"
+"""Stands at the beginning of every weights file: the name of its first member."""
+
 _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
 _DAMAGE = (

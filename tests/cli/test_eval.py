@@ -126,6 +126,12 @@ def test_training_pictures_alone_are_an_error_before_any_is_decoded(eval_):
 
 
 @pytest.mark.usefixtures("labelled")
+@pytest.mark.parametrize(("options", "message"), [(("--rank", "best"), "rank"), (("--bits", "7"), "7 bits")])
+def test_a_typing_error_is_found_before_any_picture_is_looked_for(eval_, options, message):
+    result = eval_("nowhere", *options)
+    assert (result.status, message in result.err) == (2, True)
+
+
 def test_a_length_the_network_does_not_make_is_an_error(eval_):
     result = eval_(*TWO_FOLDERS, "--bits", "13")
     assert (result.status, "no codes of 13 bits" in result.err) == (2, True)

@@ -33,10 +33,12 @@ def test_a_run_tells_its_epochs_on_stderr_and_its_figures_on_stdout(train):
     result = train("labelled", "--json")
     start, *epochs = result.err.splitlines()
     assert result.status == 0
-    assert start == "drhn: 24 pictures to train on, 0 to validate on"
+    assert start == "drhn: 24 pictures to train on, 0 to validate on, 8 to test with; 4 classes"
     assert [line.split(":")[1] for line in epochs] == [" epoch 1", " epoch 2"]
     rows = [json.loads(line) for line in result.lines]
     assert [(row["bits"], row["n_queries"], row["weights"]) for row in rows] == [(12, 8, "w.npz"), (16, 8, "w.npz")]
+    assert [row["tta"] for row in rows] == [False, False]
+    assert [json.loads(line)["tta"] for line in train("labelled", "--json", "--tta").lines] == [True, True]
 
 
 @pytest.mark.usefixtures("labelled")

@@ -8,6 +8,7 @@ from drhn_cli.codes import layout
 from drhn_cli.errors import CodeFileError, DrhnError, WeightsError
 from drhn_cli.jobs.describe import describe_bundled, describe_file
 from drhn_cli.network.bundled import DEFAULT
+from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import load_weights
 
 
@@ -34,7 +35,7 @@ def test_a_code_file(photos, update, weights_path):
 def test_a_weights_file(weights_path):
     weights = load_weights(weights_path)
     described = describe_file(weights_path)
-    assert described["parameters"] == sum(array.size for array in weights.arrays.values())
+    assert described["parameters"] == sum(p.numel() for p in DRHN(weights.network).parameters())
     assert (
         described.items()
         >= {

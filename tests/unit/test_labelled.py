@@ -45,6 +45,9 @@ def test_an_unknown_class_is_an_error_that_names_both(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("cat", "dog"), n=1)
     with pytest.raises(SourceError, match=r"dog: unknown class \(expected one of ant, cat, found dog\)"):
         find_classes(tmp_path, class_names=("ant", "cat"))
+    (tmp_path / "dog").rename(tmp_path / "e\033[2Jvil")
+    with pytest.raises(SourceError, match=r"found e\\x1b\[2Jvil\)"):
+        find_classes(tmp_path, class_names=("ant", "cat"))
 
 
 def test_unusable_folders_are_refused(tmp_path: Path) -> None:
@@ -113,6 +116,16 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("plane", "train"), n=1)
     train, test = find_split(tmp_path)
     assert (train.class_names, test) == (("plane", "train"), None)
+
+
+def test_train_beside_folders_that_are_no_test_pictures_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "dev", "e\033[2Jvil"):
+        write_class_folders(tmp_path / name, ("a", "b"), n=1)
+    message = r"no test pictures beside it \(expected test/ or .*, found dev, e\\x1b\[2Jvil\); rename the folder"
+    with pytest.raises(SourceError, match=message):
+        find_split(tmp_path)
+    (tmp_path / "train" / "one.png").touch()  # a class, with pictures of its own and in folders
+    assert find_split(tmp_path)[0].class_names == ("dev", "e\033[2Jvil", "train")
 
 
 def test_pixels_come_in_the_order_of_the_paths(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_more_pictures_than_are_turned_at_a_time(tmp_path, monkeypatch):
         ({"paths": np.array(NAMES[:2])}, r"holds no features"),
         ({"features": np.zeros((3, 2), np.int64)}, r"holds no features"),
         ({"features": np.zeros(3)}, r"holds no features .*found paths .3,. .S7, features .3,. float64"),
+        ({"features": np.zeros((3, 0))}, r"holds no features"),
         ({"features": np.full((3, 2), np.nan)}, r"not all numbers"),
+        ({"features": np.full((3, 2), 1e300)}, r"not all numbers, or too large"),
         ({"paths": np.array(NAMES, dtype=object)}, r"holds no features, or is damaged .*allow_pickle"),
     ],
 )

@@ -4,14 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
+from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError, WeightsError
 from drhn_cli.images.labelled import split_validation
 from drhn_cli.jobs import train as train_job
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import evaluate_weights
-from drhn_cli.jobs.train import TrainHooks, TrainOptions, checkpoint_path_of, history_path_of, train_weights
+from drhn_cli.jobs.train import (
+    DataNumbers,
+    TrainHooks,
+    TrainOptions,
+    checkpoint_path_of,
+    history_path_of,
+    train_weights,
+)
+from drhn_cli.network.encode import build_network
 from drhn_cli.network.weights import load_weights, save_weights
 from tests.drawing import KINDS, write_class_folders
 
@@ -64,7 +73,7 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     assert found.training.items() >= {"seed": 0, "epochs": 3, "data": str(data), "n_images": 32}.items()
     assert found.training["command"] == ["drhn", "train"]
     assert "cpu" in found.training["hardware"]
-    assert told["data"] == [(32, 0, [])]
+    assert told["data"] == [(DataNumbers(n_images=32, n_validation=0, n_test=16, n_classes=4), [])]
     assert told["start"] == [0]
     history = [json.loads(line) for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
     assert history == [asdict(report) for report in told["epochs"]]
@@ -91,7 +100,7 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
     assert again[0].retrieval.n_queries == 16
     assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
     measured = weights.measured
-    assert measured["on"] == "test"
+    assert (measured["on"], measured["views"]) == ("test", 1)
     for n_bits, one in zip(lengths, again, strict=True):
         assert measured["lengths"][str(n_bits)]["accuracy"] == one.accuracy
         assert measured["lengths"][str(n_bits)]["mean_average_precision"] == one.retrieval.mean_average_precision
@@ -101,7 +110,7 @@ def test_without_test_pictures_the_validation_part_is_measured(data, tmp_path):
     told = []
     hooks = TrainHooks(on_data=lambda *numbers: told.append(numbers))
     weights, evaluations = train(data / "train", tmp_path, hooks, validation=0.25)
-    assert told == [(24, 8, [])]
+    assert told == [(DataNumbers(n_images=24, n_validation=8, n_test=0, n_classes=4), [])]
     assert weights.measured["on"] == "validation"
     assert evaluations[0].retrieval.n_queries == 8
     last = json.loads(history_path_of(tmp_path / "w.npz").read_text().splitlines()[-1])
@@ -118,8 +127,8 @@ def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
     (data / "circle" / "0001.png").write_bytes(b"no picture")
     told = []
     train(data, tmp_path, TrainHooks(on_data=lambda *numbers: told.append(numbers)))
-    [(n_images, n_validation, failures)] = told
-    assert (n_images, n_validation) == (11, 0)
+    [(numbers, failures)] = told
+    assert numbers == DataNumbers(n_images=11, n_validation=0, n_test=0, n_classes=4)
     assert [Path(str(failure.path, "utf-8")).name for failure in failures] == ["0001.png"]
 
 
@@ -200,11 +209,17 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
         ({"device": "abacus"}, ConfigError, r"unknown device"),
         ({"validation": 1.5}, ConfigError, r"validation is out of range"),
         ({"preprocessing": {"fit": "stretch"}}, ConfigError, r"fit is out of range"),
+        ({"training": {"cutout": 16}}, ConfigError, r"cutout leaves nothing .expected below 16 pixels"),
+        ({"teacher": Path("other.npz"), "training": {"teaching": 1.0}}, SourceError, r"other.npz: holds no features"),
+        ({"weights_path": Path("other.npz")}, DrhnError, r"other.npz: another file is in the place of the weights"),
+        ({"weights_path": Path("past.npz")}, WeightsError, r"past.history.jsonl: a folder is in the place of the h"),
     ],
 )
 def test_settings_are_checked_before_any_picture_is_read(tmp_path, monkeypatch, changes, kind, message):
     monkeypatch.chdir(tmp_path)
     Path("folder.npz").mkdir()
+    Path("past.history.jsonl").mkdir()
+    np.savez("other.npz", embeddings=np.zeros(3))
     with pytest.raises(kind, match=message):
         train(tmp_path / "no such data", tmp_path, **changes)
 
@@ -221,9 +236,9 @@ def test_a_validation_part_of_nothing_is_refused(tmp_path):
 
 
 def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
-    history_path_of(tmp_path / "w.npz").mkdir()
+    history = history_path_of(tmp_path / "w.npz")
     with pytest.raises(WeightsError, match=r"w.history.jsonl: cannot write the history"):
-        train(data, tmp_path)
+        train(data, tmp_path, TrainHooks(on_start=lambda _: history.mkdir()))
     assert checkpoint_path_of(tmp_path / "w.npz").exists()
 
 
@@ -271,6 +286,7 @@ def test_two_views_are_measured_and_kept_for_hashing_but_not_trained_on(data, tm
     kept, _ = split_validation(gallery.labels, 0.25, 0)
     gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
     assert list(evaluate_weights(two, queries, gallery, code_lengths=(8, 16), device="cpu")) == with_two != with_one
+    assert (one.measured["views"], two.measured["views"]) == (1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +327,11 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
     assert weights.network == replace(start.network, bits=12)
     np.testing.assert_allclose(weights.arrays["hash.weight"], start.arrays["hash.weight"][:12], atol=1e-3)
     assert weights.arrays["classify.weight"].shape == (4, 12)
+    own, _ = go_on(data, tmp_path, path, network={"bits": 8})
+    activations, here = torch.rand(5, 16), torch.device("cpu")
+    before = build_network(start, here).scores(activations, 8)
+    after = build_network(own, here).scores(activations[:, :8])
+    torch.testing.assert_close(after, before, rtol=2e-2, atol=2e-2)
     same_length, _ = go_on(others, tmp_path, path)
     assert not np.allclose(same_length.arrays["classify.weight"], start.arrays["classify.weight"], atol=1e-3)
     longer, _ = go_on(data, tmp_path, path, network={"bits": 24})
