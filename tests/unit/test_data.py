@@ -59,7 +59,8 @@ def test_cifar10_lies_in_data_unless_told(tmp_path, monkeypatch):
 
 def test_cifar10_of_another_size_is_refused(cifar10, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match=r"32x32 pixels .expected .*--input-size 32, or --weights cifar10, found 16"):
+    message = r"32x32 pixels .expected .*the cifar10 weights, or one trained with --input-size 32, found 16"
+    with pytest.raises(SourceError, match=message):
         load_split("cifar10", SMALL, data_dir=cifar10[0])
 
 
