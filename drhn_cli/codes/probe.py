@@ -50,7 +50,7 @@ def search_indexed(
         queries: (q, code_size(n_bits)) uint8.
         top_k: keep this many for each query, 1 or more; all of them if left out.
         max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-        n_threads: 1 or more; by default one for each million items, and for a scan what ``search`` takes.
+        n_threads: 1 or more; by default one for each million items, and no more than there are cores.
 
     Returns:
         q results, each with ``min(top_k, rows within max_distance)`` neighbours.
@@ -65,16 +65,16 @@ def search_indexed(
     check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)
-    n_probing = count_threads(n_items, 1, n_threads)  # buckets are Python's work, where threads wait for each other
+    n_threads = count_threads(n_items, n_threads)
     alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if compares_natively() else (1, _BATCH_SHARE)
     # One query is scanned by several threads, but probed by one; many are probed by several.
-    scan_cost = in_batch * n_items if len(queries) > 1 else alone * n_items / n_probing
+    scan_cost = in_batch * n_items if len(queries) > 1 else alone * n_items / n_threads
 
     def probe(query: NDArray[np.uint8]) -> Neighbours | None:
         return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
 
-    with ThreadPoolExecutor(n_probing) as pool:
-        probe_all = pool.map if min(n_probing, len(queries)) > 1 else map
+    with ThreadPoolExecutor(n_threads) as pool:
+        probe_all = pool.map if min(n_threads, len(queries)) > 1 else map
         found = list(probe_all(probe, queries[:_SAMPLE]))
         others = queries[_SAMPLE:]
         found += probe_all(probe, others) if any(result is not None for result in found) else [None] * len(others)

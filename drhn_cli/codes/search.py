@@ -23,7 +23,7 @@ from drhn_cli.errors import ConfigError, DrhnError
 _CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
 _NATIVE_WORDS = 1 << 28  # of all queries, where C compares them in place: a tenth of a second, as Ctrl-C waits so long
 _FIRST_ROWS = 1 << 10  # all rows are hits until top_k of them have set a bound, so the first chunk is a small one
-_THREAD_ROWS, _THREAD_COMPARISONS = 1 << 18, 1 << 20  # for fewer a thread costs more than it saves
+_THREAD_ROWS = 1 << 20  # below this many rows a thread costs more than it saves
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,8 +63,7 @@ def search(
         top_k: keep this many for each query, 1 or more; all of them if left out.
         max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
         rows: where to look: (n,) bool, or rows in any order (one given twice is found once); everywhere if left out.
-        n_threads: 1 or more; by default one for each million comparisons of a code with a query, with 262,144 rows at
-            least, and no more than there are cores.
+        n_threads: 1 or more; by default one for each million rows, and no more than there are cores.
 
     Returns:
         q results, each with ``min(top_k, rows within max_distance)`` neighbours.
@@ -88,7 +87,7 @@ def search(
         top_k=n_rows if top_k is None else top_k,
         max_distance=limit,
     )
-    n_threads = count_threads(n_rows, len(queries), n_threads)
+    n_threads = count_threads(n_rows, n_threads)
     if n_threads == 1:
         return [best.result() for best in scan.run(0, n_rows)]
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
@@ -112,12 +111,11 @@ def check_search(
             raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
 
 
-def count_threads(n_rows: int, n_queries: int, n_threads: int | None) -> int:
-    """Return how many threads scan so many rows for so many queries: as told, or as ``search`` says."""
-    if n_threads is None:
-        n_worth = min(n_rows // _THREAD_ROWS, n_rows * n_queries // _THREAD_COMPARISONS)
-        n_threads = max(1, min(os.cpu_count() or 1, n_worth))
-    return n_threads
+def count_threads(n_rows: int, n_threads: int | None) -> int:
+    """Return how many threads scan so many rows: as told, or one for each million, and no more than there are cores."""
+    if n_threads is None and n_rows >= 2 * _THREAD_ROWS:
+        n_threads = min(os.cpu_count() or 1, n_rows // _THREAD_ROWS)
+    return n_threads or 1
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
