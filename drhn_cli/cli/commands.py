@@ -10,24 +10,22 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-_FUNCTIONS = {
-    "hash": "hash_",
-    "query": "query",
-    "dups": "dups",
-    "compare": "compare",
-    "index": "index",
-    "merge": "merge",
-    "push": "push",
-    "info": "info",
-    "export": "export",
-    "import": "import_",
-    "train": "train",
-    "eval": "eval_",
-    "weights": "weights",
+_PLACES = {
+    "hash": "hash.hash_",
+    "query": "query.query",
+    "dups": "dups.dups",
+    "compare": "compare.compare",
+    "index": "index.index",
+    "merge": "merge.merge",
+    "push": "push.push",
+    "info": "info.info",
+    "export": "export.export",
+    "import": "import_.import_",
+    "train": "train.train",
+    "eval": "eval.eval_",
+    "weights": "weights.weights",
 }
-"""The function of each command. Its module is called as the command is, but for the keyword among them."""
-
-_MODULES = {"import": "import_"}
+"""The module and the function of each command."""
 
 
 class _Command(TyperCommand):
@@ -42,23 +40,21 @@ class _Command(TyperCommand):
 
 @cache
 def _command(name: str) -> TyperCommand:
-    module = import_module(f"drhn_cli.cli.{_MODULES.get(name, name)}")
+    module, function = _PLACES[name].split(".")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command(name, cls=_Command)(getattr(module, _FUNCTIONS[name]))
+    alone.command(name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
     return cast(TyperCommand, typer.main.get_command(alone))
 
 
 class _Commands(Mapping[str, TyperCommand]):
     def __getitem__(self, name: str) -> TyperCommand:
-        if name not in _FUNCTIONS:
-            raise KeyError(name)
         return _command(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_FUNCTIONS)
+        return iter(_PLACES)
 
     def __len__(self) -> int:
-        return len(_FUNCTIONS)
+        return len(_PLACES)
 
 
 class Commands(TyperGroup):

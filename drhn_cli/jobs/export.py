@@ -14,6 +14,7 @@ from drhn_cli.codes.file import CodeFile, Entry
 from drhn_cli.codes.layout import FAISS_MAGIC
 from drhn_cli.codes.pack import format_hex
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
+from drhn_cli.jobs.place import read_head
 
 TEXT_FORMATS = ("tsv", "ndjson")
 FORMATS = ("npy", *TEXT_FORMATS, "parquet")
@@ -114,11 +115,7 @@ def _require_no_other_kind(path: AnyPath) -> None:
         return
     from drhn_cli.images.formats import picture_suffixes  # Pillow, which is seldom needed
 
-    try:
-        with open(path, "rb") as stream:
-            is_code_file = stream.read(len(FAISS_MAGIC)) == FAISS_MAGIC
-    except OSError as error:
-        raise DrhnError("cannot write the export", path=path, found=error.strerror or str(error)) from error
+    is_code_file = read_head(path, "export").startswith(FAISS_MAGIC)
     if is_code_file or os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
         kind = "another code file" if is_code_file else "a picture"
         raise ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")

@@ -20,13 +20,26 @@ def refuse_foreign(path: AnyPath, mark: bytes, what: str) -> None:
     Raises:
         DrhnError: another file is there, or it cannot be read.
     """
-    if not os.path.isfile(path):
-        return
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError as error:
-        raise DrhnError(f"cannot write the {what}", path=path, found=error.strerror or str(error)) from error
+    head = read_head(path, what)
     if head and mark not in head:
         hint = "remove it, or choose another name"
         raise DrhnError(f"another file is in the place of the {what}", path=path, hint=hint)
+
+
+def read_head(path: AnyPath, what: str) -> bytes:
+    """Return the first 2,048 bytes of the file that would be replaced; none where there is no file.
+
+    Args:
+        path: what is going to be written.
+        what: what that is, for people.
+
+    Raises:
+        DrhnError: the file cannot be read.
+    """
+    if not os.path.isfile(path):
+        return b""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DrhnError(f"cannot write the {what}", path=path, found=error.strerror or str(error)) from error
