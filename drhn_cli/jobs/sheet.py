@@ -15,6 +15,7 @@ from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
+from drhn_cli.paths import absolute_path
 from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheet.html import HtmlSheet
@@ -99,12 +100,8 @@ def _query_card(codes: Codes, query: Query, answer: Answer) -> Card:
         return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
         name, folder, path = "standard input", "", None
-    elif b"\0" in os.fsencode(query.image):
-        name, folder, path = display_path(query.image), "", None
     else:
-        # The folder's links are resolved first: browsers take "link/.." for nothing.
-        folder_path, base = os.path.split(os.fsencode(query.image))
-        path = os.path.join(os.path.realpath(folder_path), base)
+        path = absolute_path(query.image)  # browsers take "link/.." for nothing
         name, folder = _name_and_folder(path, os.fsencode(codes.root))
         path = _link(path)
     return Card(
