@@ -11,12 +11,12 @@ from io import BufferedIOBase
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple, cast
 
-from drhn_cli.errors import AnyPath, DrhnError, SourceError
+from drhn_cli.errors import AnyPath, DrhnError, SourceError, display_path
 from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.found import FoundFile, PackedFile
-from drhn_cli.images.packed import list_members
+from drhn_cli.images.packed import archive_of, list_members
 from drhn_cli.paths import absolute_path
 
 
@@ -190,7 +190,8 @@ class _Search:
             status = os.stat(path)
         except OSError as error:
             self._missing.append(path)
-            hint = hint_for_absent(raw)
+            archive = archive_of(path)
+            hint = f"name the archive, {display_path(archive)}" if archive else hint_for_absent(raw)
             self._fail(raw if hint else path, error, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):
@@ -206,6 +207,7 @@ class _Search:
             self._keep(path, status)
         else:
             self._failures.append(SourceError("not a regular file", path=path, expected="a file or folder"))
+            self._missing.append(path)
 
     def _walk(self, root: _Folder) -> None:
         # A stack of its own: folders nest deeper than Python recurses.
@@ -249,7 +251,10 @@ class _Search:
                 self._failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return None
             return _Folder(entry.path, f"{relative}/", status, folder)
-        if os.path.splitext(entry.name)[1].lower() not in self._suffixes or self._excluded(relative, False):
+        if self._excluded(relative, False):
+            return None
+        is_dangling = entry.is_symlink() and not os.path.exists(entry.path)  # to a folder, perhaps
+        if os.path.splitext(entry.name)[1].lower() not in self._suffixes and not is_dangling:
             return None
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):

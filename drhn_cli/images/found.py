@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -30,6 +31,10 @@ class FoundFile:
         """Tell whether this is what had these three when it was hashed: the same content, as far as can be seen."""
         return (self.size, self.mtime_ns) == (size, mtime_ns)
 
+    def is_unchanged(self) -> bool:
+        """Tell whether the file is there still, as it was when it was found."""
+        return _size_and_time(self.path) == (self.size, self.mtime_ns)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedFile(FoundFile):
@@ -57,3 +62,15 @@ class PackedFile(FoundFile):
     def is_as(self, size: int, mtime_ns: int, inode: int) -> bool:
         """Tell whether this is what had these three when it was hashed; a copy of the archive is the same archive."""
         return (self.size, self.mtime_ns, self.inode >> 32) == (size, mtime_ns, inode >> 32)
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the archive is there still, as it was when the file was found in it."""
+        return _size_and_time(self.archive) == (self.archive_size, self.mtime_ns)
+
+
+def _size_and_time(path: bytes) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

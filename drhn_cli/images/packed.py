@@ -24,16 +24,38 @@ _lock = threading.Lock()
 
 
 def archive_of(path: bytes) -> bytes | None:
-    """Return the archive that a path leads into: a part of it that is named ``.tar`` and is a file."""
+    """Return the archive that a path leads into: a part of it that is named ``.tar`` and is a file.
+
+    Or a link to nothing, as to an archive on a drive that is not plugged in.
+    """
     for match in _ARCHIVE_NAME.finditer(path):
-        if os.path.isfile(path[: match.end()]):
-            return path[: match.end()]
+        part = path[: match.end()]
+        if os.path.isfile(part) or (os.path.islink(part) and not os.path.exists(part)):
+            return part
     return None
 
 
 def is_there(path: bytes) -> bool:
     """Tell whether there is a file of this path, or the archive that it leads into."""
     return os.path.lexists(path) or archive_of(path) is not None
+
+
+def is_gone(path: bytes) -> bool:
+    """Tell whether there is no file of this path, neither by itself nor in an archive."""
+    if os.path.lexists(path):
+        return False
+    try:
+        return locate_packed(path) is None
+    except ImageError:
+        return True
+
+
+def is_empty_archive(path: bytes) -> bool:
+    """Tell whether an archive can be read and holds nothing but folders."""
+    try:
+        return next(list_members(path), None) is None
+    except SourceError:
+        return False
 
 
 def list_members(archive: bytes) -> Iterator[tuple[TarMember, PackedFile | SourceError]]:
@@ -74,8 +96,8 @@ def locate_packed(path: AnyPath) -> PackedFile | None:
     with _lock:  # or all threads that make thumbnails would list the same archive
         files, damage = _files_of(archive, status.st_size, status.st_mtime_ns)
     if absolute not in files:
-        found = damage.problem if damage else None
-        raise ImageError("not in its archive, or no file there", path=path, found=found, hint="check the path")
+        found, hint = (damage.problem, damage.hint) if damage else (None, None)
+        raise ImageError("not in its archive, or no file there", path=path, found=found, hint=hint or "check the path")
     return files[absolute]
 
 

@@ -31,6 +31,7 @@ _EXTENSIONS = {
     tarfile.SOLARIS_XHDTYPE,
     tarfile.XGLTYPE,
 }
+_GNU_MAGIC = b"ustar  \0"
 _SPARSE = b"GNU.sparse."
 _SPARSE_NAME = b"GNU.sparse.name"
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
@@ -92,6 +93,9 @@ def read_members(stream: BinaryIO, n_bytes: int, path: AnyPath) -> Iterator[TarM
                 raise _refusal(block, path) from error
             raise damaged(str(error)) from error
         kind = block[156:157]
+        short_name = header.name.encode("latin-1")
+        if block[257:265] == _GNU_MAGIC:  # which has times where others have the beginning of a long name
+            short_name = block[:100].split(b"\0")[0]
         at += _BLOCK
         if kind == tarfile.GNUTYPE_SPARSE and block[482]:
             while at < n_bytes and read(at + 504, 1) != b"\0":
@@ -122,7 +126,7 @@ def read_members(stream: BinaryIO, n_bytes: int, path: AnyPath) -> Iterator[TarM
                     raise damaged("a name or size for all members")
                 records |= more
         else:
-            name = records.get(_SPARSE_NAME, records.get(b"path", header.name.encode("latin-1")))
+            name = records.get(_SPARSE_NAME, records.get(b"path", short_name))
             what = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
             yield TarMember(name, "a sparse file" if _SPARSE in records else what, at, size)
             records = {}

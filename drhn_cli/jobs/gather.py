@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.images.find import find_images, find_members
 from drhn_cli.images.found import FoundFile
-from drhn_cli.images.packed import archive_of
+from drhn_cli.images.packed import archive_of, is_empty_archive
 from drhn_cli.jobs.shard import Shard
 from drhn_cli.paths import absolute_path
 
@@ -70,7 +70,7 @@ def gather_pictures(
         hidden: take names that begin with a dot.
         follow: follow symbolic links.
         is_known: tells whether there have been pictures below a source. It is missing if it is an empty folder now, as
-            the mount point of an unplugged drive is.
+            the mount point of an unplugged drive is, or an empty archive, or another file.
         on_found: called with the pictures found so far after each folder and archive.
 
     Raises:
@@ -80,11 +80,12 @@ def gather_pictures(
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
-    for root in sorted(roots):
-        if _is_empty_folder(root) and is_known(root):
-            hint = "if its pictures are gone for good, hash again with --rebuild"
-            problem = "empty, as the mount point of an unplugged drive is, so its codes are kept"
-            found.failures.append(SourceError(problem, path=root, hint=hint))
+    for root in sorted(filter(is_known, roots - set(found.archives))):
+        if _is_empty_folder(root):
+            found.failures.append(_emptied("empty, as the mount point of an unplugged drive is", root))
+            found.missing.append(root)
+        elif os.path.isfile(root):
+            found.failures.append(_emptied("a file in the place of a folder or archive", root))
             found.missing.append(root)
     _refuse_nothing(found.failures, roots, set(found.missing))
     file_paths = {*found.archives, *(file.path for file in found.files)}
@@ -107,6 +108,9 @@ def gather_pictures(
             files += members.files
             failures += members.failures
             missing.update(members.missing)
+            if is_known(path) and is_empty_archive(path):
+                failures.append(_emptied("an archive that holds nothing any more", path))
+                missing.add(path)
     if not files:
         _refuse_nothing(failures, roots, missing)
     return Gathered(
@@ -118,6 +122,11 @@ def gather_pictures(
         failures=failures,
         missing=missing,
     )
+
+
+def _emptied(problem: str, source: bytes) -> SourceError:
+    hint = "if its pictures are gone for good, hash again with --rebuild"
+    return SourceError(f"{problem}, so its codes are kept", path=source, hint=hint)
 
 
 def _refuse_nothing(failures: list[DrhnError], roots: set[bytes], missing: set[bytes]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, Sour
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.found import FoundFile
 from drhn_cli.images.load import load_batches
-from drhn_cli.images.packed import is_there
+from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
 from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard
@@ -89,8 +90,9 @@ class HashSummary:
         changed: pictures hashed again because their size or time had changed.
         unchanged: pictures whose code was taken over.
         moved: pictures that were found under another name and whose code was taken over.
-        removed: entries dropped because their file is gone.
-        kept: entries that this run did not look for: outside its sources, or under one that cannot be read.
+        removed: entries dropped because their file is gone, or can no longer be read.
+        kept: entries that this run left as they were: outside its sources, under one that cannot be read, or of a
+            file that changed or went away while the run was at it.
         n_items: codes in the file now.
         dropped_index: whether the file had an index, which the codes of today would not fit.
         failures: what could not be hashed, with its reason.
@@ -136,13 +138,18 @@ class _Collection:
     def __len__(self) -> int:
         return sum(len(part.paths) for part in self._parts)
 
+    def paths(self) -> set[bytes]:
+        return {path for part in self._parts for path in part.paths}
+
     def add(self, part: _Part) -> None:
         # One step, so that Ctrl-C finds a part here whole or not at all.
         self._parts.append(part)
 
-    def write(self, path: AnyPath, root: bytes, weights: Weights, part: CodePart | None) -> None:
+    def write(self, path: AnyPath, root: bytes, weights: Weights, part: CodePart | None, outdated: _Part) -> None:
+        """Write all, and codes of before whose pictures have not been hashed again."""
         prefix = len(os.path.join(root, b""))
-        columns = [column for part in self._parts for column in part.columns]
+        parts = [*self._parts, outdated]
+        columns = [column for one in parts for column in one.columns]
         sizes, mtimes_ns, inodes = zip(*columns, strict=True) if columns else ((), (), ())
         manifest = CodeManifest(
             root=os.fsdecode(root),
@@ -152,9 +159,9 @@ class _Collection:
             preprocessing=weights.preprocessing.to_dict(),
             part=part,
         )
-        paths = [path[prefix:] for part in self._parts for path in part.paths]
+        paths = [path[prefix:] for one in parts for path in one.paths]
         entries = Entries.from_columns(paths, sizes, mtimes_ns, inodes)
-        write_code_file(path, np.concatenate([part.codes for part in self._parts]), entries, manifest)
+        write_code_file(path, np.concatenate([one.codes for one in parts]), entries, manifest)
 
 
 def hash_pictures(
@@ -230,6 +237,8 @@ class _Update:
         self._options = options
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
+        self._outdated: dict[bytes, _Noted] = {}  # of changed files: kept until they are hashed again
+        self._some_went_away = False
         self._had_index = self._saved = False
         self._part: CodePart | None = None
         self._noted_part: CodePart | None = None
@@ -260,13 +269,21 @@ class _Update:
                 for row, entry in enumerate(file):
                     path = os.path.join(self._root, entry.path)
                     self._noted[path] = _Noted(entry.size, entry.mtime_ns, entry.inode, row)
+        self._noted_root = self._root
         self._collection = _Collection(self._n_bits)
         self._counts = dict.fromkeys(("added", "changed", "unchanged", "moved", "removed", "kept"), 0)
 
     def holds_some_below(self, folder: bytes) -> bool:
         """Tell whether the code file has pictures in a folder, at any depth."""
-        prefix = os.path.join(folder, b"")
-        return any(path.startswith(prefix) for path in self._noted)
+        return folder in self._noted_folders
+
+    @cached_property
+    def _noted_folders(self) -> set[bytes]:
+        folders: set[bytes] = set()
+        for path in self._noted:
+            while (path := os.path.dirname(path)) not in folders:
+                folders.add(path)
+        return folders
 
     def take_over(self, gathered: Gathered) -> list[FoundFile]:
         """Take over the codes that are still right; return the files that have to be decoded."""
@@ -287,17 +304,24 @@ class _Update:
                 kept[file.path] = self._noted[old_path]
                 self._counts["moved"] += 1
                 continue
+            if noted:
+                self._outdated[file.path] = noted
             pending.append(file)
         for path in gone:
-            if self._options.keep_missing or not gathered.covers(path):
+            if not gathered.covers(path) or (self._options.keep_missing and is_gone(path)):
                 kept[path] = self._noted[path]
                 self._counts["kept"] += 1
             else:
                 self._counts["removed"] += 1
-        rows = np.array([noted.row for noted in kept.values()], dtype=np.int64)
-        self._collection.add(_Part(list(kept), [noted[:3] for noted in kept.values()], self._noted_codes[rows]))
-        self._root = common_folder([gathered.folder, self._root]) if self._noted else gathered.folder
+        self._collection.add(self._codes_of(kept))
+        # All parts have the same root, also one that holds nothing yet.
+        has_root = self._noted or (self._part is not None and not self._is_new)
+        self._root = common_folder([gathered.folder, self._root]) if has_root else gathered.folder
         return pending
+
+    def _codes_of(self, noted: dict[bytes, _Noted]) -> _Part:
+        rows = np.array([one.row for one in noted.values()], dtype=np.int64)
+        return _Part(list(noted), [one[:3] for one in noted.values()], self._noted_codes[rows])
 
     def encode(
         self,
@@ -332,7 +356,8 @@ class _Update:
         next_save = time.monotonic() + SAVE_EVERY_SECONDS
         try:
             for batch in batches:
-                for _, error in batch.failures:
+                for index, error in batch.failures:
+                    self._give_up(pending[index])
                     failures.append(error)
                     on_failure(error)
                 files = [pending[index] for index in batch.indices.tolist()]
@@ -364,14 +389,21 @@ class _Update:
         self._counts["changed"] += n_changed
         self._counts["added"] += len(files) - n_changed
 
+    def _give_up(self, file: FoundFile) -> None:
+        """Drop what was known of a file that cannot be read; but not of one that was there just now and is not."""
+        if not file.is_unchanged():
+            self._some_went_away = True
+        elif self._outdated.pop(file.path, None):
+            self._counts["removed"] += 1
+
     def finish(self, *, complete: bool) -> None:
         """Write the code file, unless it holds all of this already; a part is finished if its sources were complete."""
         if self._part is not None:
-            self._part = replace(self._part, finished=complete)
-        # A changed picture that can no longer be read is in no count, but its entry has to go.
-        n_lost = len(self._noted) - len(self._collection)
-        is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
-        if self._is_new or self._options.root is not None or n_lost or is_other or self._part != self._noted_part:
+            self._part = replace(self._part, finished=complete and not self._some_went_away)
+        self._counts["kept"] += len(self._still_outdated())
+        is_other = self._root != self._noted_root or self._part != self._noted_part
+        is_other = is_other or any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
+        if self._is_new or self._options.root is not None or is_other:
             try:
                 self._save()
             except KeyboardInterrupt:  # all has been hashed, and nothing of it may be on disk
@@ -382,14 +414,19 @@ class _Update:
         """Return what was done."""
         return HashSummary(
             **self._counts,
-            n_items=len(self._collection),
+            n_items=len(self._collection) + len(self._still_outdated()),
             dropped_index=self._had_index and self._saved,
             failures=failures,
             seconds=seconds,
         )
 
+    def _still_outdated(self) -> dict[bytes, _Noted]:
+        hashed = self._collection.paths() if self._outdated else set()
+        return {path: noted for path, noted in self._outdated.items() if path not in hashed}
+
     def _save(self) -> None:
-        self._collection.write(self._codes_path, self._root, self._weights, self._part)
+        outdated = self._codes_of(self._still_outdated())
+        self._collection.write(self._codes_path, self._root, self._weights, self._part, outdated)
         self._saved = True
 
 

@@ -58,6 +58,58 @@ def test_archives_folders_and_files_mix(shards, update):
     assert counts(update("photos", *shards)) == {"added": 13, "unchanged": 7}
 
 
+def test_an_archive_that_changes_while_the_run_is_at_it_keeps_its_codes(shards, update):
+    update(*shards)
+    before = stored()
+    os.utime(shards[0], ns=(0, 10**18))
+    summary = update(*shards, hooks={"on_start": lambda _: os.utime(shards[0], ns=(0, 2 * 10**18))})
+    assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 8, "kept": 4}, 4, 12)
+    assert stored() == before
+    assert counts(update(*shards)) == {"unchanged": 8, "changed": 4}
+
+
+def test_an_archive_that_holds_nothing_any_more_keeps_its_codes(shards, update):
+    update(*shards)
+    Path(shards[0]).write_bytes(bytes(10240))
+    summary = update(*shards)
+    assert counts(summary) == {"unchanged": 8, "kept": 4}
+    assert [failure.problem for failure in summary.failures] == [
+        "an archive that holds nothing any more, so its codes are kept"
+    ]
+    with pytest.raises(SourceError, match="nothing was changed"):
+        update(shards[0])
+    assert counts(update(shards[1], exclude=["*.png"])) == {"removed": 4, "kept": 8}
+
+
+@pytest.mark.parametrize("content", [os.mkfifo, os.mkdir])
+def test_an_archive_in_whose_place_something_else_is_keeps_its_codes(shards, update, content):
+    update(*shards)
+    os.remove(shards[0])
+    content(shards[0])
+    assert counts(update(*shards)) == {"unchanged": 8, "kept": 4}
+
+
+def test_an_archive_behind_a_link_keeps_its_codes_where_the_drive_is_not_there(shards, update):
+    os.mkdir("drive")
+    os.rename(shards[0], "drive/a.tar")
+    os.symlink("../drive/a.tar", "photos/a.tar")
+    assert counts(update("photos", "photos/a.tar")) == {"added": 12}
+    os.rename("drive", "unplugged")
+    assert counts(update("photos")) == {"unchanged": 8, "kept": 4}
+
+
+def test_a_member_that_is_gone_is_missing_and_one_that_is_left_out_is_not(shards, update):
+    update(*shards)
+    write_tar(shards[0], [("0000.png", encoded("circle", 0)), ("0001.png", encoded("circle", 1))])
+    counted = counts(update(*shards, exclude=["0001.png"], keep_missing=True))
+    assert (counted["kept"], counted["removed"]) == (2, 3)
+
+
+def test_a_member_is_no_source(shards, update):
+    summary = update("photos", f"{shards[0]}/0000.png")
+    assert "name the archive" in summary.failures[0].hint
+
+
 def test_what_is_found_is_told_while_folders_and_archives_are_listed(shards, update):
     told = []
     update("photos", *shards, hooks={"on_found": told.append})

@@ -148,8 +148,65 @@ def test_a_renamed_picture_that_was_edited_is_hashed_anew(hashed, update):
 def test_a_changed_picture_that_is_no_picture_any_more_loses_its_code(hashed, update):
     (hashed / "circle/0000.png").write_text("not a picture")
     summary = update("photos")
-    assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 7}, 1, 7)
+    assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 7, "removed": 1}, 1, 7)
     assert len(names()) == 7
+
+
+def touch(folder):
+    for path in folder.iterdir():
+        os.utime(path, ns=(0, 10**18))
+
+
+def test_changed_pictures_that_go_away_while_the_run_is_at_them_keep_their_codes(hashed, update):
+    before = stored()
+    touch(hashed / "circle")
+    summary = update(hooks={"on_start": lambda _: (hashed / "circle").rename("unplugged")})
+    assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 6, "kept": 2}, 2, 8)
+    assert stored() == before
+    Path("unplugged").rename(hashed / "circle")
+    assert counts(update()) == {"unchanged": 6, "changed": 2}
+
+
+def test_changed_pictures_that_an_interrupted_run_did_not_get_to_keep_their_codes(hashed, update):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    for kind in hashed.iterdir():
+        touch(kind)
+    with pytest.raises(KeyboardInterrupt):
+        update(batch_size=2, hooks={"on_progress": interrupt})
+    assert len(names()) == 8
+    assert counts(update()) == {"unchanged": 2, "changed": 6}
+
+
+@pytest.mark.parametrize("replace", [os.mkfifo, lambda path: Path(path).write_text("hi")])
+def test_a_folder_in_whose_place_something_else_is_keeps_its_entries(hashed, update, replace):
+    (hashed / "circle").rename("elsewhere")
+    replace(hashed / "circle")
+    summary = update("photos/circle", "photos/square")
+    assert counts(summary) == {"unchanged": 2, "kept": 6}
+    assert summary.failures[0].path == os.fsencode(hashed.absolute() / "circle")
+    before = CODES.read_bytes()
+    with pytest.raises(SourceError, match="nothing was changed"):
+        update("photos/circle")
+    assert CODES.read_bytes() == before
+
+
+def test_a_followed_link_to_a_folder_that_is_not_there_keeps_its_entries(hashed, update):
+    (hashed / "circle").rename("drive")
+    (hashed / "circle").symlink_to("../drive")
+    assert counts(update(follow=True)) == {"unchanged": 8}
+    os.rename("drive", "unplugged")
+    summary = update(follow=True)
+    assert counts(summary) == {"unchanged": 6, "kept": 2}
+    assert [failure.problem for failure in summary.failures] == ["no such file or folder"]
+    assert counts(update()) == {"unchanged": 6, "removed": 2}  # links are not followed
+
+
+@pytest.mark.usefixtures("hashed")
+def test_what_is_there_and_left_out_is_not_missing(update):
+    (Path("photos") / "square/0000.png").unlink()
+    assert counts(update(exclude=["circle"], keep_missing=True)) == {"unchanged": 5, "kept": 1, "removed": 2}
 
 
 @pytest.mark.usefixtures("hashed")

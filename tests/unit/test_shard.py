@@ -204,6 +204,29 @@ def test_a_part_without_one_of_its_sources_is_not_finished_until_it_is_there(pho
     assert merge_codes(parts, "merged.bin").n_items == 5
 
 
+def test_a_part_whose_pictures_went_away_while_it_was_at_them_is_not_finished(photos, weights_path):
+    options = HashOptions(weights=str(weights_path), shard=Shard(number=1, count=1))
+    summary = hash_pictures([photos], "a.bin", options, on_start=lambda _: photos.rename("unplugged"))
+    assert (summary.n_items, len(summary.failures)) == (0, 8)
+    with pytest.raises(CodeFileError, match="part 1 of 1 is not finished"):
+        merge_codes(["a.bin"], "merged.bin")
+    Path("unplugged").rename(photos)
+    assert hash_pictures([photos], "a.bin", options).added == 8
+    assert merge_codes(["a.bin"], "merged.bin").n_items == 8
+
+
+def test_parts_belong_together_still_when_sources_become_more_or_fewer(photos, weights_path):
+    def hash_parts(*sources):
+        paths = [f"codes-{number:05}-of-00006.bin" for number in range(1, 7)]
+        for number, path in enumerate(paths, start=1):
+            options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=6))
+            hash_pictures(sources, path, options)
+        return paths
+
+    for sources, n in (([photos / "circle"], 2), ([photos / "circle", photos / "square"], 4), ([photos / "circle"], 4)):
+        assert merge_codes(hash_parts(*sources), "merged.bin").n_items == n
+
+
 def test_a_part_that_has_all_its_pictures_but_was_killed_before_it_said_so_is_finished(hash_part):
     _, path = hash_part(1, 3)
     finished = path.read_bytes()

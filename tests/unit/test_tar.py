@@ -63,6 +63,13 @@ def test_members_are_those_that_tarfile_finds(tmp_path, tar_format):
     assert {member.kind for member in found} == {"file"}
 
 
+def test_times_in_a_header_of_gnu_are_no_beginning_of_a_name():
+    block = sealed(header("pics/a.jpg", size=3), at345=b"15301653054\x00")
+    assert [(member.name, member.size) for member in members_of(block + b"abc".ljust(512, b"\0") + END)] == [
+        (b"pics/a.jpg", 3)
+    ]
+
+
 def test_every_kind_is_told_and_skipped_as_long_as_it_is():
     kinds = {
         tarfile.DIRTYPE: "a folder",
