@@ -93,6 +93,8 @@ def query(
         raise ConfigError(
             "nothing to look up", hint="name a picture before the code file, or use --code or --files-from"
         )
+    if [*images, files_from].count(STDIN) > 1:
+        raise ConfigError("two things are read from stdin", hint="name one of them by its file")
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,

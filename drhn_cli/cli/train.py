@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
 from drhn_cli.cli.render import counted, progress_bar, report, report_error, telling_how_to_go_on
+from drhn_cli.cli.terminated import saving_on_sigterm
 from drhn_cli.config import DEFAULT_PRESET, PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
@@ -220,10 +222,13 @@ def train(
         workers=workers,
         command=["drhn", *sys.argv[1:]],
     )
-    silent = quiet or not find_team().leads
+    team = find_team()
+    silent = quiet or not team.leads
     hint = "--resume goes on after the last whole epoch, if there is one"
     way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
-    with way_on, progress_bar("training", quiet=silent) as show:
+    # A process that waits for the others could not act on a signal: torchrun ends those at once.
+    stopping = saving_on_sigterm() if team.size == 1 else nullcontext()
+    with stopping, way_on, progress_bar("training", quiet=silent) as show:
 
         def tell_data(numbers: DataNumbers, failures: Sequence[ImageError]) -> None:
             for failure in failures:

@@ -24,6 +24,7 @@ MAX_PIXELS = 300_000_000
 # ones for every 100; one colour in a PNG takes a byte for 340 and more. Small pictures may be as plain as they like.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
+_BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
 
 # Of a JPEG at a time: most at once, as threads wait for the interpreter at each of Pillow's own pieces, of 64 KB.
 _PIECE_BYTES = 1 << 24
@@ -100,6 +101,7 @@ def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_s
     Source: ours.
     """
     ignore_pillow_warnings()
+    _allow_pillow(max_pixels)
     with open_picture(source) as opened, _blaming(opened.path):
         picture = _identify(opened)
         _refuse_bomb(picture, opened, max_pixels)
@@ -125,13 +127,23 @@ def _blaming(path: AnyPath | None) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels", path=path, found=str(error), hint="make a smaller copy of it") from error
+        raise ImageError("too many pixels", path=path, found=str(error), hint=_BOMB_HINT) from error
     except MemoryError as error:
         hint = "make a smaller copy of it, or use fewer --workers"
         raise ImageError("needs more memory than there is", path=path, hint=hint) from error
     except _DECODER_ERRORS as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise ImageError("damaged or cut short", path=path, found=found, hint="copy or download it again") from error
+
+
+def _allow_pillow(max_pixels: int) -> None:
+    """Have Pillow's readers, some of which look at its limit themselves, take what we take; never less than usual.
+
+    They refuse what has more than twice the limit.
+    """
+    least = (max_pixels + 1) // 2
+    if Image.MAX_IMAGE_PIXELS is not None and least > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = least
 
 
 def _identify(opened: OpenedPicture) -> Image.Image:
@@ -184,13 +196,12 @@ def _describe(prefix: bytes) -> str:
 def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -> None:
     width, height = picture.size
     n_pixels = width * height
-    hint = "make a smaller copy of it"
     if n_pixels > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
-        hint += ", or have drhn hash take it with --max-pixels"
-        raise ImageError("too many pixels", path=opened.path, expected=expected, found=found, hint=hint)
+        raise ImageError("too many pixels", path=opened.path, expected=expected, found=found, hint=_BOMB_HINT)
     if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * opened.n_bytes):
         found = f"{width} x {height} in {opened.n_bytes} bytes"
+        hint = "make a smaller copy of it"
         raise ImageError("too many pixels for so small a file", path=opened.path, found=found, hint=hint)
 
 

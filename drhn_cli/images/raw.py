@@ -38,7 +38,8 @@ def refuse_thumbnail(path: AnyPath | None, picture: Image.Image) -> None:
     """
     if isinstance(picture, TiffImageFile):
         tags = picture.tag_v2
-        if _DNG_VERSION in tags or tags.get(_NEW_SUBFILE_TYPE, 0) & 1:
+        kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+        if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
             raise _refusal(path)
 
 

@@ -35,7 +35,9 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             with open(path, "rb") as stream:
                 start = stream.read(len(_ZIP_MAGIC))
     except OSError as error:
-        raise DrhnError("cannot read the file", path=path, found=error.strerror or str(error)) from error
+        raise DrhnError(
+            "cannot read the file", path=path, found=error.strerror or str(error), hint="check the path"
+        ) from error
     if start.startswith(_ZIP_MAGIC):
         return describe_weights(load_weights(path))
     with CodeFile.open(path) as file:

@@ -59,6 +59,8 @@ def import_codes(
     if len(absolute) != len(codes):
         found = f"{len(absolute)} paths"
         raise DrhnError("a path is needed for each code", path=array_path, expected=str(len(codes)), found=found)
+    if not all(map(os.path.basename, absolute)):
+        raise DrhnError("no picture has this path", path=os.sep, hint="remove it from the list, and its code")
     try:
         root = os.path.commonpath({os.path.dirname(path) for path in absolute}) if absolute else os.getcwdb()
     except ValueError as error:

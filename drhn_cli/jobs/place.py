@@ -18,7 +18,7 @@ def refuse_foreign(path: AnyPath, mark: bytes, what: str) -> None:
         what: the right kind, for people.
 
     Raises:
-        DrhnError: another file is there, or it cannot be read.
+        DrhnError: another file is there, or it cannot be read; or there is no such folder.
     """
     head = read_head(path, what)
     if head and mark not in head:
@@ -34,8 +34,11 @@ def read_head(path: AnyPath, what: str) -> bytes:
         what: what that is, for people.
 
     Raises:
-        DrhnError: the file cannot be read.
+        DrhnError: the file cannot be read, or there is no folder for it.
     """
+    folder = os.path.dirname(os.fsencode(path)) or b"."
+    if not os.path.isdir(folder):
+        raise DrhnError(f"cannot write the {what}", path=path, found="no such folder", hint="make the folder first")
     if not os.path.isfile(path):
         return b""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +20,15 @@ from drhn_cli.images.labelled import LabelledPixels, check_validation, split_val
 from drhn_cli.jobs.data import load_split
 from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
 from drhn_cli.jobs.place import refuse_foreign
+from drhn_cli.lock import lock_file
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.start import network_settings_from, training_settings_from
 from drhn_cli.network.teacher import load_features, require_features
 from drhn_cli.network.train import EpochReport, check_augmentation, measure_colours, train_network
 from drhn_cli.network.weights import WEIGHTS_MARK, Weights, load_weights, save_weights
+
+if TYPE_CHECKING:
+    from drhn_cli.network.team import Team
 
 _LEAST_STEPS = 10
 """In an epoch, unless told otherwise."""
@@ -126,15 +130,22 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         CheckpointError: there is an unfinished run and ``resume`` was not asked for, or it cannot be resumed.
         WeightsError: the weights cannot be written.
     """
-    from drhn_cli.network.device import choose_device, choose_precision
     from drhn_cli.network.team import find_team
 
     team = find_team()
-    if team.leads:
-        _check_paths(options)
-        weights_path = options.weights_path
-        for path in (weights_path, checkpoint_path_of(weights_path), history_path_of(weights_path)):
+    if not team.leads:
+        return _train(options, hooks, team)
+    _check_paths(options)
+    with lock_file(options.weights_path, "weights file", WeightsError):
+        _check_checkpoint(options)
+        for path in (checkpoint_path_of(options.weights_path), history_path_of(options.weights_path)):
             remove_leftovers(path)  # what a killed run was writing
+        return _train(options, hooks, team)
+
+
+def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Weights, list[Evaluation]]:
+    from drhn_cli.network.device import choose_device, choose_precision
+
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
     device = team.device_of(choose_device(options.device))
     start, network_settings, training_settings, preprocessing = _settings(options)
@@ -234,12 +245,18 @@ def _check_paths(options: TrainOptions) -> None:
     for place, what in ((path, "weights"), (history, "history")):
         if place.is_dir():
             raise WeightsError(f"a folder is in the place of the {what}", path=place, hint="choose another name")
-    refuse_foreign(path, WEIGHTS_MARK, "weights")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise WeightsError(
             "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
         )
-    checkpoint = checkpoint_path_of(path)
+    refuse_foreign(path, WEIGHTS_MARK, "weights")
+    refuse_foreign(history, b'"training_accuracy"', "history")
+
+
+def _check_checkpoint(options: TrainOptions) -> None:
+    checkpoint = checkpoint_path_of(options.weights_path)
+    if checkpoint.exists() and not checkpoint.is_file():
+        raise CheckpointError("no file is in the place of the checkpoint", path=checkpoint, hint="remove it")
     if checkpoint.exists() and not options.resume:
         raise CheckpointError(
             "a run with this name is unfinished",

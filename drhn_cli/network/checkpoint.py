@@ -16,6 +16,12 @@ from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import CheckpointError
 
 FORMAT_VERSION = 1
+_RUN_PARTS = {
+    "images": "other pictures",
+    "start": "other weights to start from",
+    "teacher": "another teacher",
+    "training": "other settings",
+}
 _DAMAGE = (
     *(ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
@@ -88,14 +94,24 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
     for key in [*run, *other]:
         if run.get(key) != other.get(key):
+            expected, found = _differing(run.get(key), other.get(key))
             raise CheckpointError(
-                f"the checkpoint belongs to a run with another {key}",
+                f"the checkpoint belongs to a run with {_RUN_PARTS.get(key, f'another {key}')}",
                 path=path,
-                expected=str(run.get(key)),
-                found=str(other.get(key)),
+                expected=expected,
+                found=found,
                 hint="repeat that run's options, or remove the checkpoint to start anew",
             )
     return checkpoint
+
+
+def _differing(ours: Any, theirs: Any) -> tuple[str, str] | tuple[None, None]:
+    """Return the settings that the run wants and those that the checkpoint has instead; of digests, nothing."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return None, None
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    expected, found = (", ".join(f"{name} {one.get(name)}" for name in names) for one in (ours, theirs))
+    return expected, found
 
 
 def _check_bytes(path: Path) -> None:

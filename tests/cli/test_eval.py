@@ -96,7 +96,7 @@ def test_a_plot_beside_the_answer(eval_):
     assert {"12 bits", "48 bits"} <= set(re.findall(r">([^<>]*)</text>", Path("curves.svg").read_text()))
 
 
-@pytest.mark.parametrize("path", ["curves.pdf", "labelled/test/class 0/0000.png"])
+@pytest.mark.parametrize("path", ["curves.pdf", "none/curves.png", "labelled/test/class 0/0000.png"])
 @pytest.mark.usefixtures("labelled")
 def test_a_plot_that_cannot_be_is_an_error_before_the_work(eval_, path):
     result = eval_("nowhere", "--plot", path)

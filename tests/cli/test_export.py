@@ -191,7 +191,8 @@ def test_nothing_can_be_imported(drhn, tmp_path, monkeypatch):
     ("array", "paths", "bits", "message"),
     [
         (np.zeros((2, 2), np.uint8), b"a\n", (), "expected 2, found 1 paths"),
-        (np.zeros((2, 2), np.uint8), b"a\n./a\n", (), "two entries have the same path"),
+        (np.zeros((2, 2), np.uint8), b"a\n./a\n", (), "two entries have the same path (found a)"),
+        (np.zeros((2, 2), np.uint8), b"a\n/\n", (), "/: no picture has this path; remove it from the list"),
         (np.zeros((1, 2), np.uint8), b"a\n", ("--bits", "17"), "17 bits, 2 columns of uint8"),
         (np.zeros((1, 2), np.bool_), b"a\n", ("--bits", "3"), "3 bits, 2 columns of bool"),
         (np.zeros((1, 0), np.uint8), b"a\n", (), "0 bits, 0 columns"),

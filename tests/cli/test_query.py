@@ -92,6 +92,13 @@ def test_no_picture_on_stdin(query):
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("arguments", [("-", "-"), ("-", "--files-from", "-")])
+def test_stdin_is_one_thing(query, arguments):
+    result = query(*arguments, stdin=Path(IMAGE).read_bytes())
+    assert (result.status, result.out) == (2, b"")
+    assert result.err == "drhn: two things are read from stdin; name one of them by its file\n"
+
+
 def test_a_code(query):
     with CodeFile.open("codes.bin") as file:
         code = format_hex(file.codes[file.find(b"circle/0000.png")])

@@ -74,7 +74,16 @@ def test_a_run_killed_five_times_ends_with_the_weights_of_an_undisturbed_one(lab
     _, err = last.communicate(timeout=100)
     assert last.returncode == 0, err.decode()
     assert b"going on after epoch " in err
-    assert sorted(os.listdir(killed)) == ["w.history.jsonl", "w.npz"]
+    assert sorted(os.listdir(killed)) == [".w.npz.lock", "w.history.jsonl", "w.npz"]
     assert arrays_of(killed) == arrays_of(whole)
     assert history_of(killed) == history_of(whole)
     assert [epoch["epoch"] for epoch in history_of(whole)] == list(range(1, EPOCHS + 1))
+
+
+def test_a_run_that_is_told_to_end_says_how_to_go_on(labelled, tmp_path, start):
+    process = start("train", labelled, "-o", tmp_path / "w.npz", *SETTINGS)
+    wait_for_lines(process, b"epoch 2:")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert (process.returncode, err.splitlines()[-1][:30]) == (143, b"drhn: stopped; --resume goes o")
+    assert (tmp_path / "w.npz.checkpoint").exists()

@@ -83,6 +83,10 @@ def test_damaged_heic_is_a_refusal():
             decode_image(io.BytesIO(damaged))
 
 
+def test_a_damaged_tag_beside_sound_pixels_is_no_reason_to_refuse():
+    assert decode_image(io.BytesIO(tiff({254: (2, "x")}))).size == PICTURE.size
+
+
 @pytest.mark.parametrize("name", ["a.cr2", "a.NEF", "a.arw", "a.dng", "a.pef"])
 def test_a_tiff_file_with_the_name_of_a_raw_file_is_refused(name):
     Path(name).write_bytes(tiff())

@@ -48,10 +48,10 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ({**RUN, "images": "def"}, "a run with another images .expected def, found abc.; repeat that run's options"),
-        ({**RUN, "training": {"seed": 1}}, "a run with another training"),
-        ({**RUN, "fit": "crop"}, "a run with another fit .expected crop, found None"),
-        ({"network": RUN["network"]}, "a run with another training"),
+        ({**RUN, "images": "def"}, "a run with other pictures; repeat that run's options"),
+        ({**RUN, "training": {"seed": 1}}, "a run with other settings"),
+        ({**RUN, "fit": "crop"}, "a run with another fit; repeat"),
+        ({"network": RUN["network"]}, "a run with other settings"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(path, run, message):

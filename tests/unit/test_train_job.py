@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
         on_epoch=told["epochs"].append,
     )
     weights, evaluations = train(data, tmp_path, hooks)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.history.jsonl", "w.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".w.npz.lock", "w.history.jsonl", "w.npz"]
     found = load_weights(tmp_path / "w.npz")
     assert found.manifest() == weights.manifest()
     assert found.class_names == tuple(sorted(KINDS))
@@ -161,15 +162,30 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
 def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, stop_after(1))
-    with pytest.raises(CheckpointError, match="another training"):
+    with pytest.raises(CheckpointError, match=r"other settings .expected seed 1, found seed 0.;"):
         train(data, tmp_path, resume=True, training={**TRAINING, "seed": 1})
     with pytest.raises(CheckpointError, match="another network"):
         train(data, tmp_path, resume=True, network={**NETWORK, "bits": 12})
-    with pytest.raises(CheckpointError, match="another"):
+    with pytest.raises(CheckpointError, match=r"another network|other pictures; repeat"):
         train(data / "test", tmp_path, resume=True)
     checkpoint = checkpoint_path_of(tmp_path / "w.npz")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged or foreign; remove"):
+        train(data, tmp_path, resume=True)
+
+
+def test_two_runs_do_not_write_the_same_weights(data, tmp_path):
+    def begin_another(*_):
+        with pytest.raises(WeightsError, match="another drhn is writing this weights file; wait for it to end, or nam"):
+            train(data, tmp_path)
+
+    train(data, tmp_path, TrainHooks(on_data=begin_another))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_checkpoint(data, tmp_path, make):
+    make(checkpoint_path_of(tmp_path / "w.npz"))
+    with pytest.raises(CheckpointError, match="no file is in the place of the checkpoint; remove it"):
         train(data, tmp_path, resume=True)
 
 
@@ -212,6 +228,11 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
         ({"training": {"cutout": 16}}, ConfigError, r"cutout leaves nothing .expected below 16 pixels"),
         ({"teacher": Path("other.npz"), "training": {"teaching": 1.0}}, SourceError, r"other.npz: holds no features"),
         ({"weights_path": Path("other.npz")}, DrhnError, r"other.npz: another file is in the place of the weights"),
+        (
+            {"weights_path": Path("mine.npz")},
+            DrhnError,
+            r"mine.history.jsonl: another file is in the place of the hist",
+        ),
         ({"weights_path": Path("past.npz")}, WeightsError, r"past.history.jsonl: a folder is in the place of the h"),
     ],
 )
@@ -219,6 +240,7 @@ def test_settings_are_checked_before_any_picture_is_read(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     Path("folder.npz").mkdir()
     Path("past.history.jsonl").mkdir()
+    Path("mine.history.jsonl").write_text("what happened to me\n")
     np.savez("other.npz", embeddings=np.zeros(3))
     with pytest.raises(kind, match=message):
         train(tmp_path / "no such data", tmp_path, **changes)
@@ -360,7 +382,7 @@ def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path
         go_on(data, tmp_path, started[0], hooks=stop_after(1))
     other = tmp_path / "other.npz"
     save_weights(other, replace(started[1], preprocessing=replace(started[1].preprocessing, shrink_gap=8)))
-    with pytest.raises(CheckpointError, match="another start"):
+    with pytest.raises(CheckpointError, match="other weights to start from;"):
         go_on(data, tmp_path, other, resume=True)
     assert go_on(data, tmp_path, started[0], resume=True)[0].training["from"]["fingerprint"] == started[1].fingerprint
 
