@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import zlib
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     mode = _existing_mode(target)
-    temporary = target.with_name(_temporary_name(target, secrets.token_hex(8)))
+    temporary = target.with_name(_temporary_name(target, os.urandom(8).hex()))
     try:
         # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import operator
 import os
@@ -143,6 +142,8 @@ class CodeFile:
     @property
     def digest(self) -> bytes:
         """What tells the rows from those of another file of any name: 32 bytes of their checksums and their model."""
+        import hashlib  # two milliseconds, and who reads a file does not need it
+
         manifest, trailer = self.manifest, self._trailer
         told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
         return hashlib.sha256(repr(told).encode()).digest()

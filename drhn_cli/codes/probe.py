@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -62,6 +61,8 @@ def search_indexed(
 
     Source: Norouzi, Punjani, Fleet 2012, section 2; when to scan instead is ours.
     """
+    from concurrent.futures import ThreadPoolExecutor  # milliseconds, and who has no index needs none
+
     check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drhn_cli.clickhouse.address import is_table
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
-from drhn_cli.network.bundled import bundled_paths
-from drhn_cli.network.weights import Weights, load_weights
+
+if TYPE_CHECKING:
+    from drhn_cli.network.weights import Weights
 
 _ZIP_MAGIC = b"PK"
 
@@ -39,6 +40,8 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "cannot read the file", path=path, found=error.strerror or str(error), hint="check the path"
         ) from error
     if start.startswith(_ZIP_MAGIC):
+        from drhn_cli.network.weights import load_weights  # a code file does not need it
+
         return describe_weights(load_weights(path))
     with CodeFile.open(path) as file:
         if verify:
@@ -102,4 +105,7 @@ def describe_weights(weights: Weights) -> dict[str, Any]:
 
 def describe_bundled() -> list[dict[str, Any]]:
     """Return ``describe_weights`` of every bundled model, sorted by name."""
+    from drhn_cli.network.bundled import bundled_paths
+    from drhn_cli.network.weights import load_weights
+
     return [describe_weights(load_weights(path)) for path in bundled_paths()]
