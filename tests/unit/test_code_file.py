@@ -394,7 +394,7 @@ def test_paths_of_any_type(tmp_path, path_type):
 @pytest.mark.parametrize(
     ("codes", "names", "error", "message"),
     [
-        (np.zeros((2, 2), np.uint8), [b"a", b"a"], CodeFileError, "two entries have the same path .found b'a'"),
+        (np.zeros((2, 2), np.uint8), [b"a", b"a"], CodeFileError, "two entries have the same path .found a"),
         (np.zeros((3, 2), np.uint8), [b"b", b"a", b"b"], CodeFileError, "two entries have the same path"),
         (np.zeros((2, 2), np.uint8), [b"a", b""], DrhnError, "path of no usable length"),
         (np.zeros((1, 2), np.uint8), [b"x" * 70000], DrhnError, "path of no usable length"),
