@@ -242,13 +242,15 @@ class TrainConfig(_Stored):
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
         teaching: weight of the term that has the codes tell a teacher's features.
+        contrast: weight of the term that has codes be nearer to those of their class than to others of the batch.
+        margin: by which the cosine to the class has to be larger than those to others; 0: a linear layer instead.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
-    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching", "contrast", "margin"})
 
     epochs: int = 30
     batch_size: int = 500
@@ -267,6 +269,8 @@ class TrainConfig(_Stored):
     quantisation: float = 0.3
     similarity: float = 0.0
     teaching: float = 0.0
+    contrast: float = 0.0
+    margin: float = 0.0
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -278,7 +282,7 @@ class TrainConfig(_Stored):
         for name in ("momentum", "warm_up", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
-        for name in ("weight_decay", "quantisation", "similarity", "teaching"):
+        for name in ("weight_decay", "quantisation", "similarity", "teaching", "contrast", "margin"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("translate", "cutout"):
             value = getattr(self, name)

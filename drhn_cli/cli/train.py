@@ -125,6 +125,14 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Weight of the term that has shorter codes order pictures as the longest does."),
     ] = None,
+    contrast: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the term that has codes be nearest to those of their class."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Cosines in place of the last layer, and by how much the class's is larger."),
+    ] = None,
     translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
@@ -192,6 +200,8 @@ def train(
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,
+        "contrast": contrast,
+        "margin": margin,
         "teaching": teaching,
         "translate": translate,
         "cutout": cutout,

@@ -39,15 +39,23 @@ def training_loss(
         entropies = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
         return torch.stack(entropies).mean()
 
+    def scores(n_bits: int, first: int = 0) -> Tensor:
+        if config.margin:
+            return margin_scores(network, activations, labels, config.margin, slice(first, first + n_bits))
+        return network.scores(activations, n_bits, first=first)
+
     bits, lengths = network.config.bits, network.config.code_lengths
-    by_length = [network.scores(activations, n_bits) for n_bits in lengths]
+    by_length = [scores(n_bits) for n_bits in lengths]
     loss = mean_entropy(by_length)
     if network.config.nested:
         run = lengths[0]
         starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
-        loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
+        loss = (loss + mean_entropy(scores(run, start) for start in starts)) / 2
         if config.similarity:
             loss = loss + config.similarity * similarity_term(activations, network.config.nested)
+    if config.contrast:
+        terms = [contrast_term(activations[:, :n_bits], labels) for n_bits in lengths]
+        loss = loss + config.contrast * torch.stack(terms).mean()
     if features is not None:
         loss = loss + config.teaching * teaching_term(network, activations, features.float())
     return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
@@ -73,6 +81,44 @@ def similarity_term(activations: Tensor, lengths: Sequence[int]) -> Tensor:
 
     whole = similarities(signs.detach())
     return torch.stack([(similarities(signs[:, :n]) - whole).square().mean() for n in lengths]).mean()
+
+
+def margin_scores(network: DRHN, activations: Tensor, labels: Tensor, margin: float, used: slice) -> Tensor:
+    """Return 16 times the cosines between codes and classes, less the margin at an image's own class.
+
+    Args:
+        network: its last layer holds a direction for each class.
+        activations: (n, bits) in 0..1.
+        labels: (n,) int64.
+        margin: 0..1.
+        used: the bits that count.
+
+    Returns:
+        (n, n_classes).
+
+    Source: CosFace (Wang et al. 2018, https://arxiv.org/abs/1801.09414).
+    """
+    codes = functional.normalize(2 * activations[:, used] - 1)
+    cosines = codes @ functional.normalize(network.classify.weight[:, used]).T
+    return 16 * (cosines - margin * functional.one_hot(labels, cosines.shape[1]))
+
+
+def contrast_term(activations: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of finding an image of the same class among all others of the batch.
+
+    Args:
+        activations: (n, bits) in 0..1.
+        labels: (n,) int64.
+
+    Source: the supervised contrastive loss, L_out with a temperature of 0.1 (Khosla et al. 2020,
+        https://arxiv.org/abs/2004.11362).
+    """
+    codes = functional.normalize(2 * activations - 1)
+    itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    logs = functional.log_softmax((codes @ codes.T / 0.1).masked_fill(itself, -1e9), dim=1)
+    same = (labels[:, None] == labels) & ~itself
+    n_same = same.sum(dim=1)
+    return -((logs * same).sum(dim=1) / n_same.clamp(min=1))[n_same > 0].mean()
 
 
 def teaching_term(network: DRHN, activations: Tensor, features: Tensor) -> Tensor:

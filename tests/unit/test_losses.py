@@ -3,7 +3,14 @@ import torch
 from torch.nn import functional
 
 from drhn_cli.config import TrainConfig
-from drhn_cli.network.losses import quantisation_term, similarity_term, teaching_term, training_loss
+from drhn_cli.network.losses import (
+    contrast_term,
+    margin_scores,
+    quantisation_term,
+    similarity_term,
+    teaching_term,
+    training_loss,
+)
 from drhn_cli.network.model import DRHN
 from tests.networks import tiny_config
 
@@ -104,3 +111,20 @@ def test_teaching_counts_as_much_as_told_in_the_loss():
     taught, _ = training_loss(network, activations, labels, TrainConfig(teaching=0.7), features=features)
     term = teaching_term(network, activations, features.float())
     assert taught.item() == pytest.approx((without + 0.7 * term).item(), abs=1e-5)
+
+
+def test_contrast_is_least_where_classes_are_apart():
+    apart = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
+    assert contrast_term(apart, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(0, abs=1e-6)
+    assert contrast_term(apart, torch.tensor([0, 1, 0, 1])).item() == pytest.approx(20, abs=1e-4)  # cosines -1 to 1
+    assert contrast_term(apart, torch.tensor([0, 0, 1, 2])).item() == pytest.approx(0, abs=1e-6)  # some are alone
+
+
+def test_margin_is_taken_from_the_cosine_to_the_own_class():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config())
+    activations, labels = torch.rand(6, 16), torch.arange(6) % 4
+    codes = functional.normalize(2 * activations[:, 2:10] - 1)
+    cosines = codes @ functional.normalize(network.classify.weight[:, 2:10]).T
+    scores = margin_scores(network, activations, labels, 0.3, slice(2, 10))
+    assert torch.allclose(16 * cosines - scores, 16 * 0.3 * functional.one_hot(labels, 4), atol=1e-5)
