@@ -12,6 +12,7 @@ from drhn_cli.errors import ConfigError
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
+PARTS = ("identity", "whitening", "greedy", "average")
 Rank = Literal["hamming", "asymmetric"]
 
 SHRINK_GAP = 4
@@ -242,13 +243,14 @@ class TrainConfig(_Stored):
         quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
         similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
         teaching: weight of the term that has the codes tell a teacher's features.
+        part: of another recipe that is tried: identity, whitening, greedy or average; empty for none.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
-    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching", "part"})
 
     epochs: int = 30
     batch_size: int = 500
@@ -267,6 +269,7 @@ class TrainConfig(_Stored):
     quantisation: float = 0.3
     similarity: float = 0.0
     teaching: float = 0.0
+    part: str = ""
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -277,6 +280,7 @@ class TrainConfig(_Stored):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("momentum", "warm_up", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
+        _require(self.part in ("", *PARTS), "part", " or ".join(PARTS), self.part)
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation", "similarity", "teaching"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))

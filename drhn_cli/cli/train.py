@@ -125,6 +125,9 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Weight of the term that has shorter codes order pictures as the longest does."),
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="NAME", help="To try: identity, whitening, greedy or average.")
+    ] = None,
     translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
@@ -192,6 +195,7 @@ def train(
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,
+        "part": part,
         "teaching": teaching,
         "translate": translate,
         "cutout": cutout,

@@ -29,6 +29,7 @@ from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
+from drhn_cli.network.parts import Average, begin_with_identity, made_greedy, whiten_stem
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights import Weights, array_shapes, halve_filters
@@ -186,6 +187,10 @@ def train_network(
     network = DRHN(network_config, n_features=0 if features is None else features.shape[1])
     if start:
         begin_with(network, start, images.class_names)
+    if config.part == "identity":
+        begin_with_identity(network)
+    if config.part == "whitening":
+        whiten_stem(network, normalise(torch.from_numpy(images.pixels[:5000]).permute(0, 3, 1, 2), preprocessing))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = make_optimisers(network, config)
     history: list[EpochReport] = []
@@ -295,6 +300,7 @@ def _train_epoch(
     network.train()
     total_loss = torch.zeros((), device=device)
     n_right = torch.zeros((), device=device)
+    average = Average(network) if config.part == "average" else None
     for step in range(n_steps):
         indices = order[step * batch_size : (step + 1) * batch_size][share]
         batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
@@ -303,6 +309,8 @@ def _train_epoch(
         seen = None if features is None else torch.from_numpy(features[indices]).to(device)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
         loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
+        if average and step % 5 == 4:
+            average.take(network, (epoch * n_steps + step) / (config.epochs * n_steps))
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
         on_step(step + 1, n_steps)
@@ -330,6 +338,8 @@ def _step(
     """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         activations = network(batch)
+    if config.part == "greedy":
+        activations = made_greedy(activations, network.config.threshold)
     loss, scores = training_loss(network, activations, labels, config, features=features)
     loss = loss * weight
     for optimiser in optimisers:
