@@ -86,7 +86,8 @@ def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_s
 
     The first frame of an animation; turned upright as its EXIF orientation says (damaged EXIF is passed over);
     transparency on white; deep greys scaled (see ``greys``); CMYK, palettes and the rest by Pillow's conversion.
-    Safe in threads: of Pillow's global state, nothing is changed but that its messages are silenced (see ``quiet``).
+    Safe in threads: of Pillow's global state, nothing is changed but that its messages are silenced (see ``quiet``) and
+    its limit of pixels is raised to ours.
 
     Args:
         source: see ``open_picture``.

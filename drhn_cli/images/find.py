@@ -30,12 +30,14 @@ class Found:
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
         missing: absolute paths of sources and folders that are not there or cannot be listed. What an index holds
             under one of them is unknown rather than deleted.
+        some_vanished: a file or folder was there and then was not, as where a drive is unplugged meanwhile.
     """
 
     files: Sequence[FoundFile] = field(default_factory=list)
     failures: list[DrhnError] = field(default_factory=list)
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
+    some_vanished: bool = False
 
 
 _COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
@@ -174,10 +176,17 @@ class _Search:
         self._failures: list[DrhnError] = []
         self._archives: set[bytes] = set()
         self._missing: list[bytes] = []
+        self._some_vanished = False
 
     def result(self) -> Found:
         files = sorted(self._files.values(), key=lambda file: file.path)
-        return Found(files=files, failures=self._failures, archives=sorted(self._archives), missing=self._missing)
+        return Found(
+            files=files,
+            failures=self._failures,
+            archives=sorted(self._archives),
+            missing=self._missing,
+            some_vanished=self._some_vanished,
+        )
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -218,8 +227,7 @@ class _Search:
                 with os.scandir(folder.path) as entries:
                     listed = list(entries)
             except OSError as error:
-                self._missing.append(folder.path)
-                self._fail(folder.path, error)
+                self._lose(folder.path, error, vanished=isinstance(error, FileNotFoundError))
                 continue
             for entry in listed:
                 if entry.name.startswith(b".") and not self._hidden:
@@ -227,11 +235,10 @@ class _Search:
                 try:
                     inner = self._visit(folder, entry)
                 except OSError as error:
-                    # A file may vanish between listing and looking; a link whose target is gone may lead to a drive
-                    # that is not plugged in, and anything else that cannot be looked at may well still be there.
-                    if not isinstance(error, FileNotFoundError) or entry.is_symlink():
-                        self._missing.append(entry.path)
-                    self._fail(entry.path, error)
+                    # What was listed and is not there was deleted just now, or the drive was unplugged; a link may lead
+                    # to one that is. What is really gone is not listed the next time.
+                    is_gone = isinstance(error, FileNotFoundError) and not entry.is_symlink()
+                    self._lose(entry.path, error, vanished=is_gone)
                     continue
                 if inner is not None:
                     stack.append(inner)
@@ -251,10 +258,9 @@ class _Search:
                 self._failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return None
             return _Folder(entry.path, f"{relative}/", status, folder)
-        if self._excluded(relative, False):
-            return None
-        is_dangling = entry.is_symlink() and not os.path.exists(entry.path)  # to a folder, perhaps
-        if os.path.splitext(entry.name)[1].lower() not in self._suffixes and not is_dangling:
+        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
+        leads_nowhere = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # to a folder, perhaps
+        if not (is_picture or leads_nowhere) or self._excluded(relative, leads_nowhere):
             return None
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):
@@ -263,6 +269,11 @@ class _Search:
 
     def _keep(self, path: bytes, status: os.stat_result) -> None:
         self._files[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+
+    def _lose(self, path: bytes, error: OSError, *, vanished: bool) -> None:
+        self._missing.append(path)
+        self._some_vanished = self._some_vanished or vanished
+        self._fail(path, error)
 
     def _fail(self, path: bytes, error: OSError, *, hint: str | None = None) -> None:
         problem = "no such file or folder" if isinstance(error, FileNotFoundError) else "cannot be read"

@@ -26,6 +26,7 @@ class Gathered:
         folder: the deepest that holds all sources, whichever part.
         failures: what could not be looked at.
         missing: absolute paths of sources and folders below which nothing is known.
+        complete: whether all sources were there, and nothing vanished while it was looked at.
     """
 
     files: list[FoundFile]
@@ -35,6 +36,7 @@ class Gathered:
     folder: bytes
     failures: list[DrhnError]
     missing: set[bytes]
+    complete: bool
 
     def covers(self, path: bytes) -> bool:
         """Tell whether a file of this path would have been found if it were there still.
@@ -56,6 +58,7 @@ def gather_pictures(
     hidden: bool,
     follow: bool,
     is_known: Callable[[bytes], bool] = lambda _: False,
+    is_known_folder: Callable[[bytes], bool] = lambda _: False,
     on_found: Callable[[int], None] = lambda _: None,
 ) -> Gathered:
     """Find the pictures of a part, or all.
@@ -69,8 +72,9 @@ def gather_pictures(
         exclude: see ``find_images``, as for the other two.
         hidden: take names that begin with a dot.
         follow: follow symbolic links.
-        is_known: tells whether there have been pictures below a source. It is missing if it is an empty folder now, as
-            the mount point of an unplugged drive is, or an empty archive, or another file.
+        is_known: tells whether a source was a picture, or there have been some below it. It is missing if it is an
+            empty folder now, as the mount point of an unplugged drive is, or an empty archive.
+        is_known_folder: tells whether there have been pictures below a source. It is missing if it is a file now.
         on_found: called with the pictures found so far after each folder and archive.
 
     Raises:
@@ -84,7 +88,7 @@ def gather_pictures(
         if _is_empty_folder(root):
             found.failures.append(_emptied("empty, as the mount point of an unplugged drive is", root))
             found.missing.append(root)
-        elif os.path.isfile(root):
+        elif is_known_folder(root) and os.path.isfile(root):
             found.failures.append(_emptied("a file in the place of a folder or archive", root))
             found.missing.append(root)
     _refuse_nothing(found.failures, roots, set(found.missing))
@@ -121,6 +125,7 @@ def gather_pictures(
         folder=folder,
         failures=failures,
         missing=missing,
+        complete=not roots & missing and not found.some_vanished,
     )
 
 

@@ -213,7 +213,8 @@ def hash_pictures(
             exclude=options.exclude,
             hidden=options.hidden,
             follow=options.follow,
-            is_known=update.holds_some_below,
+            is_known=update.holds,
+            is_known_folder=update.holds_some_below,
             on_found=on_found,
         )
         for failure in gathered.failures:
@@ -224,7 +225,7 @@ def hash_pictures(
         n_images = gathered.n_images if options.shard else len(pending)
         failures = update.encode(pending, n_images, on_progress, on_failure) if pending else []
         # On a machine where a drive is not there, a part must not pass for whole.
-        update.finish(complete=not gathered.roots & gathered.missing)
+        update.finish(complete=gathered.complete)
         return update.summary([*gathered.failures, *failures], time.monotonic() - clock)
 
 
@@ -238,7 +239,7 @@ class _Update:
         self._noted: dict[bytes, _Noted] = {}
         self._root = b""
         self._outdated: dict[bytes, _Noted] = {}  # of changed files: kept until they are hashed again
-        self._some_went_away = False
+        self._some_changed_meanwhile = False
         self._had_index = self._saved = False
         self._part: CodePart | None = None
         self._noted_part: CodePart | None = None
@@ -272,6 +273,10 @@ class _Update:
         self._noted_root = self._root
         self._collection = _Collection(self._n_bits)
         self._counts = dict.fromkeys(("added", "changed", "unchanged", "moved", "removed", "kept"), 0)
+
+    def holds(self, path: bytes) -> bool:
+        """Tell whether the code file has this picture, or some in this folder or archive."""
+        return path in self._noted or self.holds_some_below(path)
 
     def holds_some_below(self, folder: bytes) -> bool:
         """Tell whether the code file has pictures in a folder, at any depth."""
@@ -307,14 +312,14 @@ class _Update:
             if noted:
                 self._outdated[file.path] = noted
             pending.append(file)
-        for path in gone:
+        for path in sorted(gone):  # archive by archive
             if not gathered.covers(path) or (self._options.keep_missing and is_gone(path)):
                 kept[path] = self._noted[path]
                 self._counts["kept"] += 1
             else:
                 self._counts["removed"] += 1
         self._collection.add(self._codes_of(kept))
-        # All parts have the same root, also one that holds nothing yet.
+        # Parts that belong together have the same root, also one that holds nothing yet.
         has_root = self._noted or (self._part is not None and not self._is_new)
         self._root = common_folder([gathered.folder, self._root]) if has_root else gathered.folder
         return pending
@@ -390,25 +395,25 @@ class _Update:
         self._counts["added"] += len(files) - n_changed
 
     def _give_up(self, file: FoundFile) -> None:
-        """Drop what was known of a file that cannot be read; but not of one that was there just now and is not."""
+        """Drop what was known of a file that cannot be read; but not of one that went away or changed meanwhile."""
         if not file.is_unchanged():
-            self._some_went_away = True
+            self._some_changed_meanwhile = True
         elif self._outdated.pop(file.path, None):
             self._counts["removed"] += 1
 
     def finish(self, *, complete: bool) -> None:
         """Write the code file, unless it holds all of this already; a part is finished if its sources were complete."""
-        if self._part is not None:
-            self._part = replace(self._part, finished=complete and not self._some_went_away)
-        self._counts["kept"] += len(self._still_outdated())
-        is_other = self._root != self._noted_root or self._part != self._noted_part
-        is_other = is_other or any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
-        if self._is_new or self._options.root is not None or is_other:
-            try:
+        try:
+            if self._part is not None:
+                self._part = replace(self._part, finished=complete and not self._some_changed_meanwhile)
+            self._counts["kept"] += len(self._still_outdated())
+            is_other = any(self._counts[name] for name in ("added", "changed", "moved", "removed"))
+            is_other_part = self._part is not None and (self._part, self._root) != (self._noted_part, self._noted_root)
+            if self._is_new or self._options.root is not None or is_other or is_other_part:
                 self._save()
-            except KeyboardInterrupt:  # all has been hashed, and nothing of it may be on disk
-                self._save()
-                raise
+        except KeyboardInterrupt:  # all has been hashed, and nothing of it may be on disk
+            self._save()
+            raise
 
     def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
         """Return what was done."""

@@ -97,11 +97,14 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
     for (root, count), there in numbers.items():
         if missing := [str(number) for number in range(1, count + 1) if number not in there]:
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+            hint = "name them, too, or merge what there is with --partial"
+            if any(other != root and other_count == count for other, other_count in numbers):
+                hint = "there are parts of other sources, too: hash each part again with the same ones"
             raise CodeFileError(
                 "parts are missing",
                 expected=f"all {count} of {display_path(root)}",
                 found=f"{len(there)}, without {shown}",
-                hint="name them, too, or merge what there is with --partial",
+                hint=hint,
             )
 
 

@@ -16,6 +16,7 @@ from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import CheckpointError
 
 FORMAT_VERSION = 1
+_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # of the pictures, the last where it is not told
 _RUN_PARTS = {
     "images": "other pictures",
     "start": "other weights to start from",
@@ -92,26 +93,37 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
     except _DAMAGE as error:
         hint = f"remove {os.fspath(path)} to start anew"
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
-    for key in [*run, *other]:
-        if run.get(key) != other.get(key):
-            expected, found = _differing(run.get(key), other.get(key))
-            raise CheckpointError(
-                f"the checkpoint belongs to a run with {_RUN_PARTS.get(key, f'another {key}')}",
-                path=path,
-                expected=expected,
-                found=found,
-                hint="repeat that run's options, or remove the checkpoint to start anew",
-            )
+    if run != other:
+        key, expected, found = _first_difference(run, other)
+        raise CheckpointError(
+            f"the checkpoint belongs to a run with {_RUN_PARTS.get(key, f'another {key}')}",
+            path=path,
+            expected=expected,
+            found=found,
+            hint="repeat that run's options, or remove the checkpoint to start anew",
+        )
     return checkpoint
 
 
-def _differing(ours: Any, theirs: Any) -> tuple[str, str] | tuple[None, None]:
-    """Return the settings that the run wants and those that the checkpoint has instead; of digests, nothing."""
-    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return None, None
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    expected, found = (", ".join(f"{name} {one.get(name)}" for name in names) for one in (ours, theirs))
-    return expected, found
+def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    """Return in which part two runs differ, and in which settings; of digests, nothing.
+
+    What was chosen comes first, then the data, then what follows from the data.
+    """
+    ranked: list[tuple[int, str, list[str]]] = []
+    for key in {**ours, **theirs}:
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+            ranked += [(2 if name in _DERIVED else 0, key, [name]) for name in names]
+        elif one != other:
+            ranked.append((1, key, []))
+    first, key, _ = min(ranked, key=lambda difference: difference[0])
+    names = [name for rank, part, some in ranked for name in some if (rank, part) == (first, key)]
+    if not names:
+        return key, None, None
+    expected, found = (", ".join(f"{name} {one[key].get(name)}" for name in names) for one in (ours, theirs))
+    return key, expected, found
 
 
 def _check_bytes(path: Path) -> None:

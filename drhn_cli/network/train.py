@@ -172,9 +172,9 @@ def train_network(
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),
-        "images": _digest(images),  # before their colours, which are others then, too
         # How they were decoded is in the images: a run of the time before that was a setting can go on.
         "preprocessing": replace(preprocessing, shrink_gap=None).to_dict(),
+        "images": _digest(images),
     }
     if start:
         run["start"] = start.fingerprint

@@ -49,7 +49,14 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
     ("run", "message"),
     [
         ({**RUN, "images": "def"}, "a run with other pictures; repeat that run's options"),
-        ({**RUN, "training": {"seed": 1}}, "a run with other settings"),
+        (
+            {**RUN, "training": {"seed": 1}},
+            "a run with other settings .expected seed 1, found seed 0.; repeat that run's",
+        ),
+        # What was chosen comes before the data, and that before what follows from it.
+        ({**RUN, "training": {"seed": 1}, "images": "def"}, "a run with other settings .expected seed 1, found seed 0"),
+        ({**RUN, "training": {"seed": 0, "batch_size": 9}, "images": "def"}, "a run with other pictures; repeat"),
+        ({**RUN, "network": {"bits": 16, "n_classes": 3}}, "a run with another network .expected n_classes 3, found n"),
         ({**RUN, "fit": "crop"}, "a run with another fit; repeat"),
         ({"network": RUN["network"]}, "a run with other settings"),
     ],

@@ -257,7 +257,9 @@ def test_an_unreadable_folder_is_told_and_protects_what_lies_under_it(
     assert "permissions" in found.failures[0].message
 
 
-def test_a_file_that_vanishes_is_a_failure_but_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_vanishes_is_a_failure_and_unknown_rather_than_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "1.jpg", "2.jpg")
     scandir = os.scandir
 
@@ -276,7 +278,7 @@ def test_a_file_that_vanishes_is_a_failure_but_not_missing(tmp_path: Path, monke
     found = find_images([tmp_path])
     assert relative(found, tmp_path) == ["2.jpg"]
     assert [failure.path for failure in found.failures] == [os.fsencode(tmp_path / "1.jpg")]
-    assert found.missing == []
+    assert (found.missing, found.some_vanished) == ([os.fsencode(tmp_path / "1.jpg")], True)
 
 
 def test_an_entry_that_cannot_be_looked_at_at_all_hides_no_other(

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import threading
@@ -14,7 +15,9 @@ from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
 from drhn_cli.jobs import hash as hash_module
+from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
+from drhn_cli.jobs.shard import Shard
 from drhn_cli.network import encoders
 from drhn_cli.network.weights import load_weights, save_weights
 from tests.drawing import draw_picture
@@ -179,7 +182,15 @@ def test_changed_pictures_that_an_interrupted_run_did_not_get_to_keep_their_code
     assert counts(update()) == {"unchanged": 2, "changed": 6}
 
 
-@pytest.mark.parametrize("replace", [os.mkfifo, lambda path: Path(path).write_text("hi")])
+@pytest.mark.parametrize(
+    "replace",
+    [
+        pytest.param(
+            lambda path: os.mkfifo(path), marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFO")
+        ),
+        lambda path: path.write_text("hi"),
+    ],
+)
 def test_a_folder_in_whose_place_something_else_is_keeps_its_entries(hashed, update, replace):
     (hashed / "circle").rename("elsewhere")
     replace(hashed / "circle")
@@ -207,6 +218,71 @@ def test_a_followed_link_to_a_folder_that_is_not_there_keeps_its_entries(hashed,
 def test_what_is_there_and_left_out_is_not_missing(update):
     (Path("photos") / "square/0000.png").unlink()
     assert counts(update(exclude=["circle"], keep_missing=True)) == {"unchanged": 5, "kept": 1, "removed": 2}
+
+
+@pytest.fixture
+def unplugged_while_listed(hashed, monkeypatch):
+    """``photos/circle`` goes away once ``photos`` has been listed."""
+
+    def scandir(path, scandir=os.scandir):
+        listing = scandir(path)
+        if os.fsencode(path).endswith(b"photos"):
+            entries = list(listing)
+            (hashed / "circle").rename("unplugged")
+            return contextlib.nullcontext(entries)
+        return listing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(find_module.os, "scandir", scandir)
+        yield
+
+
+@pytest.mark.usefixtures("unplugged_while_listed")
+def test_a_folder_that_goes_away_while_it_is_listed_keeps_its_entries(update):
+    summary = update()
+    assert (counts(summary), len(summary.failures)) == ({"unchanged": 6, "kept": 2}, 1)
+
+
+@pytest.mark.usefixtures("unplugged_while_listed")
+def test_a_part_of_which_a_folder_went_away_while_it_was_listed_is_not_finished(photos, weights_path):
+    options = HashOptions(weights=str(weights_path), shard=Shard(number=1, count=1))
+    assert hash_pictures([photos], "part.bin", options).n_items == 6
+    with CodeFile.open("part.bin") as file:
+        assert not file.manifest.part.finished
+
+
+@pytest.mark.usefixtures("photos")
+def test_ctrl_c_just_before_the_last_save_loses_nothing(update, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hash_module, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        update(shard=Shard(number=1, count=1))
+    assert len(names()) == 8
+
+
+@pytest.mark.usefixtures("hashed")
+def test_a_source_that_is_not_there_changes_no_byte_of_the_file(update):
+    before = CODES.read_bytes(), CODES.stat().st_ino
+    assert counts(update("photos", "/no/such/folder")) == {"unchanged": 8}
+    assert (CODES.read_bytes(), CODES.stat().st_ino) == before
+
+
+@pytest.mark.usefixtures("hashed")
+def test_a_picture_in_whose_place_an_empty_folder_is_keeps_its_code(update):
+    sources = "photos/circle/0000.png", "photos/circle/0001.png"
+    os.remove(sources[0])
+    os.mkdir(sources[0])
+    summary = update(*sources)
+    assert counts(summary) == {"unchanged": 1, "kept": 7}
+    assert summary.failures[0].path == os.path.abspath(sources[0]).encode()
+
+
+def test_a_link_that_is_left_out_may_lead_nowhere(hashed, update):
+    (hashed / "gone").symlink_to("../drive")
+    assert update(follow=True, exclude=["gone/"]).failures == []
+    assert [failure.problem for failure in update(follow=True).failures] == ["no such file or folder"]
 
 
 @pytest.mark.usefixtures("hashed")
