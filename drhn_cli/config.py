@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -12,32 +11,12 @@ from drhn_cli.errors import ConfigError
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
-Rank = Literal["hamming", "asymmetric"]
 
 SHRINK_GAP = 4
 """Of weights that are trained now: from here on, fewer than 1 % of the bits change (``tests.benchmarks.shrinking``)."""
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
-
-
-def check_rank(rank: str) -> None:
-    """Refuse an unknown order of matches.
-
-    Raises:
-        ConfigError: it is no ``Rank``.
-    """
-    _require(rank in get_args(Rank), "rank", " or ".join(get_args(Rank)), rank)
-
-
-def check_device(name: str) -> None:
-    """Refuse what names no device, without asking whether the device is there.
-
-    Raises:
-        ConfigError: it is none of ``auto``, ``cuda``, ``mps`` and ``cpu``, the last three with a number or without.
-    """
-    if not re.fullmatch(r"auto|(cuda|mps|cpu)(:\d+)?", name):
-        raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu, or such as cuda:0")
 
 
 class _Stored:

@@ -56,7 +56,7 @@ def eval_(
     mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
     per cent.
     """
-    from drhn_cli.config import check_rank
+    from drhn_cli.choices import check_rank
     from drhn_cli.jobs.data import load_queries_and_gallery
     from drhn_cli.jobs.evaluate import evaluate_weights
     from drhn_cli.jobs.model import choose_bits

@@ -7,21 +7,16 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from drhn_cli.clickhouse.scheme import EMBEDDED, SERVER
 from drhn_cli.errors import ConfigError, DrhnError
 
 PASSWORD = "CLICKHOUSE_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_FILE = "CLICKHOUSE_PASSWORD_FILE"  # noqa: S105
 
-_SERVER, _EMBEDDED = "clickhouse://", "chdb:"
 _FORMS = "clickhouse://user@host:8123/database.table or chdb:./folder"
 _DEFAULT_PORT = 8123
 _WITH_PASSWORD = re.compile(r"[^@]*//[^@]*:.*@", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def is_table(target: str) -> bool:
-    """Tell whether a command line's code file is a table instead."""
-    return target.startswith((_SERVER, _EMBEDDED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +43,8 @@ class TableAddress:
         Raises:
             ConfigError: another form, or a password in it, which the message does not repeat.
         """
-        if url.startswith(_EMBEDDED):
-            folder = url.removeprefix(_EMBEDDED)
+        if url.startswith(EMBEDDED):
+            folder = url.removeprefix(EMBEDDED)
             if not folder:
                 raise ConfigError("no folder for the embedded database", expected=_FORMS, found=url)
             return cls(folder=folder)
@@ -66,7 +61,7 @@ class TableAddress:
         database, dot, table = parts.path.removeprefix("/").partition(".")
         if not dot:
             database, table = cls.database, database
-        if not (host and url.startswith(_SERVER) and _NAME.fullmatch(database) and _NAME.fullmatch(table)):
+        if not (host and url.startswith(SERVER) and _NAME.fullmatch(database) and _NAME.fullmatch(table)):
             raise ConfigError("not the URL of a table", expected=_FORMS, found=url)
         if parts.query or parts.fragment:
             raise ConfigError("a table's URL has no ? and no #", expected=_FORMS, found=url)
@@ -75,9 +70,9 @@ class TableAddress:
 
     def __str__(self) -> str:
         if self.folder is not None:
-            return f"{_EMBEDDED}{self.folder}"
+            return f"{EMBEDDED}{self.folder}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{_SERVER}{self.user}@{host}:{self.port}/{self.database}.{self.table}"
+        return f"{SERVER}{self.user}@{host}:{self.port}/{self.database}.{self.table}"
 
 
 def read_password() -> str:

@@ -7,7 +7,7 @@ import stat
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from drhn_cli.clickhouse.address import is_table
+from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, display_path
-from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.paths import absolute_folder
 
 
@@ -54,6 +53,8 @@ def find_kept(file: CodeFile, exclude: Sequence[str]) -> NDArray[np.bool_]:
     Raises:
         CodeFileError: the code file is damaged.
     """
+    from drhn_cli.images.exclude import compile_excludes  # few queries leave something out
+
     is_excluded = compile_excludes(exclude)
     folders_out = {b"": False}
 

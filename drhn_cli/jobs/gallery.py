@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.address import is_table
+from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.search import Neighbours

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.choices import check_device
 from drhn_cli.codes.file import (
     CodeFile,
     CodeManifest,
@@ -23,7 +24,6 @@ from drhn_cli.codes.file import (
     write_code_file,
 )
 from drhn_cli.codes.pack import code_size
-from drhn_cli.config import check_device
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.found import FoundFile

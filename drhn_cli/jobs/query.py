@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.choices import Rank, check_device, check_rank
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
-from drhn_cli.config import Rank, check_device, check_rank
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
 from drhn_cli.jobs.gallery import Found, gallery_of
 from drhn_cli.paths import absolute_path

@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from drhn_cli.config import Precision, check_device
+from drhn_cli.choices import check_device
+from drhn_cli.config import Precision
 from drhn_cli.errors import ConfigError
 
 
