@@ -105,19 +105,19 @@ def test_a_run_stopped_within_an_epoch_loses_only_that_epoch(images, whole_run, 
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("change", "difference"),
     [
-        ({"seed": 1}, "training"),
-        ({"epochs": EPOCHS + 1}, "training"),
-        ({"network": tiny_config(nested=(4,))}, "network"),
-        ({"images": drawn(12, seed=1)}, "images"),
+        ({"seed": 1}, "other settings"),
+        ({"epochs": EPOCHS + 1}, "other settings"),
+        ({"network": tiny_config(nested=(4,))}, "another network"),
+        ({"images": drawn(12, seed=1)}, "other pictures"),
     ],
     ids=["seed", "epochs", "network", "images"],
 )
-def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, key):
+def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, difference):
     path = tmp_path / "checkpoint"
     run(images, checkpoint_path=path)
-    with pytest.raises(CheckpointError, match=f"a run with another {key}"):
+    with pytest.raises(CheckpointError, match=f"a run with {difference}"):
         run(**{"images": images, "checkpoint_path": path, **change})
 
 
