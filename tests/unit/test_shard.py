@@ -227,6 +227,14 @@ def test_parts_belong_together_still_when_sources_become_more_or_fewer(photos, w
         assert merge_codes(hash_parts(*sources), "merged.bin").n_items == n
 
 
+def test_parts_of_other_sources_do_not_belong_together_and_the_error_says_so(photos, weights_path):
+    for number, sources in ((1, [photos]), (2, [photos / "circle"])):
+        options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=2))
+        hash_pictures(sources, f"{number}.bin", options)
+    with pytest.raises(CodeFileError, match="there are parts of other sources, too: hash each part again"):
+        merge_codes(["1.bin", "2.bin"], "merged.bin")
+
+
 def test_a_part_that_has_all_its_pictures_but_was_killed_before_it_said_so_is_finished(hash_part):
     _, path = hash_part(1, 3)
     finished = path.read_bytes()
