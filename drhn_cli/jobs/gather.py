@@ -112,7 +112,7 @@ def gather_pictures(
             files += members.files
             failures += members.failures
             missing.update(members.missing)
-            if is_known(path) and is_empty_archive(path):
+            if not members.files and is_known(path) and is_empty_archive(path):
                 failures.append(_emptied("an archive that holds nothing any more", path))
                 missing.add(path)
     if not files:

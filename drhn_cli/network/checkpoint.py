@@ -110,18 +110,18 @@ def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str
 
     What was chosen comes first, then the data, then what follows from the data.
     """
-    ranked: list[tuple[int, str, list[str]]] = []
+    ranked: list[tuple[int, str, str]] = []
     for key in {**ours, **theirs}:
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-            ranked += [(2 if name in _DERIVED else 0, key, [name]) for name in names]
+            ranked += [(2 if name in _DERIVED else 0, key, name) for name in names]
         elif one != other:
-            ranked.append((1, key, []))
-    first, key, _ = min(ranked, key=lambda difference: difference[0])
-    names = [name for rank, part, some in ranked for name in some if (rank, part) == (first, key)]
-    if not names:
+            ranked.append((1, key, ""))
+    first, key, name = min(ranked, key=lambda difference: difference[0])
+    if not name:
         return key, None, None
+    names = [name for rank, part, name in ranked if (rank, part) == (first, key)]
     expected, found = (", ".join(f"{name} {one[key].get(name)}" for name in names) for one in (ours, theirs))
     return key, expected, found
 
