@@ -61,7 +61,7 @@ def search_indexed(
 
     Source: Norouzi, Punjani, Fleet 2012, section 2; when to scan instead is ours.
     """
-    from concurrent.futures import ThreadPoolExecutor  # milliseconds, and who has no index needs none
+    from drhn_cli.threads import ThreadPool  # milliseconds, and who has no index needs none
 
     check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
@@ -74,7 +74,7 @@ def search_indexed(
     def probe(query: NDArray[np.uint8]) -> Neighbours | None:
         return _Probe(index, query[np.newaxis], top_k, limit, scan_cost).run()
 
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPool(n_threads, "drhn-probe") as pool:
         probe_all = pool.map if min(n_threads, len(queries)) > 1 else map
         found = list(probe_all(probe, queries[:_SAMPLE]))
         others = queries[_SAMPLE:]

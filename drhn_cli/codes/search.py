@@ -90,9 +90,9 @@ def search(
     if n_threads == 1:
         return [best.result() for best in scan.run(0, n_rows)]
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
-    from concurrent.futures import ThreadPoolExecutor  # milliseconds, and one thread does without
+    from drhn_cli.threads import ThreadPool  # milliseconds, and one thread does without
 
-    with ThreadPoolExecutor(n_threads) as pool:  # numpy and C let go of the interpreter lock
+    with ThreadPool(n_threads, "drhn-scan") as pool:  # numpy and C let go of the interpreter lock
         parts = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
     return [_merge(best) for best in zip(*parts, strict=True)]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
 from drhn_cli.images.opened import PictureSource
 from drhn_cli.images.preprocess import fit_image
+from drhn_cli.threads import Task, ThreadPool
 
 # Files in one task: a task costs about as much to schedule as a tiny picture to decode.
 CHUNK_SIZE = 16
@@ -98,29 +97,28 @@ def load_batches(
 def _generate_batches(
     sources: Iterator[PictureSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
 ) -> Iterator[Batch]:
-    stop = Event()
+    stopped = False
 
     def load_chunk(chunk: Sequence[PictureSource]) -> list[_Loaded]:
-        return [_load_or_error(source, preprocessing, max_pixels) for source in chunk if not stop.is_set()]
+        return [_load_or_error(source, preprocessing, max_pixels) for source in chunk if not stopped]
 
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="drhn-load")
-    try:
-        batches: deque[list[Future[list[_Loaded]]]] = deque()
+    with ThreadPool(workers, "drhn-load") as pool:
+        batches: deque[list[Task[list[_Loaded]]]] = deque()
         # Enough tasks for every worker while one batch is being used, for small batches too.
         n_ahead = max(2, 1 + -(-2 * workers * CHUNK_SIZE // batch_size))
         start = 0
-        while True:
-            while len(batches) < n_ahead and (batch := list(islice(sources, batch_size))):
-                chunks = [batch[i : i + CHUNK_SIZE] for i in range(0, len(batch), CHUNK_SIZE)]
-                batches.append([executor.submit(load_chunk, chunk) for chunk in chunks])
-            if not batches:
-                return
-            loaded = [one for future in batches.popleft() for one in future.result()]
-            yield _collect(loaded, start, preprocessing.shape)
-            start += len(loaded)
-    finally:
-        stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        try:
+            while True:
+                while len(batches) < n_ahead and (batch := list(islice(sources, batch_size))):
+                    chunks = [batch[i : i + CHUNK_SIZE] for i in range(0, len(batch), CHUNK_SIZE)]
+                    batches.append([pool.submit(load_chunk, chunk) for chunk in chunks])
+                if not batches:
+                    return
+                loaded = [one for task in batches.popleft() for one in task.result()]
+                yield _collect(loaded, start, preprocessing.shape)
+                start += len(loaded)
+        finally:
+            stopped = True  # which load_chunk looks at
 
 
 def _load_or_error(source: PictureSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:

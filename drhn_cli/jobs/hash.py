@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -36,6 +35,7 @@ from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.weights import Weights, load_weights
 from drhn_cli.paths import absolute_folder
+from drhn_cli.threads import ThreadPool
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
@@ -346,8 +346,7 @@ class _Update:
             max_pixels=options.max_pixels,
         )
         # Torch takes a second or two to import; pictures are decoded meanwhile.
-        starter = ThreadPoolExecutor(1, "drhn-start")
-        encoder = starter.submit(
+        encoder = ThreadPool(1, "drhn-start").submit(
             load_encoder,
             self._weights,
             device=options.device,
@@ -355,7 +354,6 @@ class _Update:
             batch_size=options.batch_size,
             n_threads=n_threads,
         )
-        starter.shutdown(wait=False)
         failures: list[DrhnError] = []
         n_before = len(self._collection)
         next_save = time.monotonic() + SAVE_EVERY_SECONDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
@@ -20,6 +19,7 @@ from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheet.html import HtmlSheet
 from drhn_cli.sheet.thumbnail import make_thumbnail
+from drhn_cli.threads import ThreadPool
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.gallery import Codes
@@ -62,7 +62,7 @@ def answer_on_sheet(
     refuse_foreign(path, MARK, "sheet")
     try:
         asked, drawn = tee(queries)
-        with ThreadPoolExecutor(thread_name_prefix="drhn-sheet") as pool, atomic_write(path) as stream:
+        with ThreadPool(os.cpu_count() or 1, "drhn-sheet") as pool, atomic_write(path) as stream:
             sheet = kind(stream, _about(codes))
             for query, answer in zip(drawn, answer_queries(codes, asked, options), strict=True):
                 yield answer
@@ -78,12 +78,12 @@ def _about(codes: Codes) -> About:
     return About(codes=display_path(name), summary=f"{n_items} in {display_path(codes.root)}, {codes.n_bits}-bit codes")
 
 
-def _section(codes: Codes, query: Query, answer: Answer, pool: ThreadPoolExecutor) -> Section:
+def _section(codes: Codes, query: Query, answer: Answer, pool: ThreadPool) -> Section:
     cards = _cards(partial(_match_card, os.fsencode(codes.root)), answer.matches, pool)
     return Section(query=_query_card(codes, query, answer), summary=_summary(answer, codes.n_bits), matches=cards)
 
 
-def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPoolExecutor) -> Iterator[Card]:
+def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPool) -> Iterator[Card]:
     rest = iter(matches)
     while some := list(islice(rest, _AHEAD)):
         yield from pool.map(draw, some)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.network.encoders import Encoder
+from drhn_cli.threads import ThreadPool
 
 
 class ThreadedEncoder(Encoder):
@@ -34,7 +34,7 @@ class ThreadedEncoder(Encoder):
         self.weights = inner.weights
         self.step = size * n_threads
         self._size = size
-        self._pool = ThreadPoolExecutor(n_threads, "drhn-encode", prepare)
+        self._pool = ThreadPool(n_threads, "drhn-encode", prepare)
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
