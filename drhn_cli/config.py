@@ -212,6 +212,8 @@ class TrainConfig(_Stored):
         momentum: of the convolutions' optimiser.
         weight_decay: decay of everything but the convolutions, relative to ``rate``.
         warm_up: share of the steps over which the rates rise from zero; they fall linearly to zero over the rest.
+        average: share of the steps, the last ones, after each of which the weights count for their mean, which is what
+            is trained; the rates stay at their peak then. 0: no mean, and the rates fall.
         label_smoothing: share of each label that is spread over all classes.
         translate: largest shift of an image, in pixels each way.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.
@@ -227,7 +229,7 @@ class TrainConfig(_Stored):
         ConfigError: a value is out of its range.
     """
 
-    _LATER: ClassVar[frozenset[str]] = frozenset({"similarity", "teaching"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"average", "similarity", "teaching"})
 
     epochs: int = 30
     batch_size: int = 500
@@ -237,6 +239,7 @@ class TrainConfig(_Stored):
     momentum: float = 0.6
     weight_decay: float = 0.0005
     warm_up: float = 0.1
+    average: float = 0.0
     label_smoothing: float = 0.2
     translate: int = 4
     cutout: int = 8
@@ -254,7 +257,7 @@ class TrainConfig(_Stored):
         _require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
         for name in ("conv_rate", "rate"):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("momentum", "warm_up", "label_smoothing", "colour"):
+        for name in ("momentum", "warm_up", "average", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation", "similarity", "teaching"):

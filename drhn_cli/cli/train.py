@@ -116,6 +116,13 @@ def train(
         float | None,
         typer.Option(metavar="X", help="Peak learning rate of everything else.  [default: 0.2, with --from 0.05]"),
     ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Average the weights over this last share of the run, at peak rates, instead of having those fall.",
+        ),
+    ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(metavar="X", help="Share of a label spread over all classes.")
     ] = None,
@@ -191,6 +198,7 @@ def train(
         "seed": seed,
         "conv_rate": conv_rate,
         "rate": rate,
+        "average": average,
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,

@@ -39,6 +39,7 @@ class Checkpoint:
         epoch: epochs that are done.
         network: state of the network.
         optimisers: state of each optimiser.
+        average: state of the mean of the weights; None where none is taken.
         history: one report for each epoch that is done.
         seconds: wall-clock time spent in training so far.
         cpu_seconds: processor time spent in training so far.
@@ -51,6 +52,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
     seconds: float
     cpu_seconds: float
+    average: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

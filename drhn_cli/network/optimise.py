@@ -92,9 +92,16 @@ def make_optimisers(network: nn.Module, config: TrainConfig) -> list[Optimizer]:
     return [Muon(filters, rate=config.conv_rate, momentum=config.momentum), rest]
 
 
-def rate_at(step: int, n_steps: int, warm_up: float) -> float:
-    """Return the share of the peak rate at a step: it rises over ``warm_up`` of the steps, then falls to zero."""
-    rise = max(warm_up * n_steps, 1.0)
+def rate_at(step: int, n_steps: int, config: TrainConfig) -> float:
+    """Return the share of the peak rate at a step: it rises over ``warm_up`` of the steps, then falls to zero.
+
+    Where weights are averaged it stays.
+
+    Source: both are those of Keller Jordan's airbench, and of Izmailov et al. 2018 (https://arxiv.org/abs/1803.05407).
+    """
+    rise = max(config.warm_up * n_steps, 1.0)
+    if config.average:
+        return min((step + 1) / rise, 1.0)
     return min((step + 1) / rise, (n_steps - step) / max(n_steps - rise, 1.0), 1.0)
 
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
@@ -32,6 +34,9 @@ from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights import Weights, array_shapes, halve_filters
+
+_N_STATISTICS = 10_000
+"""Training images, in whole batches, that batch normalisation takes its statistics from where weights are averaged."""
 
 GALLERY_LIMIT = 5000
 """Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
@@ -188,6 +193,7 @@ def train_network(
         begin_with(network, start, images.class_names)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = make_optimisers(network, config)
+    average = AveragedModel(network) if config.average else None
     history: list[EpochReport] = []
     earlier_seconds = cpu_seconds = 0.0
     saved = load_checkpoint(checkpoint_path, run) if checkpoint_path and team.leads else None
@@ -206,6 +212,8 @@ def train_network(
         network.load_state_dict(saved.network)
         for optimiser, state in zip(optimisers, saved.optimisers, strict=True):
             optimiser.load_state_dict(state)
+        if average and saved.average:
+            average.load_state_dict(saved.average)
         history = [EpochReport(**report) for report in saved.history]
         earlier_seconds, cpu_seconds = saved.seconds, saved.cpu_seconds
     on_start(tuple(history))
@@ -213,7 +221,7 @@ def train_network(
     clock, cpu_clock, earlier_cpu_seconds = time.monotonic(), time.process_time(), cpu_seconds
     for epoch in range(len(history), config.epochs):
         loss, accuracy = _train_epoch(
-            network, team, optimisers, images, features, epoch, config, preprocessing, on_step
+            network, team, optimisers, average, images, features, epoch, config, preprocessing, on_step
         )
         measured: tuple[float, float] | tuple[None, None] = (None, None)
         if validation and team.leads:
@@ -236,14 +244,18 @@ def train_network(
                 epoch=epoch + 1,
                 network=network.state_dict(),
                 optimisers=[optimiser.state_dict() for optimiser in optimisers],
+                average=average.state_dict() if average else None,
                 history=[asdict(report) for report in history],
                 seconds=seconds,
                 cpu_seconds=cpu_seconds,
             )
             save_checkpoint(checkpoint_path, checkpoint)
         on_epoch(tuple(history))
+    trained = average.module if average else network
+    if average:
+        _renew_statistics(trained, images, config, preprocessing)
     kept = array_shapes(network_config)
-    state = {name: value.cpu().numpy() for name, value in network.state_dict().items() if name in kept}
+    state = {name: value.cpu().numpy() for name, value in trained.state_dict().items() if name in kept}
     return TrainedNetwork(
         arrays=halve_filters(state),
         history=history,
@@ -271,6 +283,7 @@ def _train_epoch(
     network: DRHN,
     team: Team,
     optimisers: list[Optimizer],
+    average: AveragedModel | None,
     images: LabelledPixels,
     features: NDArray[np.float16] | None,
     epoch: int,
@@ -284,25 +297,21 @@ def _train_epoch(
         The mean loss and the accuracy on the way.
     """
     device = next(network.parameters()).device
-    pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
+    labels = torch.from_numpy(images.labels)
     batch_size = min(config.batch_size, len(images.labels))
     n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
-    generator = epoch_generator(config.seed, epoch)
-    order = torch.randperm(len(images.labels), generator=generator)
     share = team.share_of(batch_size)
     weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have
-    generator = team.own_generator(generator)
     network.train()
     total_loss = torch.zeros((), device=device)
     n_right = torch.zeros((), device=device)
-    for step in range(n_steps):
-        indices = order[step * batch_size : (step + 1) * batch_size][share]
-        batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
-        batch = augment(batch, indices, epoch, config, generator)
+    for step, (indices, batch) in enumerate(_batches(images, team, epoch, config, preprocessing, device)):
         truth = labels[indices].to(device)
         seen = None if features is None else torch.from_numpy(features[indices]).to(device)
-        set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
+        set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config), config)
         loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
+        if average and epoch * n_steps + step >= (1 - config.average) * config.epochs * n_steps:
+            average.update_parameters(network)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
         on_step(step + 1, n_steps)
@@ -315,6 +324,41 @@ def _train_epoch(
             hint="lower --rate and --conv-rate, or use --precision float32",
         )
     return mean_loss, team.total(n_right.item(), device) / (n_steps * batch_size)
+
+
+def _batches(
+    images: LabelledPixels,
+    team: Team,
+    epoch: int,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the positions of the images of each batch of an epoch, this process's share, and the augmented images."""
+    pixels = torch.from_numpy(images.pixels)
+    batch_size = min(config.batch_size, len(images.labels))
+    generator = epoch_generator(config.seed, epoch)
+    order = torch.randperm(len(images.labels), generator=generator)
+    share = team.share_of(batch_size)
+    generator = team.own_generator(generator)
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        indices = order[start : start + batch_size][share]
+        batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
+        yield indices, augment(batch, indices, epoch, config, generator)
+
+
+def _renew_statistics(
+    network: nn.Module, images: LabelledPixels, config: TrainConfig, preprocessing: Preprocessing
+) -> None:
+    """Give batch normalisation the statistics of a network that was not trained but averaged: those of an epoch more.
+
+    Every process does the same; the statistics are those of one.
+    """
+    device = next(network.parameters()).device
+    batches = _batches(images, ALONE, config.epochs, config, preprocessing, device)
+    n_batches = -(-_N_STATISTICS // min(config.batch_size, len(images.labels)))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        update_bn((batch for _, batch in islice(batches, n_batches)), network)
 
 
 def _step(

@@ -188,7 +188,7 @@ def test_an_image_is_mirrored_in_one_of_two_epochs(seed, epoch, index):
 @few
 @given(st.integers(1, 500), st.floats(0, 0.999))
 def test_the_rate_rises_once_and_falls_once(n_steps, warm_up):
-    rates = [rate_at(step, n_steps, warm_up) for step in range(n_steps)]
+    rates = [rate_at(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])

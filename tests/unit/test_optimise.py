@@ -90,13 +90,19 @@ def test_every_parameter_has_one_optimiser_and_only_matrices_decay():
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = [rate_at(step, 100, 0.1) for step in range(100)]
+    rates = [rate_at(step, 100, TrainConfig(warm_up=0.1)) for step in range(100)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert rates[10:] == pytest.approx([(100 - step) / 90 for step in range(10, 100)])
 
 
+def test_the_rate_stays_at_its_peak_where_weights_are_averaged():
+    rates = [rate_at(step, 100, TrainConfig(warm_up=0.1, average=0.5)) for step in range(100)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert rates[10:] == [1] * 90
+
+
 @pytest.mark.parametrize(("n_steps", "warm_up"), [(1, 0.0), (1, 0.9), (2, 0.1), (7, 0.99), (1000, 0.0)])
 def test_the_rate_is_always_a_share(n_steps, warm_up):
-    rates = [rate_at(step, n_steps, warm_up) for step in range(n_steps)]
+    rates = [rate_at(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
     assert max(rates) > 0.5

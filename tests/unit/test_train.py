@@ -8,6 +8,8 @@ from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network import train
 from drhn_cli.network.checkpoint import load_checkpoint
+from drhn_cli.network.encode import encode_pixels, predict_classes
+from drhn_cli.network.model import DRHN
 from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
 from drhn_cli.network.weights import array_shapes
 from tests.networks import drawn, tiny_config
@@ -119,6 +121,53 @@ def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, differ
     run(images, checkpoint_path=path)
     with pytest.raises(CheckpointError, match=f"a run with {difference}"):
         run(**{"images": images, "checkpoint_path": path, **change})
+
+
+def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images, monkeypatch):
+    seen, rates = [], []
+
+    def step(network, *rest, taken=train._step):
+        taken_step = taken(network, *rest)
+        seen.append({name: value.detach().numpy().copy() for name, value in network.named_parameters()})
+        return taken_step
+
+    def set_rates(optimisers, share, config, *, setting=train.set_rates):
+        rates.append(share)
+        setting(optimisers, share, config)
+
+    monkeypatch.setattr(train, "_step", step)
+    monkeypatch.setattr(train, "set_rates", set_rates)
+    arrays = run(images, average=0.4).arrays
+    assert len(seen) == len(rates) == 12
+    assert rates[-1] == rates[1] == 1
+    last = seen[8:]  # 0.6 of 12 is 7.2
+    for name in ("hash.weight", "classify.weight", "stem_norm.weight"):
+        assert arrays[name] == pytest.approx(np.mean([one[name] for one in last], axis=0), abs=1e-6)
+        assert not np.allclose(arrays[name], last[-1][name], atol=1e-6)
+
+
+def test_an_averaged_run_resumes_too(images, tmp_path):
+    path = tmp_path / "checkpoint"
+    whole = run(images, average=0.6)
+
+    def stop(reports):
+        if len(reports) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(images, average=0.6, checkpoint_path=path, hooks={"on_epoch": stop})
+    assert_same_arrays(run(images, average=0.6, checkpoint_path=path).arrays, whole.arrays)
+
+
+def test_an_averaged_network_knows_what_it_has_not_seen():
+    images, unseen = drawn(24), drawn(15, seed=5)
+    trained = run(images, epochs=8, average=0.5)
+    network = DRHN(NETWORK)
+    network.load_state_dict(
+        {name: torch.from_numpy(array).float() for name, array in trained.arrays.items()}, strict=False
+    )
+    activations = encode_pixels(network.eval(), unseen.pixels, Preprocessing(size=16), precision="float32")
+    assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
 
 
 def test_a_run_with_validation_resumes_too(images, tmp_path):
