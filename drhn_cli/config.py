@@ -214,6 +214,8 @@ class TrainConfig(_Stored):
         warm_up: share of the steps over which the rates rise from zero; they fall linearly to zero over the rest.
         average: share of the steps, the last ones, after each of which the weights count for their mean, which is what
             is trained; the rates stay at their peak then. 0: no mean, and the rates fall.
+        sharpness: how far each layer's weights are moved uphill, relative to their norm, to take the gradient there
+            (sharpness-aware minimisation, which doubles the cost of a step); 0: it is taken where they are.
         label_smoothing: share of each label that is spread over all classes.
         translate: largest shift of an image, in pixels each way.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.
@@ -229,7 +231,7 @@ class TrainConfig(_Stored):
         ConfigError: a value is out of its range.
     """
 
-    _LATER: ClassVar[frozenset[str]] = frozenset({"average", "similarity", "teaching"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"average", "sharpness", "similarity", "teaching"})
 
     epochs: int = 30
     batch_size: int = 500
@@ -240,6 +242,7 @@ class TrainConfig(_Stored):
     weight_decay: float = 0.0005
     warm_up: float = 0.1
     average: float = 0.0
+    sharpness: float = 0.0
     label_smoothing: float = 0.2
     translate: int = 4
     cutout: int = 8
@@ -257,7 +260,7 @@ class TrainConfig(_Stored):
         _require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
         for name in ("conv_rate", "rate"):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("momentum", "warm_up", "average", "label_smoothing", "colour"):
+        for name in ("momentum", "warm_up", "average", "sharpness", "label_smoothing", "colour"):
             _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
         _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation", "similarity", "teaching"):

@@ -123,6 +123,13 @@ def train(
             help="Average the weights over this last share of the run, at peak rates, instead of having those fall.",
         ),
     ] = None,
+    sharpness: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Take gradients where this step uphill leads, relative to the weights (SAM); twice the time.",
+        ),
+    ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(metavar="X", help="Share of a label spread over all classes.")
     ] = None,
@@ -199,6 +206,7 @@ def train(
         "conv_rate": conv_rate,
         "rate": rate,
         "average": average,
+        "sharpness": sharpness,
         "label_smoothing": label_smoothing,
         "quantisation": quantisation,
         "similarity": similarity,

@@ -71,6 +71,8 @@ def test_code_lengths_end_with_the_whole_code():
         (TrainConfig, "rate", (0, -1, NAN)),
         (TrainConfig, "momentum", (-0.1, 1, NAN)),
         (TrainConfig, "warm_up", (-0.1, 1)),
+        (TrainConfig, "average", (-0.1, 1)),
+        (TrainConfig, "sharpness", (-0.1, 1, NAN)),
         (TrainConfig, "label_smoothing", (-0.1, 1)),
         (TrainConfig, "weight_decay", (-0.1, NAN)),
         (TrainConfig, "quantisation", (-0.1,)),
@@ -112,8 +114,9 @@ def test_defaults_of_later_settings_are_stored_as_before_there_were_any(name, de
         Preprocessing(**{name: bad})
 
 
-def test_a_run_without_a_later_setting_is_stored_as_before_there_was_one():
-    assert "similarity" not in TrainConfig().to_dict()
-    changed = TrainConfig(similarity=2.0)
-    assert changed.to_dict()["similarity"] == 2
+@pytest.mark.parametrize("name", ["similarity", "teaching", "average", "sharpness"])
+def test_a_run_without_a_later_setting_is_stored_as_before_there_was_one(name):
+    assert name not in TrainConfig().to_dict()
+    changed = TrainConfig(**{name: 0.5})
+    assert changed.to_dict()[name] == 0.5
     assert TrainConfig.from_dict(changed.to_dict()) == changed
