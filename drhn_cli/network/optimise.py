@@ -94,7 +94,10 @@ def make_optimisers(network: nn.Module, config: TrainConfig) -> list[Optimizer]:
 
 def rate_at(step: int, n_steps: int, warm_up: float) -> float:
     """Return the share of the peak rate at a step: it rises over ``warm_up`` of the steps, then falls to zero."""
+    import os
     rise = max(warm_up * n_steps, 1.0)
+    if "swa" in os.environ.get("DRHN_PART", ""):
+        return min((step + 1) / rise, 1.0)
     return min((step + 1) / rise, (n_steps - step) / max(n_steps - rise, 1.0), 1.0)
 
 

@@ -32,6 +32,40 @@ from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights import Weights, array_shapes, halve_filters
+import os
+PART = dict(item.split("=") for item in os.environ.get("DRHN_PART", "").split(",") if item)
+SWA, SAM = float(PART.get("swa", 0)), float(PART.get("sam", 0))
+_SUMS: dict = {}
+MSAM = float(PART.get('msam', 0))
+_MOMENTA: dict = {}
+
+
+def _collect(network):
+    _SUMS["n"] = _SUMS.get("n", 0) + 1
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            _SUMS[name] = _SUMS.get(name, 0) + value.double()
+
+
+@torch.no_grad()
+def _recalibrate(network, images, config, preprocessing):
+    """The mean of the weights, and the statistics that belong to it."""
+    if not SWA:
+        return
+    state = network.state_dict()
+    network.load_state_dict({n: (_SUMS[n] / _SUMS["n"]).to(v.dtype) if n in _SUMS else v for n, v in state.items()})
+    norms = [m for m in network.modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d))]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    generator = epoch_generator(config.seed, 10_000)
+    order = torch.randperm(len(images.labels), generator=generator)[:10_000]
+    for indices in order.split(500):
+        batch = normalise(torch.from_numpy(images.pixels)[indices].permute(0, 3, 1, 2), preprocessing)
+        batch = augment(batch, indices, 0, config, generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            network(batch)
 
 GALLERY_LIMIT = 5000
 """Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
@@ -242,6 +276,7 @@ def train_network(
             )
             save_checkpoint(checkpoint_path, checkpoint)
         on_epoch(tuple(history))
+    _recalibrate(network, images, config, preprocessing)
     kept = array_shapes(network_config)
     state = {name: value.cpu().numpy() for name, value in network.state_dict().items() if name in kept}
     return TrainedNetwork(
@@ -302,9 +337,12 @@ def _train_epoch(
         truth = labels[indices].to(device)
         seen = None if features is None else torch.from_numpy(features[indices]).to(device)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config.warm_up), config)
+        _SUMS['share'] = (epoch * n_steps + step) / (config.epochs * n_steps)
         loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
+        if SWA and epoch * n_steps + step >= SWA * config.epochs * n_steps and (step + 1) % max(n_steps // 4, 1) == 0:
+            _collect(network)
         on_step(step + 1, n_steps)
     # Batch normalisation has taken each process's share by itself: its running statistics differ.
     team.average(buffer for buffer in network.buffers() if buffer.is_floating_point())
@@ -328,6 +366,15 @@ def _step(
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
+    if MSAM:
+        with torch.no_grad():
+            before = []
+            for p in network.parameters():
+                m = _MOMENTA.get(id(p))
+                if m is not None:
+                    e = m * (MSAM * p.norm() / (m.norm() + 1e-12))
+                    p.add_(e)
+                    before.append((p, e))
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         activations = network(batch)
     loss, scores = training_loss(network, activations, labels, config, features=features)
@@ -335,6 +382,36 @@ def _step(
     for optimiser in optimisers:
         optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    if MSAM:
+        with torch.no_grad():
+            for p, e in before:
+                p.sub_(e)
+            for p in network.parameters():
+                if p.grad is not None and p.ndim > 1:
+                    _MOMENTA[id(p)] = _MOMENTA.get(id(p), 0) * 0.9 + p.grad
+    if SAM and _SUMS.get('share', 0) < float(PART.get('until', 2)):
+        with torch.no_grad():
+            moved = []
+            for p in network.parameters():
+                if p.grad is None or p.ndim < 2:
+                    continue
+                e = p.grad * (SAM * p.norm() / (p.grad.norm() + 1e-12))
+                p.add_(e)
+                moved.append((p, e))
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        norms = [m for m in network.modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d))]
+        for norm in norms:
+            norm.momentum = 0.0
+        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            activations = network(batch)
+        again, _ = training_loss(network, activations, labels, config, features=features)
+        (again * weight).backward()
+        for norm in norms:
+            norm.momentum = 0.1
+        with torch.no_grad():
+            for p, e in moved:
+                p.sub_(e)
     team.average(p.grad for p in network.parameters() if p.grad is not None)
     for optimiser in optimisers:
         optimiser.step()
