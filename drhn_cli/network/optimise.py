@@ -97,12 +97,21 @@ def rate_at(step: int, n_steps: int, config: TrainConfig) -> float:
 
     Where weights are averaged it stays.
 
-    Source: both are those of Keller Jordan's airbench, and of Izmailov et al. 2018 (https://arxiv.org/abs/1803.05407).
+    Source: Keller Jordan 2024, https://github.com/KellerJordan/cifar10-airbench; that it stays, Izmailov et al. 2018,
+        https://arxiv.org/abs/1803.05407.
     """
     rise = max(config.warm_up * n_steps, 1.0)
     if config.average:
         return min((step + 1) / rise, 1.0)
     return min((step + 1) / rise, (n_steps - step) / max(n_steps - rise, 1.0), 1.0)
+
+
+def is_averaged(step: int, n_steps: int, config: TrainConfig) -> bool:
+    """Tell whether the weights after a step count for the mean: those after the last one do, however small the share.
+
+    Source: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407.
+    """
+    return step >= min((1 - config.average) * n_steps, n_steps - 1)
 
 
 def set_rates(optimisers: list[Optimizer], share: float, config: TrainConfig) -> None:

@@ -30,7 +30,7 @@ from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
-from drhn_cli.network.optimise import make_optimisers, rate_at, set_rates
+from drhn_cli.network.optimise import is_averaged, make_optimisers, rate_at, set_rates
 from drhn_cli.network.sharpness import moved_uphill
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
@@ -299,7 +299,7 @@ def _train_epoch(
     """
     device = next(network.parameters()).device
     labels = torch.from_numpy(images.labels)
-    batch_size = min(config.batch_size, len(images.labels))
+    batch_size = _batch_size(images, config)
     n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
     share = team.share_of(batch_size)
     weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have
@@ -311,7 +311,7 @@ def _train_epoch(
         seen = None if features is None else torch.from_numpy(features[indices]).to(device)
         set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config), config)
         loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
-        if average and epoch * n_steps + step >= (1 - config.average) * config.epochs * n_steps:
+        if average and is_averaged(epoch * n_steps + step, config.epochs * n_steps, config):
             average.update_parameters(network)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
@@ -327,6 +327,10 @@ def _train_epoch(
     return mean_loss, team.total(n_right.item(), device) / (n_steps * batch_size)
 
 
+def _batch_size(images: LabelledPixels, config: TrainConfig) -> int:
+    return min(config.batch_size, len(images.labels))
+
+
 def _batches(
     images: LabelledPixels,
     team: Team,
@@ -337,7 +341,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the positions of the images of each batch of an epoch, this process's share, and the augmented images."""
     pixels = torch.from_numpy(images.pixels)
-    batch_size = min(config.batch_size, len(images.labels))
+    batch_size = _batch_size(images, config)
     generator = epoch_generator(config.seed, epoch)
     order = torch.randperm(len(images.labels), generator=generator)
     share = team.share_of(batch_size)
@@ -357,7 +361,7 @@ def _renew_statistics(
     """
     device = next(network.parameters()).device
     batches = _batches(images, ALONE, config.epochs, config, preprocessing, device)
-    n_batches = -(-_N_STATISTICS // min(config.batch_size, len(images.labels)))
+    n_batches = -(-_N_STATISTICS // _batch_size(images, config))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         update_bn((batch for _, batch in islice(batches, n_batches)), network)
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from drhn_cli.config import TrainConfig
 from drhn_cli.network.model import DRHN
-from drhn_cli.network.optimise import Muon, make_optimisers, orthogonalise, rate_at, set_rates
+from drhn_cli.network.optimise import Muon, is_averaged, make_optimisers, orthogonalise, rate_at, set_rates
 from tests.networks import tiny_config
 
 
@@ -99,6 +99,14 @@ def test_the_rate_stays_at_its_peak_where_weights_are_averaged():
     rates = [rate_at(step, 100, TrainConfig(warm_up=0.1, average=0.5)) for step in range(100)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert rates[10:] == [1] * 90
+
+
+@pytest.mark.parametrize(
+    ("average", "n_steps", "n_averaged"), [(0.4, 12, 4), (0.5, 12, 6), (0.75, 600, 450), (0.001, 12, 1), (0.5, 1, 1)]
+)
+def test_the_last_share_of_the_steps_is_averaged_and_at_least_the_last(average, n_steps, n_averaged):
+    averaged = [is_averaged(step, n_steps, TrainConfig(average=average)) for step in range(n_steps)]
+    assert averaged == [False] * (n_steps - n_averaged) + [True] * n_averaged
 
 
 @pytest.mark.parametrize(("n_steps", "warm_up"), [(1, 0.0), (1, 0.9), (2, 0.1), (7, 0.99), (1000, 0.0)])
