@@ -7,7 +7,7 @@ from torch.nn import functional
 from drhn_cli.network import train
 from drhn_cli.network.sharpness import moved_uphill
 from tests.networks import drawn
-from tests.unit.test_train import assert_same_arrays, run
+from tests.unit.test_train import assert_same_arrays, interrupted_run, run
 
 
 @pytest.fixture
@@ -76,11 +76,5 @@ def test_such_a_run_resumes_and_knows_what_it_has_not_seen(tmp_path):
     path = tmp_path / "checkpoint"
     whole = run(images, validation=unseen, **settings)
     assert whole.history[-1].validation_accuracy > 0.85  # chance is 0.25
-
-    def stop(reports):
-        if len(reports) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(images, validation=unseen, checkpoint_path=path, hooks={"on_epoch": stop}, **settings)
+    interrupted_run(images, path, done=5, validation=unseen, **settings)
     assert_same_arrays(run(images, validation=unseen, checkpoint_path=path, **settings).arrays, whole.arrays)

@@ -45,7 +45,7 @@ def use(pool):
 
 n_interrupted = 0
 for wanted in itertools.count():
-    pool = POOL
+    pool = ThreadPool(1, "test")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         with saving_on_sigterm():
@@ -68,15 +68,11 @@ print(n_interrupted)
 """
 
 
-def interrupt_everywhere(pool: str, number: signal.Signals) -> subprocess.CompletedProcess[bytes]:
-    script = INTERRUPT_EVERYWHERE.replace("POOL", pool).replace("NUMBER", f"signal.{number.name}")
-    path = {"PYTHONPATH": str(CHECKOUT)}
-    return subprocess.run([sys.executable, "-c", script], env={**os.environ, **path}, capture_output=True, timeout=90)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_at_any_instruction_leaves_a_program_that_ends_and_can_be_interrupted(number):
-    done = interrupt_everywhere('ThreadPool(1, "test")', number)
+    script = INTERRUPT_EVERYWHERE.replace("NUMBER", f"signal.{number.name}")
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=90)
     assert done.stderr == b""
     assert int(done.stdout) > 100
 

@@ -8,11 +8,10 @@ from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network import train
 from drhn_cli.network.checkpoint import load_checkpoint
-from drhn_cli.network.encode import encode_pixels, predict_classes
-from drhn_cli.network.model import DRHN
+from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
 from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
 from drhn_cli.network.weights import array_shapes
-from tests.networks import drawn, tiny_config
+from tests.networks import drawn, random_weights, tiny_config
 
 EPOCHS = 4
 NETWORK = tiny_config(nested=(8,))
@@ -63,16 +62,21 @@ def test_another_seed_gives_another_network(images, whole_run):
     assert not np.array_equal(other["hash.weight"], whole_run.arrays["hash.weight"])
 
 
-@pytest.mark.parametrize("done", range(1, EPOCHS + 1))
-def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_run, tmp_path, done):
-    path = tmp_path / "checkpoint"
+def interrupted_run(images, path, *, done, **settings):
+    """A run that Ctrl-C stops after so many epochs."""
 
     def stop(reports):
         if len(reports) == done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(images, checkpoint_path=path, hooks={"on_epoch": stop})
+        run(images, checkpoint_path=path, hooks={"on_epoch": stop}, **settings)
+
+
+@pytest.mark.parametrize("done", range(1, EPOCHS + 1))
+def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_run, tmp_path, done):
+    path = tmp_path / "checkpoint"
+    interrupted_run(images, path, done=done)
     starts, epochs = [], []
     resumed = run(
         images,
@@ -149,24 +153,15 @@ def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images, m
 def test_an_averaged_run_resumes_too(images, tmp_path):
     path = tmp_path / "checkpoint"
     whole = run(images, average=0.6)
-
-    def stop(reports):
-        if len(reports) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(images, average=0.6, checkpoint_path=path, hooks={"on_epoch": stop})
+    interrupted_run(images, path, done=3, average=0.6)
     assert_same_arrays(run(images, average=0.6, checkpoint_path=path).arrays, whole.arrays)
 
 
 def test_an_averaged_network_knows_what_it_has_not_seen():
     images, unseen = drawn(24), drawn(15, seed=5)
     trained = run(images, epochs=8, average=0.5)
-    network = DRHN(NETWORK)
-    network.load_state_dict(
-        {name: torch.from_numpy(array).float() for name, array in trained.arrays.items()}, strict=False
-    )
-    activations = encode_pixels(network.eval(), unseen.pixels, Preprocessing(size=16), precision="float32")
+    network = build_network(replace(random_weights(NETWORK), arrays=trained.arrays), torch.device("cpu"))
+    activations = encode_pixels(network, unseen.pixels, Preprocessing(size=16), precision="float32")
     assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
 
 
