@@ -387,10 +387,30 @@ def _step(
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         return loss * weight, scores
 
-    loss, scores = descend()
-    if config.sharpness:
-        with moved_uphill(network, config.sharpness):
-            descend()
+    import os
+
+    n_parts = int(os.environ.get("DRHN_PARTS", "1"))
+    if config.sharpness and n_parts > 1:
+        parameters = list(network.parameters())
+        grads = [torch.zeros_like(p) for p in parameters]
+        whole, whole_labels, all_scores, total = batch, labels, [], 0.0
+        for batch, labels in zip(whole.chunk(n_parts), whole_labels.chunk(n_parts), strict=True):
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            loss, scores = descend()
+            all_scores.append(scores.detach())
+            total = total + loss.detach() / n_parts
+            with moved_uphill(network, config.sharpness):
+                descend()
+            for g, p in zip(grads, parameters, strict=True):
+                g.add_(p.grad, alpha=1 / n_parts)
+        for g, p in zip(grads, parameters, strict=True):
+            p.grad.copy_(g)
+        loss, scores = total, torch.cat(all_scores)
+    else:
+        loss, scores = descend()
+        if config.sharpness:
+            with moved_uphill(network, config.sharpness):
+                descend()
     team.average(p.grad for p in network.parameters() if p.grad is not None)
     for optimiser in optimisers:
         optimiser.step()
