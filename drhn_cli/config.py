@@ -214,8 +214,9 @@ class TrainConfig(_Stored):
         warm_up: share of the steps over which the rates rise from zero; they fall linearly to zero over the rest.
         average: share of the steps, the last ones, after each of which the weights count for their mean, which is what
             is trained; the rates stay at their peak then. 0: no mean, and the rates fall.
-        sharpness: how far each layer's weights are moved uphill, relative to their norm, to take the gradient there
-            (sharpness-aware minimisation, which doubles the cost of a step); 0: it is taken where they are.
+        sharpness: how far each layer's weights are moved uphill, relative to their norm, to take the gradient of a part
+            of the batch there (sharpness-aware minimisation, which doubles the cost of a step); 0: it is taken where
+            they are.
         label_smoothing: share of each label that is spread over all classes.
         translate: largest shift of an image, in pixels each way.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+_PART = 125
+"""Images that move the weights uphill together: the fewer, the more unseen pictures are told right."""
+
+
+def descend_from_uphill(
+    network: nn.Module, distance: float, n_images: int, descend: Callable[[slice], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Leave the gradients of a batch in the network, each part of its images taken uphill for itself.
+
+    Args:
+        network: has no use for the gradients that it has.
+        distance: as for ``moved_uphill``.
+        n_images: of the batch.
+        descend: replaces the network's gradients by those of some of the images; returns their mean loss and their
+            scores, (n, n_classes).
+
+    Returns:
+        The mean loss and the scores of the batch, where the weights are.
+
+    Source: sharpness-aware minimisation (Foret et al. 2021, https://arxiv.org/abs/2010.01412) in parts, as by
+        Andriushchenko and Flammarion 2022, https://arxiv.org/abs/2206.06232.
+    """
+    n_parts = max(round(n_images / _PART), 1)
+    sums: dict[nn.Parameter, Tensor] = {}
+    losses, all_scores = [], []
+    for number in range(n_parts):
+        part = slice(number * n_images // n_parts, (number + 1) * n_images // n_parts)
+        share = (part.stop - part.start) / n_images
+        loss, scores = descend(part)
+        losses.append(loss * share)
+        all_scores.append(scores)
+        with moved_uphill(network, distance):
+            descend(part)
+        for p in network.parameters():
+            if p.grad is not None:
+                sums[p] = sums[p].add_(p.grad, alpha=share) if p in sums else p.grad * share
+    for p, gradient in sums.items():
+        p.grad = gradient
+    return torch.stack(losses).sum(), torch.cat(all_scores)
 
 
 @contextmanager

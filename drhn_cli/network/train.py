@@ -31,7 +31,7 @@ from drhn_cli.network.losses import training_loss
 from drhn_cli.network.memory import keep_freed_memory
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.optimise import is_averaged, make_optimisers, rate_at, set_rates
-from drhn_cli.network.sharpness import moved_uphill
+from drhn_cli.network.sharpness import descend_from_uphill
 from drhn_cli.network.start import begin_with
 from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights import Weights, array_shapes, halve_filters
@@ -378,23 +378,24 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
 
-    def descend() -> tuple[Tensor, Tensor]:
+    def descend(part: slice) -> tuple[Tensor, Tensor]:
         with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            activations = network(batch)
-        loss, scores = training_loss(network, activations, labels, config, features=features)
+            activations = network(batch[part])
+        seen = None if features is None else features[part]
+        loss, scores = training_loss(network, activations, labels[part], config, features=seen)
         for optimiser in optimisers:
             optimiser.zero_grad()
         (loss * weight).backward()  # type: ignore[no-untyped-call]
-        return loss * weight, scores
+        return loss.detach() * weight, scores.detach()
 
-    loss, scores = descend()
     if config.sharpness:
-        with moved_uphill(network, config.sharpness):
-            descend()
+        loss, scores = descend_from_uphill(network, config.sharpness, len(batch), descend)
+    else:
+        loss, scores = descend(slice(None))
     team.average(p.grad for p in network.parameters() if p.grad is not None)
     for optimiser in optimisers:
         optimiser.step()
-    return loss.detach(), scores.detach()
+    return loss, scores
 
 
 def _measure(

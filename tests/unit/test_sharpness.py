@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from drhn_cli.network import train
-from drhn_cli.network.sharpness import moved_uphill
+from drhn_cli.network.sharpness import descend_from_uphill, moved_uphill
 from tests.networks import drawn
 from tests.unit.test_train import assert_same_arrays, interrupted_run, run
 
@@ -53,6 +53,42 @@ def test_an_error_leaves_the_weights_where_they_were(network):
         raise KeyError
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
     assert network[1].momentum == 0.1
+
+
+@pytest.mark.parametrize(("n_images", "sizes"), [(1, [1]), (187, [187]), (251, [125, 126]), (500, [125] * 4)])
+def test_each_part_of_a_batch_goes_uphill_by_itself(n_images, sizes):
+    torch.manual_seed(0)
+    network, parts = nn.Linear(5, 3), []
+    images, labels = torch.randn(n_images, 5), torch.randint(0, 3, (n_images,))
+    before = state_of(network)
+
+    def descend(part):
+        parts.append(range(n_images)[part])
+        network.zero_grad()
+        scores = network(images[part])
+        loss = functional.cross_entropy(scores, labels[part])
+        loss.backward()
+        return loss.detach(), scores.detach()
+
+    loss, scores = descend_from_uphill(network, 0.5, n_images, descend)
+    gradient = network.weight.grad.clone()
+    assert torch.equal(network.weight, before["weight"])
+    assert torch.allclose(scores, network(images))
+    assert loss.item() == pytest.approx(functional.cross_entropy(network(images), labels).item(), rel=1e-5)
+    flat, uphill = parts[::2], parts[1::2]
+    assert flat == uphill
+    assert [len(part) for part in flat] == sizes
+    assert [image for part in flat for image in part] == list(range(n_images))
+
+    expected = torch.zeros_like(gradient)
+    for part in flat:
+        descend(slice(part.start, part.stop))
+        with moved_uphill(network, 0.5):
+            descend(slice(part.start, part.stop))
+        expected += network.weight.grad * len(part) / n_images
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    descend(slice(None))
+    assert not torch.allclose(gradient, network.weight.grad, atol=1e-3)
 
 
 def test_gradients_of_a_step_are_those_uphill(monkeypatch):
