@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _PART = 125
-"""Images that move the weights uphill together: the fewer, the more unseen pictures are told right."""
+"""Images that move the weights uphill together: more unseen pictures are told right than with 500 (README)."""
 
 
 def descend_from_uphill(
