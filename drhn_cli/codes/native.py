@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from drhn_cli.codes.compare import Hits
 
-LIBRARY = Path(__file__).with_name("libscan.so")
+LIBRARY = Path(__file__).parent.parent / "native" / "libscan.so"
 VERSION = 1  # that of scan.c
 _LEAST_CAPACITY = 1 << 12  # of each query; scan.c stops where there is room for less than 1024
 _CAPACITY = 1 << 14  # hits of all queries that there is room for; much memory would take longer to get than to use

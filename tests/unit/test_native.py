@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import native
-from drhn_cli.codes.build_native import LIBRARY, SOURCE, NativeBuildHook, compile_library
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.search import search
+from drhn_cli.native.build import LIBRARY, SOURCE, NativeBuildHook, compile_library
 
 CHECKOUT = Path(__file__).parents[2]
 LENGTHS = [1, 7, 8, 9, 12, 31, 33, 47, 48, 63, 64, 65, 96, 127, 128, 129, 192, 200, 256, 257, 512, 513, 1000, 4096]
@@ -206,7 +206,7 @@ def test_without_a_compiler_all_stays_python(checkout, monkeypatch, version, mis
     elif missing == "CC":
         monkeypatch.setenv("CC", "/nowhere/cc -O1")
     elif missing == "Windows":
-        monkeypatch.setattr("drhn_cli.codes.build_native._SYSTEM", "nt")
+        monkeypatch.setattr("drhn_cli.native.build._SYSTEM", "nt")
     else:
         (checkout / SOURCE).write_text("#error the source is of no use\n")
         reason = "the source is of no use"

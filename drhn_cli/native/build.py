@@ -19,7 +19,7 @@ from hatchling.builders.wheel import WheelBuilderConfig
 from packaging.tags import sys_tags
 
 _SYSTEM = os.name
-SOURCE, LIBRARY = "drhn_cli/codes/scan.c", "drhn_cli/codes/libscan.so"
+SOURCE, LIBRARY = "drhn_cli/native/scan.c", "drhn_cli/native/libscan.so"
 _FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: wheels move, and scan.c asks at run time
 
 
