@@ -13,10 +13,10 @@ from typing import BinaryIO, NamedTuple, cast
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, display_path
 from drhn_cli.images.absent import hint_for_absent
-from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.formats import picture_suffixes
-from drhn_cli.images.found import FoundFile, PackedFile
+from drhn_cli.images.globs import compile_excludes
 from drhn_cli.images.packed import archive_of, list_members
+from drhn_cli.images.source import FoundFile, PackedFile
 from drhn_cli.paths import absolute_path
 
 

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from drhn_cli.errors import AnyPath, ImageError
 from drhn_cli.images.absent import hint_for_absent
-from drhn_cli.images.found import PackedFile
 from drhn_cli.images.packed import locate_packed, open_packed
+from drhn_cli.images.source import PackedFile
 from drhn_cli.nonblocking import open_nonblocking
 
 PictureSource = AnyPath | BinaryIO | PackedFile

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError
-from drhn_cli.images.found import PackedFile
+from drhn_cli.images.source import PackedFile
 from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
-    from drhn_cli.images.tar import TarMember
+    from drhn_cli.images.archive import TarMember
 
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
 _MAX_NAME_BYTES = 4096
@@ -64,7 +64,7 @@ def list_members(archive: bytes) -> Iterator[tuple[TarMember, PackedFile | Sourc
     Raises:
         SourceError: see ``read_members``; also where the archive cannot be opened.
     """
-    from drhn_cli.images.tar import read_members  # brings tarfile, which few pictures need
+    from drhn_cli.images.archive import read_members  # brings tarfile, which few pictures need
 
     try:
         with open(archive, "rb", buffering=0) as stream:

@@ -53,7 +53,7 @@ def find_kept(file: CodeFile, exclude: Sequence[str]) -> NDArray[np.bool_]:
     Raises:
         CodeFileError: the code file is damaged.
     """
-    from drhn_cli.images.exclude import compile_excludes  # few queries leave something out
+    from drhn_cli.images.globs import compile_excludes  # few queries leave something out
 
     is_excluded = compile_excludes(exclude)
     folders_out = {b"": False}

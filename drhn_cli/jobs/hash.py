@@ -25,9 +25,9 @@ from drhn_cli.codes.file import (
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
-from drhn_cli.images.found import FoundFile
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
+from drhn_cli.images.source import FoundFile
 from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
 from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard

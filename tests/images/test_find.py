@@ -13,9 +13,9 @@ from PIL import Image
 
 from drhn_cli.errors import SourceError
 from drhn_cli.images import formats
-from drhn_cli.images.exclude import compile_excludes
 from drhn_cli.images.find import Found, find_images, read_path_list
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
+from drhn_cli.images.globs import compile_excludes
 
 
 def write(root: Path, *names: str | bytes) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drhn_cli.errors import SourceError
-from drhn_cli.images.tar import read_members
+from drhn_cli.images.archive import read_members
 from tests.archives import write_tar
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
