@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
 from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.weights import save_weights

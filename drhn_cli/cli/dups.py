@@ -45,7 +45,7 @@ def dups(
 
     Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
     """
-    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.codes.reader import CodeFile
     from drhn_cli.jobs.duplicates import DuplicateOptions, find_duplicates
 
     end = b"\0" if null else b"\n"

@@ -36,7 +36,7 @@ def export(
     Rows are in the order of paths. tsv has code, size, time in ns and path; ndjson and parquet have the same; npy has
     the packed codes alone, for numpy and faiss.
     """
-    from drhn_cli.codes.file import CodeFile
+    from drhn_cli.codes.reader import CodeFile
     from drhn_cli.jobs.export import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"

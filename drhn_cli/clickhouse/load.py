@@ -10,7 +10,7 @@ from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.rows import pack_rows
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, Schema
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import TableError, display_path
 
 SLICE_ROWS = 1_000_000

@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.layout import BLOCK_ROWS
 from drhn_cli.codes.manifest import CodeManifest
-from drhn_cli.codes.write import Block, write_blocks
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import Block, write_blocks
 from drhn_cli.errors import AnyPath, CodeFileError, display_path
 
 

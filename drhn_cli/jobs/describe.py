@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from drhn_cli.clickhouse.scheme import is_table
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError, display_path
 from drhn_cli.paths import absolute_folder
 

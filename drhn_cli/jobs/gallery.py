@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.entries import Entry
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.search import Neighbours
 from drhn_cli.errors import AnyPath, ConfigError
 from drhn_cli.jobs.folders import find_kept, locate_rows

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.choices import check_device
-from drhn_cli.codes.file import (
+from drhn_cli.codes.pack import code_size
+from drhn_cli.codes.reader import (
     CodeFile,
     CodeManifest,
     CodePart,
@@ -22,7 +23,6 @@ from drhn_cli.codes.file import (
     require_code_file,
     write_code_file,
 )
-from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drhn_cli.codes.file import CodeFile, lock_code_file
 from drhn_cli.codes.index import build_index
+from drhn_cli.codes.reader import CodeFile, lock_code_file
 from drhn_cli.errors import AnyPath
 from drhn_cli.jobs.hash import LOCK_TIMEOUT_SECONDS
 

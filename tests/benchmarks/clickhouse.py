@@ -26,7 +26,7 @@ from drhn_cli.clickhouse.address import TableAddress
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
 from drhn_cli.jobs.gallery import Gallery, gallery_of
 from drhn_cli.jobs.push import push_codes
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes

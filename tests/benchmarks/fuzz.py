@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.images import load
 from drhn_cli.network.weights import save_weights
 from tests.damage import damage, encode_all

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
 from drhn_cli.codes.pack import code_size
+from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.weights import Weights, load_weights
 from tests.drawing import write_class_folders

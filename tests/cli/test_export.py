@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, write_code_file
 from drhn_cli.codes.pack import format_hex, pack_bits
+from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, write_code_file
 
 ODD = b"a\tb\nc\xff.jpg"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.jobs import hash as hash_module
 from tests.conftest import CHECKOUT
 from tests.drawing import draw_picture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from tests.cli.test_hash import SLOW_HASH
 from tests.conftest import CHECKOUT
 from tests.drawing import write_class_folders

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.file import CodeFile, lock_code_file
+from drhn_cli.codes.reader import CodeFile, lock_code_file
 from drhn_cli.jobs import index as job
 from tests.drawing import draw_picture
 

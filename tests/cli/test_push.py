@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex
+from drhn_cli.codes.reader import CodeFile
 from tests.cli.test_hash import NOT_ROOT
 from tests.unit.test_code_table import write
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex
+from drhn_cli.codes.reader import CodeFile
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from tests.damage import png_of_size
 from tests.drawing import draw_picture
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.file import lock_code_file
+from drhn_cli.codes.reader import lock_code_file
 from drhn_cli.jobs import import_codes, index, merge
 from tests.unit.test_code_table import write
 

@@ -13,11 +13,11 @@ from drhn_cli.codes import compare, layout, native, probe
 from drhn_cli.codes import search as search_module
 from drhn_cli.codes.components import find_components
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.file import CodeFile, CodeManifest, write_code_file
 from drhn_cli.codes.index import build_index
 from drhn_cli.codes.metrics import tie_aware_average_precision
 from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
 from drhn_cli.codes.probe import search_indexed
+from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
 from drhn_cli.codes.search import hamming_distances, search
 from drhn_cli.errors import CodeFileError
 

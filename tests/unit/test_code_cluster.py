@@ -10,7 +10,7 @@ from drhn_cli.clickhouse import load
 from drhn_cli.clickhouse.address import PASSWORD, TableAddress
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.schema import quote_bytes
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.jobs.merge import merge_codes
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT

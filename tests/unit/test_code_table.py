@@ -24,8 +24,8 @@ from drhn_cli.clickhouse.rows import pack_rows, pack_string
 from drhn_cli.clickhouse.schema import Schema
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.codes.file import CodeFile, CodeManifest, Entries, Entry, write_code_file
 from drhn_cli.codes.pack import format_hex, pack_bits
+from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_code_file
 from drhn_cli.errors import ConfigError, DrhnError, TableError
 from drhn_cli.jobs.describe import describe_file
 from drhn_cli.jobs.merge import merge_codes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.file import CodeFile
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.jobs import gather as gather_module

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drhn_cli.codes.file import CodeFile, lock_code_file
 from drhn_cli.codes.pack import truncate_codes
+from drhn_cli.codes.reader import CodeFile, lock_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module

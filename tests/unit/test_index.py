@@ -5,13 +5,13 @@ import pytest
 
 from drhn_cli.codes import index as module
 from drhn_cli.codes import layout, probe
-from drhn_cli.codes.file import CodeFile, write_code_file
 from drhn_cli.codes.index import build_index, index_shapes, substring
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.codes.probe import search_indexed
+from drhn_cli.codes.reader import CodeFile, write_code_file
 from drhn_cli.codes.search import search
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
-from tests.unit.test_code_file import manifest, numbered
+from tests.codes.test_reader import manifest, numbered
 
 
 def random_codes(n, n_bits=48, seed=0):

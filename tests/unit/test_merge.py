@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.file import CodeFile, CodeManifest, CodePart, Entries, lock_code_file, write_code_file
 from drhn_cli.codes.index import build_index
+from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, Entries, lock_code_file, write_code_file
 from drhn_cli.errors import CodeFileError, DrhnError
 from drhn_cli.jobs import merge as merge_module
 from drhn_cli.jobs.merge import merge_codes

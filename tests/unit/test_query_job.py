@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.codes.file import CodeFile
 from drhn_cli.codes.pack import format_hex, unpack_bits
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, ImageError
 from drhn_cli.images import load as load_module
 from drhn_cli.images.load import load_image

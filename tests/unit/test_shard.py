@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.file import CodeFile, CodePart, write_code_file
+from drhn_cli.codes.reader import CodeFile, CodePart, write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError
 from drhn_cli.jobs import hash as hash_module
 from drhn_cli.jobs.hash import HashOptions, hash_pictures

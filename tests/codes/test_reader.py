@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drhn_cli.codes import file as file_module
-from drhn_cli.codes import layout, write
+from drhn_cli.codes import layout
+from drhn_cli.codes import reader as file_module
+from drhn_cli.codes import writer as write
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.file import CodeFile, CodeManifest, CodePart, lock_code_file, write_code_file
+from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, lock_code_file, write_code_file
 from drhn_cli.codes.search import search
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
 
@@ -488,7 +489,7 @@ def test_a_folder_that_cannot_be_synced_does_not_matter(tmp_path, monkeypatch):
 WRITER = """
 import sys
 import numpy as np
-from drhn_cli.codes.file import CodeManifest, Entries, write_code_file
+from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
 print("started", flush=True)
 manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="f" * 64)
 for n in range(1, 10**6):
@@ -658,8 +659,6 @@ def test_entries_refuse_columns_of_different_lengths():
 
 
 def test_the_package_starts_without_torch():
-    program = (
-        "import sys, drhn_cli.codes.file, drhn_cli.codes.search, drhn_cli.codes.metrics; print('torch' in sys.modules)"
-    )
+    program = "import sys, drhn_cli.codes.reader, drhn_cli.codes.search, drhn_cli.codes.metrics; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

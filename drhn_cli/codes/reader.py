@@ -25,7 +25,7 @@ from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.search import Neighbours, search
-from drhn_cli.codes.write import Block, write_code_file, write_index
+from drhn_cli.codes.writer import Block, write_code_file, write_index
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.nonblocking import open_nonblocking
 
