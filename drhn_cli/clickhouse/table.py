@@ -22,9 +22,9 @@ from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.schema import Schema, quote_bytes
 from drhn_cli.codes.entries import Entry
-from drhn_cli.codes.search import check_search
 from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
 from drhn_cli.paths import absolute_folder
+from drhn_cli.search.hamming import check_search
 
 _Result = TypeVar("_Result")
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drhn_cli.codes.pack import check_codes
-from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.search.hamming import hamming_distances
 
 _CHUNK_BYTES = 1 << 23  # of distances at a time
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.compare import compares_natively
 from drhn_cli.codes.index import CodeIndex, Table, substring
-from drhn_cli.codes.search import Neighbours, check_search, count_threads, search
-from drhn_cli.codes.words import copy_words, differing_bits
+from drhn_cli.search.hamming import Neighbours, check_search, count_threads, search
+from drhn_cli.search.scan import compares_natively
+from drhn_cli.search.words import copy_words, differing_bits
 
 # What work costs, in rows scanned for one query by one thread of numpy; measured with tests/benchmarks/search.py.
 _LOOK_UP_COST = 12_000

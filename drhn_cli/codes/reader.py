@@ -24,10 +24,10 @@ from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.probe import search_indexed
-from drhn_cli.codes.search import Neighbours, search
 from drhn_cli.codes.writer import Block, write_code_file, write_index
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.nonblocking import open_nonblocking
+from drhn_cli.search.hamming import Neighbours, search
 
 __all__ = [
     "CodeFile",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.components import find_components
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import AnyPath
 from drhn_cli.jobs.folders import find_kept, locate_rows
+from drhn_cli.search.hamming import hamming_distances
+from drhn_cli.search.near_duplicates import find_components
 
 NEAR_SHARE = 64
 

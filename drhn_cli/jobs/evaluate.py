@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.choices import Rank, check_rank
-from drhn_cli.codes.asymmetric import asymmetric_mean_average_precision
 from drhn_cli.codes.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.errors import DrhnError
 from drhn_cli.images.labelled import LabelledPixels
 from drhn_cli.jobs.model import choose_bits
 from drhn_cli.network.binarise import bit_probabilities, codes_of
 from drhn_cli.network.weights import Weights
+from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 
 _PROGRESS_STEP = 1000  # images
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.codes.search import Neighbours
 from drhn_cli.errors import AnyPath, ConfigError
 from drhn_cli.jobs.folders import find_kept, locate_rows
+from drhn_cli.search.hamming import Neighbours
 
 if TYPE_CHECKING:
     from drhn_cli.clickhouse.table import CodeTable
-    from drhn_cli.network.search import DeviceSearch
+    from drhn_cli.search.cuda import DeviceSearch
 
     Codes: TypeAlias = CodeFile | CodeTable
 
@@ -117,7 +117,7 @@ class _FileGallery:
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
     ) -> list[Found]:
-        from drhn_cli.codes.asymmetric import search_asymmetric
+        from drhn_cli.search.asymmetric import search_asymmetric
 
         codes = self._file.codes
         return self._name(
@@ -129,7 +129,7 @@ class _FileGallery:
         """The codes on the GPU that is asked for, or None."""
         if not self._device.startswith("cuda"):
             return None
-        from drhn_cli.network.search import load_on_gpu
+        from drhn_cli.search.cuda import load_on_gpu
 
         return load_on_gpu(self._file.codes, self._file.n_bits, device=self._device, rows=self._rows)
 

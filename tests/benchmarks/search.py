@@ -42,7 +42,7 @@ from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.index import build_index
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
-from drhn_cli.codes.search import search
+from drhn_cli.search.hamming import search
 from tests.benchmarks.start_up import compiled
 
 TOP_K = 10

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.codes.search import hamming_distances
 from drhn_cli.jobs import duplicates
+from drhn_cli.search.hamming import hamming_distances
 
 A, B = "photos/circle/0000.png", "photos/checker/0001.png"
 

@@ -18,8 +18,8 @@ from drhn_cli.codes import reader as file_module
 from drhn_cli.codes import writer as write
 from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, lock_code_file, write_code_file
-from drhn_cli.codes.search import search
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
+from drhn_cli.search.hamming import search
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 NOT_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do anything")
@@ -659,6 +659,6 @@ def test_entries_refuse_columns_of_different_lengths():
 
 
 def test_the_package_starts_without_torch():
-    program = "import sys, drhn_cli.codes.reader, drhn_cli.codes.search, drhn_cli.codes.metrics; print('torch' in sys.modules)"
+    program = "import sys, drhn_cli.codes.reader, drhn_cli.search.hamming, drhn_cli.codes.metrics; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

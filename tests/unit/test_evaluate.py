@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from drhn_cli.codes.asymmetric import asymmetric_mean_average_precision
 from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
@@ -11,6 +10,7 @@ from drhn_cli.jobs import evaluate
 from drhn_cli.jobs.evaluate import evaluate_weights
 from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
 from tests.networks import drawn, random_weights, tiny_config
 

@@ -9,8 +9,8 @@ from drhn_cli.codes.index import build_index, index_shapes, substring
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.codes.probe import search_indexed
 from drhn_cli.codes.reader import CodeFile, write_code_file
-from drhn_cli.codes.search import search
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
+from drhn_cli.search.hamming import search
 from tests.codes.test_reader import manifest, numbered
 
 

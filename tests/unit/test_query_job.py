@@ -257,7 +257,7 @@ def test_asymmetric_rank_needs_a_picture_and_its_name_right(ask):
 
 
 def test_a_gpu_that_is_asked_for_searches_where_the_codes_fit(ask, monkeypatch):
-    from drhn_cli.network import search as device_search
+    from drhn_cli.search import cuda as device_search
 
     device = torch.device("cpu")
     monkeypatch.setattr(device_search, "choose_device", lambda _: device)

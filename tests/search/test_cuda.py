@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.codes import search as scan
 from drhn_cli.codes.pack import pack_bits
-from drhn_cli.codes.search import hamming_distances
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.network import search as module
-from drhn_cli.network.search import DeviceSearch, load_on_gpu
+from drhn_cli.search import cuda as module
+from drhn_cli.search import hamming as scan
+from drhn_cli.search.cuda import DeviceSearch, load_on_gpu
+from drhn_cli.search.hamming import hamming_distances
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.compare import choose_comparison, compares_natively
 from drhn_cli.codes.pack import check_codes
-from drhn_cli.codes.words import copy_words, differing_bits
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.search.scan import choose_comparison, compares_natively
+from drhn_cli.search.words import copy_words, differing_bits
 
 _CHUNK_WORDS = 1 << 16  # 64-bit words at a time: with their counts 576 KB, which stay in the L2 cache
 _NATIVE_WORDS = 1 << 28  # of all queries, where C compares them in place: a tenth of a second, as Ctrl-C waits so long

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.metrics import tie_aware_average_precision, unique_rows
 from drhn_cli.codes.pack import check_codes, pack_bits, unpack_bits
-from drhn_cli.codes.search import Neighbours, candidate_rows, check_search, hamming_distances
 from drhn_cli.errors import DrhnError
+from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search, hamming_distances
 
 _CHUNK_ROWS = 1 << 15  # their scores stay in the L2 cache
 _CHUNK_BYTES = 1 << 23  # of scores at a time, where all are ranked

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes import components as module
-from drhn_cli.codes.components import find_components
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.search import near_duplicates as module
+from drhn_cli.search.near_duplicates import find_components
 
 CHAIN = np.array([[0b0000], [0b1111], [0b0001], [0b0011], [0b1111]], dtype=np.uint8)
 

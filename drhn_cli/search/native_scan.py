@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from drhn_cli.codes.compare import Hits
+    from drhn_cli.search.scan import Hits
 
 LIBRARY = Path(__file__).parent.parent / "native" / "libscan.so"
 VERSION = 1  # that of scan.c

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import check_codes, pack_bits
-from drhn_cli.codes.words import copy_words
 from drhn_cli.errors import ConfigError
+from drhn_cli.search.words import copy_words
 
 _SORT_COST = 30  # sorting one code takes about as long as so many comparisons
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: folds the words of a long code into one

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.words import copy_words, count_bits, sum_counts
+from drhn_cli.search.words import copy_words, count_bits, sum_counts
 
 _TILE_ROWS = 1 << 11  # of the repeated query, which then stays in the L1 cache
 _MOST_WORDS = 4  # words of a code that are counted where they are; with more, rows would be too few for a call each
@@ -43,7 +43,7 @@ class Comparison(Protocol):
 
 def compares_natively() -> bool:
     """Tell whether C compares."""
-    from drhn_cli.codes import native  # here: it takes a millisecond, and many commands search nothing
+    from drhn_cli.search import native_scan as native  # here: it takes a millisecond, and many commands search nothing
 
     return native.load_native() is not None
 
@@ -57,7 +57,7 @@ def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top
         n_rows: the most of a chunk.
         top_k: rows that a query needs no more of, 1 or more.
     """
-    from drhn_cli.codes import native
+    from drhn_cli.search import native_scan as native
 
     library = native.load_native()
     if library is not None:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes import native
-from drhn_cli.codes import search as module
 from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.search import hamming_distances, search
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.search import hamming as module
+from drhn_cli.search import native_scan as native
+from drhn_cli.search.hamming import hamming_distances, search
 
 CODES = np.array([[0b0000], [0b0001], [0b0011], [0b0001], [0b1111]], dtype=np.uint8)
 QUERY = np.array([[0b0000]], dtype=np.uint8)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drhn_cli.codes import native
 from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.search import search
 from drhn_cli.native.build import LIBRARY, SOURCE, NativeBuildHook, compile_library
+from drhn_cli.search import native_scan as native
+from drhn_cli.search.hamming import search
 
 CHECKOUT = Path(__file__).parents[2]
 LENGTHS = [1, 7, 8, 9, 12, 31, 33, 47, 48, 63, 64, 65, 96, 127, 128, 129, 192, 200, 256, 257, 512, 513, 1000, 4096]
@@ -21,8 +21,8 @@ import ctypes, mmap, sys
 from functools import partial
 from pathlib import Path
 import numpy as np
-from drhn_cli.codes import native
-from drhn_cli.codes.search import search
+from drhn_cli.search import native_scan as native
+from drhn_cli.search.hamming import search
 
 native.LIBRARY = Path(sys.argv[1])
 NativeComparison = native.NativeComparison
