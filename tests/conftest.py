@@ -16,7 +16,7 @@ from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
 from drhn_cli.native.build import SOURCE, compile_library
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.weights_file import save_weights
 from tests.drawing import write_class_folders
 from tests.networks import random_weights, tiny_config
 

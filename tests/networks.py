@@ -8,7 +8,7 @@ import numpy as np
 
 from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
 from drhn_cli.images.labelled import LabelledPixels
-from drhn_cli.network.weights import Weights, array_shapes, halve_filters
+from drhn_cli.network.weights_file import Weights, array_shapes, halve_filters
 from tests.drawing import KINDS, draw_picture
 
 # Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.

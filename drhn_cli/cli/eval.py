@@ -59,10 +59,10 @@ def eval_(
     from drhn_cli.choices import check_rank
     from drhn_cli.jobs.data import load_queries_and_gallery
     from drhn_cli.jobs.evaluate import evaluate_weights
-    from drhn_cli.jobs.model import choose_bits
     from drhn_cli.jobs.plot import require_plot, write_plot
     from drhn_cli.network.bundled import find_weights
-    from drhn_cli.network.weights import load_weights
+    from drhn_cli.network.model import choose_bits
+    from drhn_cli.network.weights_file import load_weights
 
     if plot is not None:
         require_plot(plot)

@@ -9,10 +9,10 @@ import numpy as np
 
 from drhn_cli.errors import AnyPath
 from drhn_cli.images.load import load_image
-from drhn_cli.jobs.model import choose_bits
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encoders import load_encoder
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.encoder import load_encoder
+from drhn_cli.network.model import choose_bits
+from drhn_cli.network.weights_file import load_weights
 from drhn_cli.search.hamming import hamming_distances
 
 

@@ -12,7 +12,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 
 if TYPE_CHECKING:
-    from drhn_cli.network.weights import Weights
+    from drhn_cli.network.weights_file import Weights
 
 _ZIP_MAGIC = b"PK"
 
@@ -40,7 +40,7 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "cannot read the file", path=path, found=error.strerror or str(error), hint="check the path"
         ) from error
     if start.startswith(_ZIP_MAGIC):
-        from drhn_cli.network.weights import load_weights  # a code file does not need it
+        from drhn_cli.network.weights_file import load_weights  # a code file does not need it
 
         return describe_weights(load_weights(path))
     with CodeFile.open(path) as file:
@@ -106,6 +106,6 @@ def describe_weights(weights: Weights) -> dict[str, Any]:
 def describe_bundled() -> list[dict[str, Any]]:
     """Return ``describe_weights`` of every bundled model, sorted by name."""
     from drhn_cli.network.bundled import bundled_paths
-    from drhn_cli.network.weights import load_weights
+    from drhn_cli.network.weights_file import load_weights
 
     return [describe_weights(load_weights(path)) for path in bundled_paths()]

@@ -12,9 +12,9 @@ from drhn_cli.choices import Rank, check_rank
 from drhn_cli.codes.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.errors import DrhnError
 from drhn_cli.images.labelled import LabelledPixels
-from drhn_cli.jobs.model import choose_bits
 from drhn_cli.network.binarise import bit_probabilities, codes_of
-from drhn_cli.network.weights import Weights
+from drhn_cli.network.model import choose_bits
+from drhn_cli.network.weights_file import Weights
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 
 _PROGRESS_STEP = 1000  # images
@@ -71,7 +71,7 @@ def evaluate_weights(
         ConfigError: the network was not trained for a code length, or the rank is unknown.
         DrhnError: queries and gallery have different classes.
     """
-    from drhn_cli.network.device import choose_device
+    from drhn_cli.network.devices import choose_device
     from drhn_cli.network.encode import TorchEncoder
 
     check_rank(rank)

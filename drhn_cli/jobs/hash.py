@@ -29,11 +29,11 @@ from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.images.source import FoundFile
 from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
-from drhn_cli.jobs.model import choose_bits, load_weights_of
 from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
+from drhn_cli.network.model import choose_bits, load_weights_of
+from drhn_cli.network.weights_file import Weights, load_weights
 from drhn_cli.paths import absolute_folder
 from drhn_cli.threads import ThreadPool
 

@@ -19,8 +19,8 @@ from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
     from drhn_cli.jobs.gallery import Codes
-    from drhn_cli.network.encoders import Encoder
-    from drhn_cli.network.weights import Weights
+    from drhn_cli.network.encoder import Encoder
+    from drhn_cli.network.weights_file import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ class _Searcher:
     def _prepare(self, image: AnyPath | BinaryIO) -> tuple[Encoder, NDArray[np.uint8]]:
         """Return the network and a picture's (1, views * s, s, 3) pixels."""
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
-        from drhn_cli.network.encoders import load_encoder
+        from drhn_cli.network.encoder import load_encoder
 
         if self._weights is None:
             self._weights = self._load_weights()
@@ -190,7 +190,7 @@ class _Searcher:
         return self._encoder, pixels[np.newaxis]
 
     def _load_weights(self) -> Weights:
-        from drhn_cli.jobs.model import load_weights_of  # the same holds for weights
+        from drhn_cli.network.model import load_weights_of  # the same holds for weights
 
         return load_weights_of(self._codes, self._options.weights)
 

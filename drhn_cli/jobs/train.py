@@ -25,7 +25,7 @@ from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.start import network_settings_from, training_settings_from
 from drhn_cli.network.teacher import load_features, require_features
 from drhn_cli.network.train import EpochReport, check_augmentation, measure_colours, train_network
-from drhn_cli.network.weights import WEIGHTS_MARK, Weights, load_weights, save_weights
+from drhn_cli.network.weights_file import WEIGHTS_MARK, Weights, load_weights, save_weights
 
 if TYPE_CHECKING:
     from drhn_cli.network.team import Team
@@ -144,7 +144,7 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
 
 
 def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Weights, list[Evaluation]]:
-    from drhn_cli.network.device import choose_device, choose_precision
+    from drhn_cli.network.devices import choose_device, choose_precision
 
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
     device = team.device_of(choose_device(options.device))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from drhn_cli.errors import WeightsError
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.network.weights_file import Weights, load_weights
 
 DEFAULT = "photos"
 

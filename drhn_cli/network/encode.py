@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import Precision, Preprocessing
 from drhn_cli.network.augment import normalise
-from drhn_cli.network.encoders import Encoder, mean_of_views, split_views
-from drhn_cli.network.model import DRHN
-from drhn_cli.network.weights import Weights
+from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
+from drhn_cli.network.weights_file import Weights
 
 
 def build_network(weights: Weights, device: torch.device) -> DRHN:

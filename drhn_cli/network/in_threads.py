@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.network.encoders import Encoder
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.threads import ThreadPool
 
 

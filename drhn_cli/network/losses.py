@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from drhn_cli.config import TrainConfig
-from drhn_cli.network.model import DRHN
+from drhn_cli.network.drhn import DRHN
 
 
 def training_loss(

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from drhn_cli.errors import ConfigError
-from drhn_cli.network.model import DRHN
-from drhn_cli.network.weights import Weights
+from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.weights_file import Weights
 
 _SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
 """Settings of a network without which its arrays are of no use."""

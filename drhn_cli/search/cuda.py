@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.network.device import choose_device
+from drhn_cli.network.devices import choose_device
 from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search
 
 _CHUNK_VALUES = 1 << 24  # bits, or distances, at a time: 64 MB of bits and 128 MB of distances

@@ -26,7 +26,7 @@ import numpy as np
 from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.images import load
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.weights_file import save_weights
 from tests.damage import damage, encode_all
 from tests.networks import random_weights
 

@@ -46,7 +46,7 @@ from torchvision.datasets import ImageFolder
 from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encode import build_network
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.weights_file import load_weights
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.search import processor
 

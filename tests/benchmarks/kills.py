@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.weights_file import save_weights
 from tests.drawing import KINDS, draw_picture
 from tests.networks import random_weights
 

@@ -27,7 +27,7 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import Block, write_blocks
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.weights_file import save_weights
 from tests.drawing import write_class_folders
 from tests.networks import random_weights, tiny_config
 

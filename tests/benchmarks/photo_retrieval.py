@@ -57,10 +57,10 @@ from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.images.labelled import LabelledPaths, find_classes
 from drhn_cli.images.load import load_batches, load_image
-from drhn_cli.jobs.model import choose_bits
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encoders import load_encoder
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.network.encoder import load_encoder
+from drhn_cli.network.model import choose_bits
+from drhn_cli.network.weights_file import Weights, load_weights
 
 DEPTH = 100
 SIDE = 512  # of the enlarged pictures, in pixels

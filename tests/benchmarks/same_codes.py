@@ -22,8 +22,8 @@ from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encode import TorchEncoder
-from drhn_cli.network.encode_numpy import NumpyEncoder
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.network.numpy_backend import NumpyEncoder
+from drhn_cli.network.weights_file import Weights, load_weights
 
 TOLERANCE = 1e-4
 BATCH_SIZE = 500

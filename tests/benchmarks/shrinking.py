@@ -23,8 +23,8 @@ from PIL import Image
 from drhn_cli.config import Preprocessing
 from drhn_cli.images.load import load_image
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.encode_numpy import NumpyEncoder
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.numpy_backend import NumpyEncoder
+from drhn_cli.network.weights_file import load_weights
 from tests.benchmarks.photographs import draw_photograph
 
 SCALE = 8

@@ -28,7 +28,7 @@ import numpy as np
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.weights import Weights, load_weights
+from drhn_cli.network.weights_file import Weights, load_weights
 from tests.drawing import write_class_folders
 
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.network.weights import save_weights
+from drhn_cli.network.weights_file import save_weights
 from tests.networks import random_weights
 
 

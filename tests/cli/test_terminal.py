@@ -70,7 +70,7 @@ def test_names_on_a_terminal_are_what_they_are(on_terminal, photos, update):
 SLOW_ENCODER = """
 import sys, time
 from drhn_cli.cli.app import run
-from drhn_cli.network.encode_numpy import NumpyEncoder
+from drhn_cli.network.numpy_backend import NumpyEncoder
 
 def encode_slowly(self, pixels, activations=NumpyEncoder.activations):
     time.sleep(0.4)

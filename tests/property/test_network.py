@@ -15,9 +15,9 @@ from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.network.augment import flip_alternately, translate
 from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.model import DRHN, count_multiply_adds
+from drhn_cli.network.drhn import DRHN, count_multiply_adds
 from drhn_cli.network.optimise import rate_at
-from drhn_cli.network.weights import array_shapes, load_weights, save_weights
+from drhn_cli.network.weights_file import array_shapes, load_weights, save_weights
 from tests.networks import random_weights, tiny_config
 
 few = settings(max_examples=40, deadline=None)

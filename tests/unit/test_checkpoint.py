@@ -7,7 +7,7 @@ import torch
 
 from drhn_cli.errors import CheckpointError
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from drhn_cli.network.model import DRHN
+from drhn_cli.network.drhn import DRHN
 from tests.networks import tiny_config
 
 RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc"}

@@ -8,8 +8,8 @@ from drhn_cli.codes import layout
 from drhn_cli.errors import CodeFileError, DrhnError, WeightsError
 from drhn_cli.jobs.describe import describe_bundled, describe_file
 from drhn_cli.network.bundled import DEFAULT
-from drhn_cli.network.model import DRHN
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.weights_file import load_weights
 
 
 def test_a_code_file(photos, update, weights_path):

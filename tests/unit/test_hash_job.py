@@ -18,8 +18,8 @@ from drhn_cli.jobs import hash as hash_module
 from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.jobs.shard import Shard
-from drhn_cli.network import encoders
-from drhn_cli.network.weights import load_weights, save_weights
+from drhn_cli.network import encoder as encoders
+from drhn_cli.network.weights_file import load_weights, save_weights
 from tests.drawing import draw_picture
 
 CODES = Path("codes.bin")
@@ -512,7 +512,7 @@ def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, m
     update("photos")
     expected = stored()
     (photos / "text.jpg").write_text("no picture")
-    monkeypatch.setattr("drhn_cli.network.encoders._CPU_CHUNK", 1)
+    monkeypatch.setattr("drhn_cli.network.encoder._CPU_CHUNK", 1)
     done = []
     summary = update("photos", rebuild=True, workers=3, hooks={"on_progress": done.append})
     assert done == [3, 3, 3]  # the failure is told with the last two

@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from drhn_cli.config import TrainConfig
+from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.losses import quantisation_term, similarity_term, teaching_term, training_loss
-from drhn_cli.network.model import DRHN
 from tests.networks import tiny_config
 
 

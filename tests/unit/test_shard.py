@@ -10,7 +10,7 @@ from drhn_cli.jobs import hash as hash_module
 from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.jobs.merge import merge_codes
 from drhn_cli.jobs.shard import Shard, choose_shard
-from drhn_cli.network import encoders
+from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture
 

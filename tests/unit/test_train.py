@@ -10,7 +10,7 @@ from drhn_cli.network import train
 from drhn_cli.network.checkpoint import load_checkpoint
 from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
 from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
-from drhn_cli.network.weights import array_shapes
+from drhn_cli.network.weights_file import array_shapes
 from tests.networks import drawn, random_weights, tiny_config
 
 EPOCHS = 4

@@ -22,7 +22,7 @@ from drhn_cli.jobs.train import (
     train_weights,
 )
 from drhn_cli.network.encode import build_network
-from drhn_cli.network.weights import load_weights, save_weights
+from drhn_cli.network.weights_file import load_weights, save_weights
 from tests.drawing import KINDS, write_class_folders
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
@@ -266,7 +266,7 @@ def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
 
 
 def test_precision_is_that_of_the_device_unless_told(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("drhn_cli.network.device.choose_precision", lambda _: "bfloat16")
+    monkeypatch.setattr("drhn_cli.network.devices.choose_precision", lambda _: "bfloat16")
     assert train(data, tmp_path, precision=None)[0].training["precision"] == "bfloat16"
     assert train(data, tmp_path, precision="float32")[0].training["precision"] == "float32"
     told = {**TRAINING, "precision": "float32"}

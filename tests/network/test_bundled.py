@@ -3,7 +3,7 @@ import pytest
 from drhn_cli.errors import WeightsError
 from drhn_cli.network import bundled
 from drhn_cli.network.bundled import DEFAULT, bundled_folder, bundled_paths, find_weights, find_weights_of
-from drhn_cli.network.weights import load_weights, save_weights
+from drhn_cli.network.weights_file import load_weights, save_weights
 from tests.networks import random_weights
 
 

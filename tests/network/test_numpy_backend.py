@@ -9,11 +9,11 @@ import torch
 from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
 from drhn_cli.errors import ConfigError
 from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import TorchEncoder
-from drhn_cli.network.encode_numpy import NumpyEncoder
-from drhn_cli.network.encoders import NUMPY_LIMIT, load_encoder
-from drhn_cli.network.model import DRHN
-from drhn_cli.network.weights import Weights, halve_filters, load_weights
+from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
+from drhn_cli.network.numpy_backend import NumpyEncoder
+from drhn_cli.network.weights_file import Weights, halve_filters, load_weights
 from tests.benchmarks.same_codes import Comparison
 from tests.drawing import KINDS, draw_picture
 
@@ -122,8 +122,8 @@ def test_numpy_alone_is_enough() -> None:
         "import sys; sys.modules['torch'] = None\n"
         "import numpy as np\n"
         "from drhn_cli.network.bundled import find_weights\n"
-        "from drhn_cli.network.encoders import load_encoder\n"
-        "from drhn_cli.network.weights import load_weights\n"
+        "from drhn_cli.network.encoder import load_encoder\n"
+        "from drhn_cli.network.weights_file import load_weights\n"
         "weights = load_weights(find_weights(None))\n"
         "encoder = load_encoder(weights, device='cpu', n_images=1)\n"
         "print(encoder.codes(np.zeros((1, *weights.preprocessing.shape), np.uint8), 48).shape)\n"

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from drhn_cli.config import PRESETS, NetworkConfig
-from drhn_cli.network.model import DRHN, ResidualBlock, count_multiply_adds
-from drhn_cli.network.weights import array_shapes
+from drhn_cli.network.drhn import DRHN, ResidualBlock, count_multiply_adds
+from drhn_cli.network.weights_file import array_shapes
 from tests.networks import tiny_config
 
 PAPER = NetworkConfig(n_classes=10, **PRESETS["paper"])

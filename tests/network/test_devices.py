@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drhn_cli.errors import ConfigError
-from drhn_cli.network.device import choose_device, choose_precision
+from drhn_cli.network.devices import choose_device, choose_precision
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from drhn_cli.config import N_GROUPS
-from drhn_cli.network.encoders import Encoder, mean_of_views, split_views
-from drhn_cli.network.weights import Weights
+from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
+from drhn_cli.network.weights_file import Weights
 
 _EPSILON = 1e-5
 """Of torch's batch normalisation."""

@@ -12,7 +12,7 @@ import pytest
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import WeightsError
-from drhn_cli.network.weights import array_shapes, halve_filters, load_weights, save_weights
+from drhn_cli.network.weights_file import array_shapes, halve_filters, load_weights, save_weights
 from tests.networks import random_weights, tiny_config
 
 
@@ -88,7 +88,7 @@ class Blocker:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocker())
 from drhn_cli.network.bundled import bundled_paths
-from drhn_cli.network.weights import load_weights
+from drhn_cli.network.weights_file import load_weights
 assert bundled_paths() is not None
 print(load_weights(sys.argv[1]).fingerprint)
 """

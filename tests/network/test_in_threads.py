@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.network import blas, encoders
-from drhn_cli.network.device import use_one_thread
-from drhn_cli.network.encoders import NUMPY_LIMIT, EvenEncoder, load_encoder
+from drhn_cli.network import blas
+from drhn_cli.network import encoder as encoders
+from drhn_cli.network.devices import use_one_thread
+from drhn_cli.network.encoder import NUMPY_LIMIT, EvenEncoder, load_encoder
 from drhn_cli.network.in_threads import ThreadedEncoder
 from tests.networks import random_weights, tiny_config
 
@@ -61,7 +62,7 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
 
 
 def test_a_device_of_its_own_gets_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drhn_cli.network.device.choose_device", lambda _: torch.device("meta"))
+    monkeypatch.setattr("drhn_cli.network.devices.choose_device", lambda _: torch.device("meta"))
     encoder = encoders.load_encoder(WEIGHTS, device="cuda", n_images=1000, batch_size=300, n_threads=2)
     assert isinstance(encoder, EvenEncoder)
 

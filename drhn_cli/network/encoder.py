@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.weights import Weights
+from drhn_cli.network.weights_file import Weights
 
 NUMPY_LIMIT = 500
 """Up to so many pictures numpy is done before torch has been imported and has caught up."""
@@ -97,12 +97,12 @@ def load_encoder(
     prepare: Callable[[], object]
     if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
         from drhn_cli.network.blas import use_one_thread as prepare
-        from drhn_cli.network.encode_numpy import CHUNK, NumpyEncoder
+        from drhn_cli.network.numpy_backend import CHUNK, NumpyEncoder
 
         encoder = EvenEncoder(NumpyEncoder(weights), min(CHUNK, n_images))
     else:
-        from drhn_cli.network.device import choose_device
-        from drhn_cli.network.device import use_one_thread as prepare
+        from drhn_cli.network.devices import choose_device
+        from drhn_cli.network.devices import use_one_thread as prepare
         from drhn_cli.network.encode import TorchEncoder
 
         place = choose_device(device)
