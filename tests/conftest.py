@@ -14,7 +14,7 @@ import pytest
 
 from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.jobs.hash import HashOptions, HashSummary, hash_pictures
+from drhn_cli.collection.update import HashOptions, HashSummary, hash_pictures
 from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.weights_file import save_weights
 from tests.drawing import write_class_folders

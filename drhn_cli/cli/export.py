@@ -37,7 +37,7 @@ def export(
     the packed codes alone, for numpy and faiss.
     """
     from drhn_cli.codes.reader import CodeFile
-    from drhn_cli.jobs.export import FORMATS, TEXT_FORMATS, export_file, export_rows
+    from drhn_cli.collection.export import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"
     chosen = form or ("tsv" if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())

@@ -81,9 +81,9 @@ def hash_(
     name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
     from drhn_cli.cli.terminated import saving_on_sigterm
+    from drhn_cli.collection.shard import choose_shard
+    from drhn_cli.collection.update import HashOptions, hash_pictures
     from drhn_cli.images.decode import MAX_PIXELS
-    from drhn_cli.jobs.hash import HashOptions, hash_pictures
-    from drhn_cli.jobs.shard import choose_shard
 
     part = choose_shard(shard, os.environ)
     if part is not None:

@@ -34,7 +34,7 @@ def import_(
     Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
     picture.
     """
-    from drhn_cli.jobs.import_codes import import_codes
+    from drhn_cli.collection.import_codes import import_codes
 
     listed = options.read_files_from(paths, null=null)
     summary = import_codes(array, listed, output, bits, on_wait=telling_to_wait(output, quiet=quiet))

@@ -28,7 +28,7 @@ def merge(
 
     The result is that of hashing all their pictures at once. A picture that two parts hold is an error.
     """
-    from drhn_cli.jobs.merge import merge_codes
+    from drhn_cli.collection.merge import merge_codes
 
     summary = merge_codes(parts, output, partial=partial, on_wait=telling_to_wait(output, quiet=quiet))
     merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from drhn_cli.codes.index import build_index
 from drhn_cli.codes.reader import CodeFile, lock_code_file
+from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
 from drhn_cli.errors import AnyPath
-from drhn_cli.jobs.hash import LOCK_TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from drhn_cli.jobs.hash import HashOptions, hash_pictures
+from drhn_cli.collection.update import HashOptions, hash_pictures
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encode import build_network
 from drhn_cli.network.weights_file import load_weights

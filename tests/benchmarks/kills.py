@@ -32,7 +32,7 @@ SCRIPT = """
 import os, sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.images import load
-from drhn_cli.jobs import hash
+from drhn_cli.collection import update as hash
 
 def load_slowly(*arguments, load_image=load.load_image, **settings):
     time.sleep(0.002)

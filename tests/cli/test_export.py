@@ -62,7 +62,7 @@ def test_npy_has_the_packed_codes(drhn, rows):
 
 
 def test_parquet_has_the_same_columns(drhn, rows, monkeypatch):
-    monkeypatch.setattr("drhn_cli.jobs.export._PARQUET_ROWS", 3)
+    monkeypatch.setattr("drhn_cli.collection.export._PARQUET_ROWS", 3)
     assert drhn("export", "codes.bin", "-o", "codes.parquet").status == 0
     table = pyarrow.parquet.read_table("codes.parquet")
     assert [(row["code"].hex(), row["size"], row["mtime_ns"], row["path"]) for row in table.to_pylist()] == rows

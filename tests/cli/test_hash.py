@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.jobs import hash as hash_module
+from drhn_cli.collection import update as hash_module
 from tests.conftest import CHECKOUT
 from tests.drawing import draw_picture
 
@@ -329,7 +329,7 @@ SLOW_HASH = """
 import sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.images import load
-from drhn_cli.jobs import hash
+from drhn_cli.collection import update as hash
 
 def load_slowly(*arguments, load_image=load.load_image, **settings):
     time.sleep(0.05)
@@ -342,7 +342,7 @@ sys.exit(run(sys.argv[1:]))
 
 # Prints how many pictures each step has added.
 TALKING = """
-from drhn_cli.jobs import hash
+from drhn_cli.collection import update as hash
 
 def add(self, files, codes, add=hash._Update._add):
     add(self, files, codes)
@@ -438,7 +438,7 @@ HELD_HASH = """
 import os, sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.images import load
-from drhn_cli.jobs import hash
+from drhn_cli.collection import update as hash
 
 def load_when_told(*arguments, load_image=load.load_image, **settings):
     print("loading", flush=True)

@@ -80,7 +80,7 @@ KILLED_ONCE = """
 import os, signal, sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.images import load
-from drhn_cli.jobs import hash
+from drhn_cli.collection import update as hash
 
 def load_slowly(*arguments, load_image=load.load_image, **settings):
     time.sleep(0.03)

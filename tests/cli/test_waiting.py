@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes.reader import lock_code_file
-from drhn_cli.jobs import import_codes, index, merge
+from drhn_cli.collection import import_codes, merge
+from drhn_cli.jobs import index
 from tests.unit.test_code_table import write
 
 WAITING = "drhn: codes.bin: waiting for another drhn, which is writing it\n"

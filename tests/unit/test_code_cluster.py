@@ -11,7 +11,7 @@ from drhn_cli.clickhouse.address import PASSWORD, TableAddress
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.schema import quote_bytes
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.jobs.merge import merge_codes
+from drhn_cli.collection.merge import merge_codes
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
 from tests.unit.test_code_table import SECRET, ask, count_rows, open_table, push, write

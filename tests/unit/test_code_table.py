@@ -26,9 +26,9 @@ from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_code_file
+from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
 from drhn_cli.jobs.describe import describe_file
-from drhn_cli.jobs.merge import merge_codes
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT

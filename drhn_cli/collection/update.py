@@ -23,13 +23,13 @@ from drhn_cli.codes.reader import (
     require_code_file,
     write_code_file,
 )
+from drhn_cli.collection.shard import Shard
+from drhn_cli.collection.sources import Gathered, common_folder, gather_pictures
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.images.source import FoundFile
-from drhn_cli.jobs.gather import Gathered, common_folder, gather_pictures
-from drhn_cli.jobs.shard import Shard
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.model import choose_bits, load_weights_of

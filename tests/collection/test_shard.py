@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes.reader import CodeFile, CodePart, write_code_file
+from drhn_cli.collection import update as hash_module
+from drhn_cli.collection.merge import merge_codes
+from drhn_cli.collection.shard import Shard, choose_shard
+from drhn_cli.collection.update import HashOptions, hash_pictures
 from drhn_cli.errors import CodeFileError, ConfigError
-from drhn_cli.jobs import hash as hash_module
-from drhn_cli.jobs.hash import HashOptions, hash_pictures
-from drhn_cli.jobs.merge import merge_codes
-from drhn_cli.jobs.shard import Shard, choose_shard
 from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture

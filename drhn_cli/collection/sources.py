@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from drhn_cli.collection.shard import Shard
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.images.find import find_images, find_members
 from drhn_cli.images.packed import archive_of, is_empty_archive
 from drhn_cli.images.source import FoundFile
-from drhn_cli.jobs.shard import Shard
 from drhn_cli.paths import absolute_path
 
 

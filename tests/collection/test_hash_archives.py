@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes.reader import CodeFile
+from drhn_cli.collection import sources as gather_module
+from drhn_cli.collection import update as hash_module
+from drhn_cli.collection.merge import merge_codes
+from drhn_cli.collection.shard import Shard
+from drhn_cli.collection.update import HashOptions, hash_pictures
 from drhn_cli.errors import SourceError
 from drhn_cli.images import find as find_module
-from drhn_cli.jobs import gather as gather_module
-from drhn_cli.jobs import hash as hash_module
-from drhn_cli.jobs.hash import HashOptions, hash_pictures
-from drhn_cli.jobs.merge import merge_codes
-from drhn_cli.jobs.shard import Shard
 from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_shards, write_tar
 

@@ -11,13 +11,13 @@ from PIL import Image
 
 from drhn_cli.codes.pack import truncate_codes
 from drhn_cli.codes.reader import CodeFile, lock_code_file
+from drhn_cli.collection import update as hash_module
+from drhn_cli.collection.shard import Shard
+from drhn_cli.collection.update import HashOptions, hash_pictures
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
-from drhn_cli.jobs import hash as hash_module
-from drhn_cli.jobs.hash import HashOptions, hash_pictures
 from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
-from drhn_cli.jobs.shard import Shard
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.weights_file import load_weights, save_weights
 from tests.drawing import draw_picture

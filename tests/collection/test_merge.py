@@ -8,9 +8,9 @@ import pytest
 from drhn_cli.codes import layout
 from drhn_cli.codes.index import build_index
 from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, Entries, lock_code_file, write_code_file
+from drhn_cli.collection import merge as merge_module
+from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
-from drhn_cli.jobs import merge as merge_module
-from drhn_cli.jobs.merge import merge_codes
 
 
 def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", part=None):
@@ -69,7 +69,7 @@ def test_parts_however_they_interleave_give_the_bytes_of_the_whole(tmp_path, mon
 def test_contiguous_parts_give_the_bytes_of_the_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(layout, "BLOCK_ROWS", 4)
-    monkeypatch.setattr("drhn_cli.codes.merge.BLOCK_ROWS", 4)
+    monkeypatch.setattr("drhn_cli.collection.merge_codes.BLOCK_ROWS", 4)
     names = [b"%03d" % i for i in range(50)]
     for path, part in (("a.bin", names[30:]), ("b.bin", names[:13]), ("c.bin", names[13:30])):
         write(path, part)
