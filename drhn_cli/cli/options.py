@@ -16,7 +16,7 @@ def _refuse_table(codes: str) -> str:
     from drhn_cli.clickhouse.scheme import is_table
 
     if is_table(codes):
-        from drhn_cli.clickhouse.address import TableAddress
+        from drhn_cli.clickhouse.url import TableAddress
 
         TableAddress.parse(codes)  # refuses a password, and does not repeat it
         hint = "name the code file that was pushed there"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from drhn_cli.clickhouse.address import PASSWORD, PASSWORD_FILE, TableAddress, read_password
 from drhn_cli.clickhouse.folder import make_place, require_database
+from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, read_password
 from drhn_cli.errors import ConfigError, TableError
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.address import TableAddress
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.schema import Schema, quote_bytes
+from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
 from drhn_cli.paths import absolute_folder

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drhn_cli.clickhouse.address import TableAddress
 from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.push_file import push_codes
 from drhn_cli.clickhouse.table import CodeTable
+from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
 from drhn_cli.jobs.gallery import Gallery, gallery_of
-from drhn_cli.jobs.push import push_codes
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes
 
 COLUMNS = ("push, rows/s", "bytes/row", "table, ms", "counting", "fetching", "file, ms")

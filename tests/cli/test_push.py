@@ -9,14 +9,14 @@ import pytest
 from drhn_cli.codes.pack import format_hex
 from drhn_cli.codes.reader import CodeFile
 from tests.cli.test_hash import NOT_ROOT
-from tests.unit.test_code_table import write
+from tests.clickhouse.test_table import write
 
 IMAGE = "photos/circle/0000.png"
 TABLE = "chdb:./table"
 KILLED = """
 import os, signal, sys
 from drhn_cli.cli.app import run
-from drhn_cli.clickhouse import load
+from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
 
 load.SLICE_ROWS = 30
@@ -127,7 +127,7 @@ def test_pushing_again_replaces_and_says_so_in_json(drhn, update):
 
 def test_a_push_that_is_killed_goes_on(drhn, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("drhn_cli.clickhouse.load.SLICE_ROWS", 30)
+    monkeypatch.setattr("drhn_cli.clickhouse.push.SLICE_ROWS", 30)
     write("codes.bin", {b"%d/%d.jpg" % (i % 3, i): i * 37 % 64 for i in range(100)})
     Path("killed.py").write_text(KILLED)
     process = start("push", "codes.bin", TABLE, script="killed.py")

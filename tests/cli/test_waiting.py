@@ -4,7 +4,7 @@ import pytest
 from drhn_cli.codes.reader import lock_code_file
 from drhn_cli.collection import import_codes, merge
 from drhn_cli.jobs import index
-from tests.unit.test_code_table import write
+from tests.clickhouse.test_table import write
 
 WAITING = "drhn: codes.bin: waiting for another drhn, which is writing it\n"
 REFUSAL = "drhn: codes.bin: another drhn is writing this code file; wait for it to end, or name another file with -o\n"

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drhn_cli.clickhouse import load
-from drhn_cli.clickhouse.address import PASSWORD, PASSWORD_FILE, TableAddress
+from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.files import PushedFiles
-from drhn_cli.clickhouse.load import load_codes
+from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.rows import pack_rows, pack_string
 from drhn_cli.clickhouse.schema import Schema
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.clickhouse.table import CodeTable
+from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress
 from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_code_file
 from drhn_cli.collection.merge import merge_codes

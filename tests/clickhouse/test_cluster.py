@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from drhn_cli.clickhouse import load
-from drhn_cli.clickhouse.address import PASSWORD, TableAddress
+from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.schema import quote_bytes
+from drhn_cli.clickhouse.url import PASSWORD, TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection.merge import merge_codes
+from tests.clickhouse.test_table import SECRET, ask, count_rows, open_table, push, write
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
-from tests.unit.test_code_table import SECRET, ask, count_rows, open_table, push, write
 
 ON_CLUSTER = re.compile(r" ON CLUSTER '?big'?")
 REPLICATED = re.compile(r"Replicated(\w+)\('[^']*', '[^']*'(?:, )?([^)]*)\)")

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drhn_cli.clickhouse.address import TableAddress
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.load import load_codes
+from drhn_cli.clickhouse.push import load_codes
+from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
 
