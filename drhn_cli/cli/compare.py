@@ -42,8 +42,8 @@ def compare(
     Prints the distance. The exit status is 0 when the pictures are near, 1 when they are far, 2 when one cannot be
     read.
     """
-    from drhn_cli.jobs.compare import compare_pictures
-    from drhn_cli.jobs.duplicates import near_distance
+    from drhn_cli.retrieval.compare import compare_pictures
+    from drhn_cli.retrieval.duplicates import near_distance
 
     if first == second == "-":
         raise ConfigError("both pictures are on stdin", hint="name one of them by its file")

@@ -46,7 +46,7 @@ def dups(
     Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
     """
     from drhn_cli.codes.reader import CodeFile
-    from drhn_cli.jobs.duplicates import DuplicateOptions, find_duplicates
+    from drhn_cli.retrieval.duplicates import DuplicateOptions, find_duplicates
 
     end = b"\0" if null else b"\n"
     shown = path_form(end)

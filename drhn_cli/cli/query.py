@@ -29,7 +29,7 @@ from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError, display_path
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.query import Answer, Query
+    from drhn_cli.retrieval.query import Answer, Query
 
 STDIN = "-"
 
@@ -84,8 +84,8 @@ def query(
     front when there are several. Nearest first; equal distances in the order of paths. A picture that is in the code
     file is looked up there. The exit status is 1 when nothing is found.
     """
-    from drhn_cli.jobs.gallery import open_codes
-    from drhn_cli.jobs.query import QueryOptions, answer_queries
+    from drhn_cli.retrieval.gallery import open_codes
+    from drhn_cli.retrieval.query import QueryOptions, answer_queries
 
     *images, codes_path = paths
     n_sources = len(images) + len(code or ())
@@ -137,7 +137,7 @@ def query(
 
 
 def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[bytes]) -> Iterator[Query]:
-    from drhn_cli.jobs.query import Query
+    from drhn_cli.retrieval.query import Query
 
     for image in images:
         if image == STDIN:

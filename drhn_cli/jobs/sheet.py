@@ -13,8 +13,8 @@ from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.place import refuse_foreign
-from drhn_cli.jobs.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.paths import absolute_path
+from drhn_cli.retrieval.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheet.contact import ContactSheet
 from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheet.html import HtmlSheet
@@ -22,7 +22,7 @@ from drhn_cli.sheet.thumbnail import make_thumbnail
 from drhn_cli.threads import ThreadPool
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.gallery import Codes
+    from drhn_cli.retrieval.gallery import Codes
 
 _AHEAD = 64  # thumbnails that are made at a time, and held
 

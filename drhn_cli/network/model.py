@@ -10,7 +10,7 @@ from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights_file import Weights, load_weights
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.gallery import Codes
+    from drhn_cli.retrieval.gallery import Codes
 
 
 def load_weights_of(file: Codes, name: str | None) -> Weights:

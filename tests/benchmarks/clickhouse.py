@@ -28,7 +28,7 @@ from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
-from drhn_cli.jobs.gallery import Gallery, gallery_of
+from drhn_cli.retrieval.gallery import Gallery, gallery_of
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes
 
 COLUMNS = ("push, rows/s", "bytes/row", "table, ms", "counting", "fetching", "file, ms")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.jobs import duplicates
+from drhn_cli.retrieval import duplicates
 from drhn_cli.search.hamming import hamming_distances
 
 A, B = "photos/circle/0000.png", "photos/checker/0001.png"

@@ -29,7 +29,7 @@ from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
 from drhn_cli.jobs.describe import describe_file
-from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
+from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
 

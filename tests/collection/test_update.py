@@ -17,9 +17,9 @@ from drhn_cli.collection.update import HashOptions, hash_pictures
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
-from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.weights_file import load_weights, save_weights
+from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
 
 CODES = Path("codes.bin")

@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 
 from drhn_cli.errors import DrhnError, ImageError, display_path
 from drhn_cli.jobs import sheet as job
-from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.jobs.sheet import answer_on_sheet
+from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheet import thumbnail
 from drhn_cli.sheet.content import About, Card, Section
 from drhn_cli.sheet.html import HtmlSheet, file_uri

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
-from drhn_cli.jobs.folders import find_kept, locate_rows
+from drhn_cli.retrieval.folders import find_kept, locate_rows
 from drhn_cli.search.hamming import hamming_distances
 from drhn_cli.search.near_duplicates import find_components
 

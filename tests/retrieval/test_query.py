@@ -12,11 +12,11 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, ImageError
 from drhn_cli.images import load as load_module
 from drhn_cli.images.load import load_image
-from drhn_cli.jobs.query import Query, QueryOptions, answer_queries
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.numpy_backend import NumpyEncoder
 from drhn_cli.network.weights_file import load_weights, save_weights
+from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
 from tests.networks import random_weights, tiny_config
 

@@ -15,7 +15,7 @@ from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError
-from drhn_cli.jobs.folders import find_kept, locate_rows
+from drhn_cli.retrieval.folders import find_kept, locate_rows
 from drhn_cli.search.hamming import Neighbours
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from drhn_cli.choices import Rank, check_device, check_rank
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
-from drhn_cli.jobs.gallery import Found, gallery_of
 from drhn_cli.paths import absolute_path
+from drhn_cli.retrieval.gallery import Found, gallery_of
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.gallery import Codes
     from drhn_cli.network.encoder import Encoder
     from drhn_cli.network.weights_file import Weights
+    from drhn_cli.retrieval.gallery import Codes
 
 
 @dataclass(frozen=True, kw_only=True)

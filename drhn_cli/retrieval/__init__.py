@@ -1,0 +1,1 @@
+"""From questions to answers: what is searched, queries, near-duplicates."""
