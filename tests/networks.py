@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
-from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.network.weights_file import Weights, array_shapes, halve_filters
 from tests.drawing import KINDS, draw_picture
 

@@ -12,7 +12,7 @@ from drhn_cli.cli import options
 from drhn_cli.cli.render import format_number, progress_bar, report_error, write_json, write_rows
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.evaluate import Evaluation
+    from drhn_cli.evaluation.evaluate import Evaluation
 
 
 def eval_(
@@ -57,9 +57,9 @@ def eval_(
     per cent.
     """
     from drhn_cli.choices import check_rank
-    from drhn_cli.jobs.data import load_queries_and_gallery
-    from drhn_cli.jobs.evaluate import evaluate_weights
-    from drhn_cli.jobs.plot import require_plot, write_plot
+    from drhn_cli.evaluation.evaluate import evaluate_weights
+    from drhn_cli.evaluation.plot import require_plot, write_plot
+    from drhn_cli.evaluation.splits import load_queries_and_gallery
     from drhn_cli.network.bundled import find_weights
     from drhn_cli.network.model import choose_bits
     from drhn_cli.network.weights_file import load_weights

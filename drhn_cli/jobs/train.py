@@ -16,9 +16,9 @@ import numpy as np
 from drhn_cli.atomic import atomic_write, remove_leftovers
 from drhn_cli.config import DEFAULT_PRESET, PRESETS, SHRINK_GAP, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
-from drhn_cli.images.labelled import LabelledPixels, check_validation, split_validation
-from drhn_cli.jobs.data import load_split
-from drhn_cli.jobs.evaluate import Evaluation, evaluate_weights
+from drhn_cli.evaluation.data import LabelledPixels, check_validation, split_validation
+from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
+from drhn_cli.evaluation.splits import load_split
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.lock import lock_file
 from drhn_cli.network.bundled import find_weights

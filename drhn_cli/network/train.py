@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
-from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.evaluation.data import LabelledPixels
+from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.network.augment import augment, normalise
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

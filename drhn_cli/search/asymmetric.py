@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.metrics import tie_aware_average_precision, unique_rows
 from drhn_cli.codes.pack import check_codes, pack_bits, unpack_bits
 from drhn_cli.errors import DrhnError
+from drhn_cli.evaluation.metrics import tie_aware_average_precision, unique_rows
 from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search, hamming_distances
 
 _CHUNK_ROWS = 1 << 15  # their scores stay in the L2 cache

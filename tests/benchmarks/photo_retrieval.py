@@ -52,10 +52,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
-from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.config import Fit, Preprocessing
-from drhn_cli.images.labelled import LabelledPaths, find_classes
+from drhn_cli.evaluation.data import LabelledPaths, find_classes
+from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.load import load_batches, load_image
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoder import load_encoder

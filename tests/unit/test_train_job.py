@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError, WeightsError
-from drhn_cli.images.labelled import split_validation
+from drhn_cli.evaluation.data import split_validation
+from drhn_cli.evaluation.evaluate import evaluate_weights
+from drhn_cli.evaluation.splits import load_split
 from drhn_cli.jobs import train as train_job
-from drhn_cli.jobs.data import load_split
-from drhn_cli.jobs.evaluate import evaluate_weights
 from drhn_cli.jobs.train import (
     DataNumbers,
     TrainHooks,

@@ -7,12 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from drhn_cli.codes.metrics import evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.jobs import plot
-from drhn_cli.jobs.evaluate import Evaluation
-from drhn_cli.jobs.plot import require_plot, write_plot
+from drhn_cli.evaluation import plot
+from drhn_cli.evaluation.evaluate import Evaluation
+from drhn_cli.evaluation.metrics import evaluate_retrieval, precision_recall_by_radius
+from drhn_cli.evaluation.plot import require_plot, write_plot
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from torchvision.datasets import CIFAR10
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import SourceError
-from drhn_cli.jobs.data import load_queries_and_gallery, load_split
+from drhn_cli.evaluation.splits import load_queries_and_gallery, load_split
 from tests.drawing import write_class_folders
 
 SMALL = Preprocessing(size=16)

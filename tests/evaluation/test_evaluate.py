@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from drhn_cli.codes.metrics import evaluate_retrieval
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.jobs import evaluate
-from drhn_cli.jobs.evaluate import evaluate_weights
+from drhn_cli.evaluation import evaluate
+from drhn_cli.evaluation.evaluate import evaluate_weights
+from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode import TorchEncoder
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision

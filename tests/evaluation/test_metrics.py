@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.metrics import evaluate_retrieval, precision_recall_by_radius, tie_aware_average_precision
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.evaluation.metrics import evaluate_retrieval, precision_recall_by_radius, tie_aware_average_precision
 
 ZERO = np.zeros((1, 1), dtype=np.uint8)
 
@@ -202,7 +202,7 @@ def test_a_radius_curve_is_the_mean_over_queries_and_a_failed_lookup_has_precisi
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 23])
 def test_a_radius_curve_equals_a_naive_one_and_meets_the_precision_within_radius_2(monkeypatch, chunk_bytes):
-    monkeypatch.setattr("drhn_cli.codes.metrics._CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("drhn_cli.evaluation.metrics._CHUNK_BYTES", chunk_bytes)
     rng = np.random.default_rng(0)
     query_bits, gallery_bits = rng.random((30, 12)) > 0.6, rng.random((80, 12)) > 0.6
     query_labels, gallery_labels = rng.integers(0, 4, 30), rng.integers(0, 3, 80)  # nothing is relevant to class 3

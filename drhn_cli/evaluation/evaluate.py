@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.choices import Rank, check_rank
-from drhn_cli.codes.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.errors import DrhnError
-from drhn_cli.images.labelled import LabelledPixels
+from drhn_cli.evaluation.data import LabelledPixels
+from drhn_cli.evaluation.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
 from drhn_cli.network.binarise import bit_probabilities, codes_of
 from drhn_cli.network.model import choose_bits
 from drhn_cli.network.weights_file import Weights

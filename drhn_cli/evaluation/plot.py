@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
-from drhn_cli.jobs.evaluate import Evaluation
+from drhn_cli.evaluation.evaluate import Evaluation
 from drhn_cli.jobs.place import refuse_foreign
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, SourceError
-from drhn_cli.images.labelled import LabelledPixels, find_classes, find_split, load_labelled
+from drhn_cli.evaluation.data import LabelledPixels, find_classes, find_split, load_labelled
 
 CIFAR10 = "cifar10"
 
