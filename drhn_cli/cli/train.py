@@ -18,8 +18,8 @@ from drhn_cli.config import DEFAULT_PRESET, PRESETS
 from drhn_cli.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from drhn_cli.jobs.train import DataNumbers
-    from drhn_cli.network.train import EpochReport
+    from drhn_cli.training.train import DataNumbers
+    from drhn_cli.training.trainer import EpochReport
 
 _NETWORK, _TRAINING = "The network", "The training"
 
@@ -218,8 +218,8 @@ def train(
         "flip": flip,
         "precision": precision,
     }
-    from drhn_cli.jobs.train import TrainHooks, TrainOptions, train_weights
-    from drhn_cli.network.team import find_team
+    from drhn_cli.training.distributed import find_team
+    from drhn_cli.training.train import TrainHooks, TrainOptions, train_weights
 
     train_options = TrainOptions(
         data=data,

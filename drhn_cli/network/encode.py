@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from drhn_cli.config import Precision, Preprocessing
-from drhn_cli.network.augment import normalise
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
 from drhn_cli.network.weights_file import Weights
+from drhn_cli.training.augment import normalise
 
 
 def build_network(weights: Weights, device: torch.device) -> DRHN:

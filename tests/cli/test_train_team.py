@@ -24,7 +24,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from drhn_cli.cli.app import run
-from drhn_cli.network import team
+from drhn_cli.training import distributed as team
 
 if os.environ.get("DIES") == os.environ["RANK"]:
     average, calls = team.Team.average, []

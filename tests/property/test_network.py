@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as hnp
 from drhn_cli.codes.pack import truncate_codes, unpack_bits
 from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
-from drhn_cli.network.augment import flip_alternately, translate
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.drhn import DRHN, count_multiply_adds
-from drhn_cli.network.optimise import rate_at
 from drhn_cli.network.weights_file import array_shapes, load_weights, save_weights
+from drhn_cli.training.augment import flip_alternately, translate
+from drhn_cli.training.optimizers import rate_at
 from tests.networks import random_weights, tiny_config
 
 few = settings(max_examples=40, deadline=None)

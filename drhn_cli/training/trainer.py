@@ -23,18 +23,18 @@ from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.evaluation.metrics import evaluate_retrieval
-from drhn_cli.network.augment import augment, normalise
 from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import encode_pixels, predict_classes
-from drhn_cli.network.losses import training_loss
-from drhn_cli.network.memory import keep_freed_memory
-from drhn_cli.network.optimise import is_averaged, make_optimisers, rate_at, set_rates
-from drhn_cli.network.sharpness import descend_from_uphill
-from drhn_cli.network.start import begin_with
-from drhn_cli.network.team import ALONE, Team
 from drhn_cli.network.weights_file import Weights, array_shapes, halve_filters
+from drhn_cli.training.augment import augment, normalise
+from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from drhn_cli.training.distributed import ALONE, Team
+from drhn_cli.training.losses import training_loss
+from drhn_cli.training.memory import keep_freed_memory
+from drhn_cli.training.optimizers import is_averaged, make_optimisers, rate_at, set_rates
+from drhn_cli.training.sharpness import descend_from_uphill
+from drhn_cli.training.start import begin_with
 
 _N_STATISTICS = 10_000
 """Training images, in whole batches, that batch normalisation takes its statistics from where weights are averaged."""

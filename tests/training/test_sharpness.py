@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from drhn_cli.network import train
-from drhn_cli.network.sharpness import descend_from_uphill, moved_uphill
+from drhn_cli.training import trainer as train
+from drhn_cli.training.sharpness import descend_from_uphill, moved_uphill
 from tests.networks import drawn
-from tests.unit.test_train import assert_same_arrays, interrupted_run, run
+from tests.training.test_trainer import assert_same_arrays, interrupted_run, run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.network.team import ALONE, Team, find_team
+from drhn_cli.training.distributed import ALONE, Team, find_team
 
 
 def test_torchrun_tells_the_place(monkeypatch):

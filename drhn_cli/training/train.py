@@ -22,13 +22,13 @@ from drhn_cli.evaluation.splits import load_split
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.lock import lock_file
 from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.start import network_settings_from, training_settings_from
-from drhn_cli.network.teacher import load_features, require_features
-from drhn_cli.network.train import EpochReport, check_augmentation, measure_colours, train_network
 from drhn_cli.network.weights_file import WEIGHTS_MARK, Weights, load_weights, save_weights
+from drhn_cli.training.distillation import load_features, require_features
+from drhn_cli.training.start import network_settings_from, training_settings_from
+from drhn_cli.training.trainer import EpochReport, check_augmentation, measure_colours, train_network
 
 if TYPE_CHECKING:
-    from drhn_cli.network.team import Team
+    from drhn_cli.training.distributed import Team
 
 _LEAST_STEPS = 10
 """In an epoch, unless told otherwise."""
@@ -130,7 +130,7 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         CheckpointError: there is an unfinished run and ``resume`` was not asked for, or it cannot be resumed.
         WeightsError: the weights cannot be written.
     """
-    from drhn_cli.network.team import find_team
+    from drhn_cli.training.distributed import find_team
 
     team = find_team()
     if not team.leads:

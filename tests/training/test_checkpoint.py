@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from drhn_cli.errors import CheckpointError
-from drhn_cli.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.networks import tiny_config
 
 RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc"}

@@ -6,11 +6,11 @@ import torch
 
 from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
-from drhn_cli.network import train
-from drhn_cli.network.checkpoint import load_checkpoint
 from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
-from drhn_cli.network.train import EpochReport, epoch_generator, measure_colours, train_network
 from drhn_cli.network.weights_file import array_shapes
+from drhn_cli.training import trainer as train
+from drhn_cli.training.checkpoint import load_checkpoint
+from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
 from tests.networks import drawn, random_weights, tiny_config
 
 EPOCHS = 4

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from drhn_cli.network.memory import keep_freed_memory
+from drhn_cli.training.memory import keep_freed_memory
 
 FAULTS = """
 import resource, sys, threading
 import numpy as np
-from drhn_cli.network.memory import keep_freed_memory
+from drhn_cli.training.memory import keep_freed_memory
 
 def fill():
     return float(np.ones(8 << 20)[-1])  # 64 MiB

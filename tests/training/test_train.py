@@ -12,8 +12,10 @@ from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError
 from drhn_cli.evaluation.data import split_validation
 from drhn_cli.evaluation.evaluate import evaluate_weights
 from drhn_cli.evaluation.splits import load_split
-from drhn_cli.jobs import train as train_job
-from drhn_cli.jobs.train import (
+from drhn_cli.network.encode import build_network
+from drhn_cli.network.weights_file import load_weights, save_weights
+from drhn_cli.training import train as train_job
+from drhn_cli.training.train import (
     DataNumbers,
     TrainHooks,
     TrainOptions,
@@ -21,8 +23,6 @@ from drhn_cli.jobs.train import (
     history_path_of,
     train_weights,
 )
-from drhn_cli.network.encode import build_network
-from drhn_cli.network.weights_file import load_weights, save_weights
 from tests.drawing import KINDS, write_class_folders
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}

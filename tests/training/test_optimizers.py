@@ -4,7 +4,7 @@ from torch import nn
 
 from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
-from drhn_cli.network.optimise import Muon, is_averaged, make_optimisers, orthogonalise, rate_at, set_rates
+from drhn_cli.training.optimizers import Muon, is_averaged, make_optimisers, orthogonalise, rate_at, set_rates
 from tests.networks import tiny_config
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from drhn_cli.config import Preprocessing, TrainConfig
-from drhn_cli.network.augment import (
+from drhn_cli.training.augment import (
     augment,
     change_colours,
     crop_and_stretch,
