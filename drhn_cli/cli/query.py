@@ -113,7 +113,7 @@ def query(
         if sheet is None:
             given = answer_queries(codes, queries, query_options)
         else:
-            from drhn_cli.jobs.sheet import answer_on_sheet  # brings Pillow
+            from drhn_cli.sheets.sheet import answer_on_sheet  # brings Pillow
 
             given = answer_on_sheet(sheet, codes, queries, query_options)
         with closing(given) as answers:

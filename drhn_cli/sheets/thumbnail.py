@@ -9,7 +9,7 @@ from PIL import Image, features
 
 from drhn_cli.errors import AnyPath
 from drhn_cli.images.decode import decode_image
-from drhn_cli.sheet.content import Thumbnail
+from drhn_cli.sheets.content import Thumbnail
 
 MAX_SIDE = 400
 """Pixels: two for each of a tile's on a dense screen, and some 15 kB."""

@@ -9,13 +9,13 @@ import pytest
 from PIL import ExifTags, Image
 
 from drhn_cli.errors import DrhnError, ImageError, display_path
-from drhn_cli.jobs import sheet as job
-from drhn_cli.jobs.sheet import answer_on_sheet
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
-from drhn_cli.sheet import thumbnail
-from drhn_cli.sheet.content import About, Card, Section
-from drhn_cli.sheet.html import HtmlSheet, file_uri
-from drhn_cli.sheet.thumbnail import MAX_SIDE, make_thumbnail
+from drhn_cli.sheets import sheet as job
+from drhn_cli.sheets import thumbnail
+from drhn_cli.sheets.content import About, Card, Section
+from drhn_cli.sheets.html import HtmlSheet, file_uri
+from drhn_cli.sheets.sheet import answer_on_sheet
+from drhn_cli.sheets.thumbnail import MAX_SIDE, make_thumbnail
 from tests.drawing import draw_gradient, draw_picture
 
 HOSTILE = [

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
 
 
 class HtmlSheet:

@@ -15,10 +15,10 @@ from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.query import Answer, Match, Query, QueryOptions, answer_queries
-from drhn_cli.sheet.contact import ContactSheet
-from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
-from drhn_cli.sheet.html import HtmlSheet
-from drhn_cli.sheet.thumbnail import make_thumbnail
+from drhn_cli.sheets.contact import ContactSheet
+from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.html import HtmlSheet
+from drhn_cli.sheets.thumbnail import make_thumbnail
 from drhn_cli.threads import ThreadPool
 
 if TYPE_CHECKING:

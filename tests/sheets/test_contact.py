@@ -5,10 +5,10 @@ import pytest
 from PIL import Image, ImageColor
 
 from drhn_cli.errors import DrhnError
-from drhn_cli.sheet import contact
-from drhn_cli.sheet.contact import ACCENT, COLUMNS, GAP, HEAD, INK, MARGIN, PAGE, TILE, WIDTH, ContactSheet
-from drhn_cli.sheet.content import MARK, About, Card, Section
-from drhn_cli.sheet.thumbnail import make_thumbnail
+from drhn_cli.sheets import contact
+from drhn_cli.sheets.contact import ACCENT, COLUMNS, GAP, HEAD, INK, MARGIN, PAGE, TILE, WIDTH, ContactSheet
+from drhn_cli.sheets.content import MARK, About, Card, Section
+from drhn_cli.sheets.thumbnail import make_thumbnail
 
 FIRST_ROW = HEAD + contact.SECTION_GAP // 2 + TILE + GAP
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from drhn_cli.errors import DrhnError
-from drhn_cli.sheet.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
 
 PAGE, MAT, INK, SOFT, LINE, ACCENT = "#f7f6f3", "#ecebe6", "#1c1b19", "#67645d", "#dddbd4", "#2f55d4"
 

@@ -1,0 +1,1 @@
+"""Answers as a page or a picture."""
