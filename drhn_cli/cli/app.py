@@ -11,7 +11,7 @@ import typer
 
 from drhn_cli import __version__
 from drhn_cli.cli.commands import Commands
-from drhn_cli.cli.render import discard, flush, messages, report, report_error, stdout_error
+from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError, display_path
 

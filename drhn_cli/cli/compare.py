@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import write_bytes, write_json
+from drhn_cli.cli.output import write_bytes, write_json
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import path_form, report, shown_path, write_bytes, write_json
+from drhn_cli.cli.output import path_form, report, shown_path, write_bytes, write_json
 from drhn_cli.cli.status import ExitStatus
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import format_number, progress_bar, report_error, write_json, write_rows
+from drhn_cli.cli.output import format_number, progress_bar, report_error, write_json, write_rows
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation

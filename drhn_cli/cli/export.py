@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, path_form, report, shown_path, write_bytes
+from drhn_cli.cli.output import counted, path_form, report, shown_path, write_bytes
 from drhn_cli.errors import ConfigError, display_path
 
 

@@ -11,7 +11,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.braces import expand_braces
-from drhn_cli.cli.render import (
+from drhn_cli.cli.output import (
     counted,
     discard,
     progress_bar,

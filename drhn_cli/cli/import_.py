@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, telling_to_wait, write_summary
+from drhn_cli.cli.output import counted, telling_to_wait, write_summary
 from drhn_cli.errors import display_path
 
 

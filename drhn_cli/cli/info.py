@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import format_number, write_bytes, write_json
+from drhn_cli.cli.output import format_number, write_bytes, write_json
 from drhn_cli.errors import display_path
 
 _LONGEST = 240  # characters of a line with several entries
@@ -27,7 +27,7 @@ def info(
 
     drhn info codes.bin --verify
     """
-    from drhn_cli.jobs.describe import describe_file
+    from drhn_cli.cli.describe import describe_file
 
     description = describe_file(file, verify=verify)
     if json:

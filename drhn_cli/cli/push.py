@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import counted, progress_bar, telling_how_to_go_on, write_summary
+from drhn_cli.cli.output import counted, progress_bar, telling_how_to_go_on, write_summary
 
 
 def push(

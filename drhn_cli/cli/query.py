@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import (
+from drhn_cli.cli.output import (
     flush,
     format_number,
     path_form,

@@ -12,7 +12,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.render import counted, progress_bar, report, report_error, telling_how_to_go_on
+from drhn_cli.cli.output import counted, progress_bar, report, report_error, telling_how_to_go_on
 from drhn_cli.cli.terminated import saving_on_sigterm
 from drhn_cli.config import DEFAULT_PRESET, PRESETS
 from drhn_cli.errors import ConfigError, ImageError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drhn_cli.cli import options
-from drhn_cli.cli.render import format_number, write_json, write_rows
+from drhn_cli.cli.output import format_number, write_json, write_rows
 
 
 def weights(*, json: options.Json = False) -> None:
@@ -11,7 +11,7 @@ def weights(*, json: options.Json = False) -> None:
 
     drhn weights
     """
-    from drhn_cli.jobs.describe import describe_bundled
+    from drhn_cli.cli.describe import describe_bundled
     from drhn_cli.network.bundled import DEFAULT
 
     models = describe_bundled()

@@ -10,7 +10,7 @@ import typer
 
 from drhn_cli import __main__, __version__
 from drhn_cli.cli import app as app_module
-from drhn_cli.jobs import describe as describe_module
+from drhn_cli.cli import describe as describe_module
 
 COMMANDS = sorted(typer.main.get_command(app_module.app).commands)
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drhn_cli.cli.describe import describe_file
 from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.files import PushedFiles
@@ -28,7 +29,6 @@ from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
-from drhn_cli.jobs.describe import describe_file
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT

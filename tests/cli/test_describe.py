@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from drhn_cli.cli.describe import describe_bundled, describe_file
 from drhn_cli.codes import layout
 from drhn_cli.errors import CodeFileError, DrhnError, WeightsError
-from drhn_cli.jobs.describe import describe_bundled, describe_file
 from drhn_cli.network.bundled import DEFAULT
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.weights_file import load_weights

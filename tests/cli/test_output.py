@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from drhn_cli.cli import render
+from drhn_cli.cli import output as render
 from drhn_cli.errors import DrhnError
 
 
