@@ -659,6 +659,7 @@ def test_entries_refuse_columns_of_different_lengths():
 
 
 def test_the_package_starts_without_torch():
-    program = "import sys, drhn_cli.codes.reader, drhn_cli.search.hamming, drhn_cli.evaluation.metrics; print('torch' in sys.modules)"
+    modules = "drhn_cli.codes.reader, drhn_cli.search.hamming, drhn_cli.evaluation.metrics"
+    program = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
