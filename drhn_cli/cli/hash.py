@@ -167,6 +167,4 @@ def hash_(
         report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
         if not told and part is None:
             report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
-    if summary.dropped_index and not quiet:
-        report(f"{display_path(output)}: its index no longer fits and is gone; make a new one with drhn index")
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

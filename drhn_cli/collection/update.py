@@ -94,7 +94,6 @@ class HashSummary:
         kept: entries that this run left as they were: outside its sources, under one that cannot be read, or of a
             file that changed or went away while the run was at it.
         n_items: codes in the file now.
-        dropped_index: whether the file had an index, which the codes of today would not fit.
         failures: what could not be hashed, with its reason.
         seconds: wall-clock time.
     """
@@ -106,7 +105,6 @@ class HashSummary:
     removed: int
     kept: int
     n_items: int
-    dropped_index: bool
     failures: list[DrhnError] = field(repr=False)
     seconds: float
 
@@ -240,7 +238,7 @@ class _Update:
         self._root = b""
         self._outdated: dict[bytes, _Noted] = {}  # of changed files: kept until they are hashed again
         self._some_changed_meanwhile = False
-        self._had_index = self._saved = False
+        self._saved = False
         self._part: CodePart | None = None
         self._noted_part: CodePart | None = None
         if options.shard is not None:
@@ -262,7 +260,6 @@ class _Update:
                 _require_views(file, self._weights, options.tta)
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
-                self._had_index = file.index is not None
                 self._noted_part = file.manifest.part
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
@@ -418,7 +415,6 @@ class _Update:
         return HashSummary(
             **self._counts,
             n_items=len(self._collection) + len(self._still_outdated()),
-            dropped_index=self._had_index and self._saved,
             failures=failures,
             seconds=seconds,
         )

@@ -168,7 +168,6 @@ def test_a_closed_pipe_is_silent_and_no_error(start, update, flush):
         ("hash", "photos", "-o", "codes.bin", "--weights", "{weights}", "--json", "--quiet"),
         ("dups", "codes.bin", "--max-distance", "64"),
         ("compare", "photos/circle/0000.png", "photos/circle/0001.png", "--weights", "{weights}"),
-        ("index", "codes.bin", "--json"),
         ("export", "codes.bin"),
         ("weights",),
         ("--help",),
