@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.choices import check_device
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import (
     CodeFile,
@@ -31,6 +30,7 @@ from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.images.source import FoundFile
 from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.model import choose_bits, load_weights_of
 from drhn_cli.network.weights_file import Weights, load_weights
