@@ -19,24 +19,12 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.lock import lock_code_file
-from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
-from drhn_cli.codes.writer import Block, write_code_file
+from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.nonblocking import open_nonblocking
 from drhn_cli.search.hamming import Neighbours, search
-
-__all__ = [
-    "CodeFile",
-    "CodeManifest",
-    "CodePart",
-    "Entries",
-    "Entry",
-    "lock_code_file",
-    "require_code_file",
-    "write_code_file",
-]
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through

@@ -12,16 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.reader import (
-    CodeFile,
-    CodeManifest,
-    CodePart,
-    Entries,
-    lock_code_file,
-    require_code_file,
-    write_code_file,
-)
+from drhn_cli.codes.reader import CodeFile, require_code_file
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.shard import Shard
 from drhn_cli.collection.sources import Gathered, common_folder, gather_pictures
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path

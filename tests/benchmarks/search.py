@@ -38,7 +38,8 @@ from usearch.index import MetricKind
 from usearch.index import search as usearch_search
 
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.reader import CodeManifest, write_code_file
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.search.hamming import search
 from tests.benchmarks.start_up import compiled
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.writer import write_code_file
 
 SIZES = {"a/1.jpg": 10, "a/2.jpg": 30, "a/in/3.jpg": 30, "b/4.jpg": 5, "b/5.jpg": 50, "c/6.jpg": 7}
 CODES = [0b0000, 0b0001, 0b0000, 0b1111, 0b1111, 0b0111_0000]

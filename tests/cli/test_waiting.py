@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.reader import lock_code_file
+from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.collection import import_codes, merge
 from tests.clickhouse.test_table import write
 

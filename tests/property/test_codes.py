@@ -11,8 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
-from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
