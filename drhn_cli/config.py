@@ -11,6 +11,7 @@ from drhn_cli.errors import ConfigError
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
+Preset = Literal["paper", "fast", "tiny"]
 
 SHRINK_GAP = 4
 """Of weights that are trained now: from here on, fewer than 1 % of the bits change (``tests.benchmarks.shrinking``)."""
@@ -182,7 +183,7 @@ class NetworkConfig(_Stored):
         return (*self.nested, self.bits)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {
         "blocks": 15,
         "bits": 48,
@@ -196,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named networks: the settings that differ from ``NetworkConfig``'s defaults. ``tiny`` is for trying things out."""
 
-DEFAULT_PRESET = "fast"
+DEFAULT_PRESET: Preset = "fast"
 
 
 @dataclass(frozen=True, kw_only=True)

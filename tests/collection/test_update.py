@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.pack import truncate_codes
-from drhn_cli.codes.reader import CodeFile, lock_code_file
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.shard import Shard
 from drhn_cli.collection.update import HashOptions, hash_pictures
