@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drhn_cli.errors import DrhnError
+from drhn_cli.files import FileStamp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,11 @@ class Entry:
     size: int
     mtime_ns: int
     inode: int
+
+    @property
+    def stamp(self) -> FileStamp:
+        """What the file was known by when it was hashed."""
+        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -85,6 +91,16 @@ class Entries(Sequence[Entry]):
             mtimes_ns=np.asarray(mtimes_ns, dtype=np.int64),
             inodes=np.zeros(len(paths), np.uint64) if inodes is None else np.asarray(inodes, dtype=np.uint64),
         )
+
+    @classmethod
+    def from_stamps(cls, paths: Sequence[bytes], stamps: Sequence[FileStamp]) -> Self:
+        """Build from n paths relative to the root, in any order, and the stamp of each."""
+        columns = (
+            [stamp.size for stamp in stamps],
+            [stamp.mtime_ns for stamp in stamps],
+            [stamp.inode for stamp in stamps],
+        )
+        return cls.from_columns(paths, *columns)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Entries]) -> Self:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
+from drhn_cli.files import atomic_write, os_errors
 
 Block = tuple[NDArray[np.uint8], Entries]
 """Codes and entries of some rows."""
@@ -26,7 +25,7 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
 
     Equal content gives equal bytes, whatever the order of the rows. An existing file keeps its permissions, and a
     symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced. Hold
-    ``lock_code_file`` meanwhile, or the work of another writer may be lost.
+    its lock meanwhile, or the work of another writer may be lost.
 
     Args:
         path: of the code file; its folder exists.
@@ -74,22 +73,10 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
 
     Source: ours.
     """
-    with _replace(path) as stream:
+    hint = "the old file, if there was one, is unchanged"
+    writing = os_errors(CodeFileError, "cannot write the code file", path=path, hint=hint)
+    with writing, atomic_write(path) as stream:
         _write_parts(stream, blocks, n_items, manifest)
-
-
-@contextmanager
-def _replace(path: AnyPath) -> Iterator[BinaryIO]:
-    try:
-        with atomic_write(path) as stream:
-            yield stream
-    except OSError as error:
-        raise CodeFileError(
-            "cannot write the code file",
-            path=path,
-            found=error.strerror or str(error),
-            hint="the old file, if there was one, is unchanged",
-        ) from error
 
 
 def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:

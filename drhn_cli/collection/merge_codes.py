@@ -15,13 +15,14 @@ from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, write_blocks
 from drhn_cli.errors import AnyPath, CodeFileError, display_path
+from drhn_cli.paths import common_folder
 
 
 def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     """Write the rows of several code files into one, as if they had been hashed together.
 
     Paths become relative to the deepest folder that holds the roots of all. Memory does not grow with the number of
-    rows: two blocks or so of each file are held. ``path`` may be one of the files. Hold ``lock_code_file`` meanwhile.
+    rows: two blocks or so of each file are held. ``path`` may be one of the files. Hold its lock meanwhile.
 
     Args:
         path: of the code file to write.
@@ -37,11 +38,8 @@ def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     Source: ours.
     """
     roots = [os.fsencode(file.root) for file in files]
-    try:
-        root = os.path.commonpath(roots)
-    except ValueError as error:
-        found = display_path(files[-1].root)
-        raise CodeFileError("the parts have no folder in common", path=files[-1].path, found=found) from error
+    found = display_path(files[-1].root)
+    root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
     first = files[0].manifest
     manifest = CodeManifest(
         root=os.fsdecode(root),

@@ -6,7 +6,6 @@ them. Nothing is built and nothing but the chunk is copied, so codes may be a ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,7 +114,9 @@ def check_search(
 def count_threads(n_rows: int, n_threads: int | None) -> int:
     """Return how many threads scan so many rows: as told, or one for each million, and no more than there are cores."""
     if n_threads is None and n_rows >= 2 * _THREAD_ROWS:
-        n_threads = min(os.cpu_count() or 1, n_rows // _THREAD_ROWS)
+        from drhn_cli.threads import n_processors
+
+        n_threads = min(n_processors(), n_rows // _THREAD_ROWS)
     return n_threads or 1
 
 
