@@ -23,7 +23,7 @@ from drhn_cli.clickhouse.schema import Schema, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
-from drhn_cli.paths import absolute_folder
+from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
 
 _Result = TypeVar("_Result")
@@ -45,7 +45,13 @@ class CodeTable:
         self._files: list[PushedFile] = []
         self._read_files()
         roots = [os.fsencode(file.manifest.root) for file in self._files]
-        self.manifest = replace(self._files[0].manifest, root=os.fsdecode(os.path.commonpath(roots)))
+        apart = TableError(
+            "the code files of the table have no folder in common",
+            path=self.path,
+            found=", ".join(map(display_path, roots)),
+            hint="push the code files of each drive to a table of their own",
+        )
+        self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
 
     @classmethod
     def open(cls, url: str) -> Self:
