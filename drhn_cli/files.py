@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from drhn_cli.errors import AnyPath, DrhnError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.progress import SILENT, Progress
 
 CORRUPT: tuple[type[Exception], ...] = (
@@ -238,7 +238,7 @@ def lock_file(
         except Timeout:
             if timeout_seconds == 0:
                 raise
-            progress.note(f"{display_path(path)}: waiting for another drhn, which is writing it")
+            progress.note(f"{printable(path)}: waiting for another drhn, which is writing it")
             lock.acquire(timeout=timeout_seconds)
     except Timeout as error:
         hint = "wait for it to end, or name another file with -o"

@@ -20,7 +20,7 @@ from drhn_cli.cli.output import (
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import DrhnError, display_path
+from drhn_cli.errors import DrhnError, printable
 
 
 class _JsonProgress(TerminalProgress):
@@ -138,7 +138,7 @@ def hash_(
     elif not quiet:
         told = ", ".join(f"{count:,} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
         n_pictures = counted(summary.n_items, "picture")
-        report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
+        report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
         if not told and part is None:
             report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from drhn_cli.errors import AnyPath, DrhnError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def report_error(error: DrhnError) -> None:
     if error.path is None:
         report(error.message)
     else:
-        report(f"{display_path(shown_path(os.fsencode(error.path)))}: {error.reason}")
+        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def shown_path(path: bytes) -> bytes:
 def terminal_text(path: AnyPath) -> str:
     """Return a path as text that the terminal on stdout does not obey and has characters for; others are escaped."""
     encoding = sys.stdout.encoding
-    return display_path(path).encode(encoding, "backslashreplace").decode(encoding)
+    return printable(path).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def path_form(end: bytes) -> Callable[[bytes], bytes]:

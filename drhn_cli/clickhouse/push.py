@@ -11,7 +11,7 @@ from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.rows import pack_rows
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, Schema
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import TableError, display_path
+from drhn_cli.errors import TableError, printable
 from drhn_cli.progress import SILENT, Progress
 
 SLICE_ROWS = 1_000_000
@@ -165,7 +165,7 @@ def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:
                 f"{m.model} ({m.fingerprint[:12]}), {m.n_bits} bits" for m in (other.manifest, file.manifest)
             )
             raise TableError(
-                f"the table holds codes of another model, those of {display_path(other.name)}",
+                f"the table holds codes of another model, those of {printable(other.name)}",
                 path=path,
                 expected=expected,
                 found=found,

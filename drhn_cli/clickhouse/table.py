@@ -22,7 +22,7 @@ from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.schema import Schema, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
-from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
 from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
 
@@ -48,7 +48,7 @@ class CodeTable:
         apart = TableError(
             "the code files of the table have no folder in common",
             path=self.path,
-            found=", ".join(map(display_path, roots)),
+            found=", ".join(map(printable, roots)),
             hint="push the code files of each drive to a table of their own",
         )
         self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
@@ -225,7 +225,7 @@ class CodeTable:
                 if prefix.startswith(root) and file not in whole
             ]
             if not whole and not inside:
-                expected = f"a folder below {display_path(self.root)}"
+                expected = f"a folder below {printable(self.root)}"
                 raise DrhnError("the folder is outside of the table", path=folder, expected=expected)
             conditions += (f"generation = {file.generation}" for file in whole)
             conditions += (

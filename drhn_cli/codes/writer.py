@@ -13,7 +13,7 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
 from drhn_cli.files import atomic_write, os_errors
 
 Block = tuple[NDArray[np.uint8], Entries]
@@ -93,7 +93,7 @@ def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
         if not 0 < len(name) < layout.MAX_PATH_BYTES:
             raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
         if name == previous:
-            raise CodeFileError("two entries have the same path", path=path, found=display_path(name))
+            raise CodeFileError("two entries have the same path", path=path, found=printable(name))
         previous = name
     return order
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from drhn_cli.codes.reader import CodeFile, require_code_file
 from drhn_cli.collection.merge_codes import merge_code_files
 from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
 from drhn_cli.files import lock_file
 from drhn_cli.progress import SILENT, Progress
 
@@ -105,7 +105,7 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
                 hint = "there are parts of other sources, too: hash each part again with the same ones"
             raise CodeFileError(
                 "parts are missing",
-                expected=f"all {count} of {display_path(root)}",
+                expected=f"all {count} of {printable(root)}",
                 found=f"{len(there)}, without {shown}",
                 hint=hint,
             )

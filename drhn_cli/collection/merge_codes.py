@@ -14,7 +14,7 @@ from drhn_cli.codes.layout import BLOCK_ROWS
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, write_blocks
-from drhn_cli.errors import AnyPath, CodeFileError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, printable
 from drhn_cli.paths import common_folder
 
 
@@ -38,7 +38,7 @@ def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     Source: ours.
     """
     roots = [os.fsencode(file.root) for file in files]
-    found = display_path(files[-1].root)
+    found = printable(files[-1].root)
     root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
     first = files[0].manifest
     manifest = CodeManifest(
@@ -106,7 +106,7 @@ def _merge(parts: list[_Part]) -> Iterator[Block]:
                 raise CodeFileError(
                     "two parts hold the same picture",
                     path=parts[owners[row]].path,
-                    found=f"{display_path(names[row])}, also in {display_path(parts[owners[following]].path)}",
+                    found=f"{printable(names[row])}, also in {printable(parts[owners[following]].path)}",
                     hint="merge parts that have no picture in common",
                 )
         columns = (joined.sizes[order], joined.mtimes_ns[order], joined.inodes[order])

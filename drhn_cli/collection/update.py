@@ -19,7 +19,7 @@ from drhn_cli.codes.reader import CodeFile, require_code_file
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.shard import Shard
 from drhn_cli.collection.sources import Gathered, gather_pictures
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp, lock_file
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
@@ -422,7 +422,7 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
         raise SourceError(
             "no picture of the code file is below this folder",
             path=root,
-            expected=f"the folder that was {display_path(file.root)}",
+            expected=f"the folder that was {printable(file.root)}",
             hint="paths in a code file are relative to the root that drhn info shows",
         )
     return absolute

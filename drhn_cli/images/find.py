@@ -11,7 +11,7 @@ from io import BufferedIOBase
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple, cast
 
-from drhn_cli.errors import AnyPath, DrhnError, SourceError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.globs import compile_excludes
@@ -202,7 +202,7 @@ class _Search:
         except OSError as error:
             self._missing.append(path)
             archive = archive_of(path)
-            hint = f"name the archive, {display_path(archive)}" if archive else hint_for_absent(raw)
+            hint = f"name the archive, {printable(archive)}" if archive else hint_for_absent(raw)
             self._fail(raw if hint else path, error, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):

@@ -9,7 +9,7 @@ from itertools import islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
 from drhn_cli.images.packed import archive_of
 from drhn_cli.paths import absolute_path
@@ -72,7 +72,7 @@ def answer_on_sheet(
 def _about(codes: Codes) -> About:
     name = os.path.basename(os.path.abspath(os.fsdecode(codes.path)))
     n_items = f"{len(codes):,} picture{'s' * (len(codes) != 1)}"
-    return About(codes=display_path(name), summary=f"{n_items} in {display_path(codes.root)}, {codes.n_bits}-bit codes")
+    return About(codes=printable(name), summary=f"{n_items} in {printable(codes.root)}, {codes.n_bits}-bit codes")
 
 
 def _section(codes: Codes, query: Query, answer: Answer, pool: ThreadPool) -> Section:
@@ -94,7 +94,7 @@ def _match_card(root: bytes, match: Match) -> Card:
 
 def _query_card(codes: Codes, query: Query, answer: Answer) -> Card:
     if query.image is None:
-        return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
+        return Card(name=printable(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
         name, folder, path = "standard input", "", None
     else:
@@ -114,7 +114,7 @@ def _link(path: bytes) -> bytes | None:
 def _name_and_folder(path: bytes, root: bytes) -> tuple[str, str]:
     folder, name = os.path.split(path)
     inside = os.path.join(folder, b"").removeprefix(os.path.join(root, b""))
-    return display_path(name), display_path(inside.rstrip(os.fsencode(os.sep))) if inside else ""
+    return printable(name), printable(inside.rstrip(os.fsencode(os.sep))) if inside else ""
 
 
 def _picture(source: AnyPath | BinaryIO) -> Thumbnail | str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import AnyPath, SourceError, display_path
+from drhn_cli.errors import AnyPath, SourceError, printable
 from drhn_cli.files import CORRUPT, open_regular, os_errors
 
 _MOST = 256  # features that are kept
@@ -43,7 +43,7 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
         raise SourceError(
             "the teacher has not seen every training picture",
             path=path,
-            expected=f"a row for {display_path(missing)}",
+            expected=f"a row for {printable(missing)}",
             found=f"{len(rows)} pictures",
             hint="paths are relative to the folder of the class folders",
         )
