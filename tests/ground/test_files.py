@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_errors_of_the_system_become_ours():
 def test_what_is_absent_has_an_error_of_its_own_and_other_errors_pass():
     absent = DrhnError("no such file")
     with pytest.raises(DrhnError, match=r"^no such file$"), os_errors(ImageError, "bad", path="a", absent=absent):
-        open("/none/such", "rb")
+        Path("/none/such").read_bytes()
     with pytest.raises(ImageError, match="bad"), os_errors(ImageError, "bad", path="a", absent=absent):
         raise PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(ZeroDivisionError), os_errors(ImageError, "bad", path="a", absent=absent):
