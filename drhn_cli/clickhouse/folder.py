@@ -17,8 +17,6 @@ def require_database(folder: str, url: str) -> None:
 
     Raises:
         TableError: it is not there, or something else.
-
-    Source: ours.
     """
     if _holds_database(folder):
         return
@@ -33,8 +31,6 @@ def make_place(folder: str, url: str) -> None:
 
     Raises:
         TableError: it cannot be made or written, or holds files but no database.
-
-    Source: ours.
     """
     try:
         os.makedirs(folder, exist_ok=True)

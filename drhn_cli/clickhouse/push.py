@@ -58,8 +58,6 @@ def load_codes(
 
     Raises:
         TableError: the table is foreign or holds codes of another model, or a statement failed.
-
-    Source: ours.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)

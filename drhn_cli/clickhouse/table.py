@@ -54,8 +54,6 @@ class CodeTable:
         Raises:
             ConfigError: not a URL, or packages are missing.
             TableError: nobody answers, there is no such table, it is empty, or it holds codes of several models.
-
-        Source: ours.
         """
         connection = Connection(TableAddress.parse(url))
         try:
@@ -104,8 +102,6 @@ class CodeTable:
 
         Raises:
             TableError: some are missing, or there twice.
-
-        Source: ours.
         """
         self._twice(self._verify)
 
@@ -114,8 +110,6 @@ class CodeTable:
 
         Raises:
             TableError: the statement failed.
-
-        Source: ours.
         """
         inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
         if not inside:
@@ -154,8 +148,6 @@ class CodeTable:
             DrhnError: a query of another shape or dtype, or a folder that holds no root and lies in none.
             ConfigError: a number out of its range.
             TableError: a statement failed, or rows are missing.
-
-        Source: ours.
         """
         check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
         return self._twice(lambda: self._search(query, top_k, max_distance, under))

@@ -63,8 +63,6 @@ class CodeFile:
 
         Raises:
             CodeFileError: the file is missing, unreadable, empty, foreign, truncated, damaged, or of a newer version.
-
-        Source: ours.
         """
         try:
             descriptor = open_nonblocking(path)
@@ -207,8 +205,6 @@ class CodeFile:
 
         Raises:
             CodeFileError: naming the part that is damaged.
-
-        Source: ours.
         """
         self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
         if index and self._trailer.index is not None:
@@ -370,8 +366,6 @@ def require_code_file(path: AnyPath) -> None:
 
     Raises:
         CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
-
-    Source: ours.
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")

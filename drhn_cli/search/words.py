@@ -37,8 +37,6 @@ def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDAr
 
     Returns:
         (rows,) unsigned integers.
-
-    Source: ours.
     """
     return count_bits(words ^ query[:, np.newaxis])
 
