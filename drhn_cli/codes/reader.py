@@ -11,7 +11,6 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -92,9 +91,7 @@ class CodeFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
