@@ -9,10 +9,8 @@ import numpy as np
 
 from drhn_cli.errors import AnyPath
 from drhn_cli.images.load import load_image
-from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoder import load_encoder
-from drhn_cli.network.model import choose_bits
-from drhn_cli.network.weights_file import load_weights
+from drhn_cli.network.model import choose_bits, load_model
 from drhn_cli.search.hamming import hamming_distances
 
 
@@ -35,7 +33,7 @@ def compare_pictures(
     *,
     weights: str | None = None,
     n_bits: int | None = None,
-    tta: bool | None = None,
+    views: int | None = None,
 ) -> Comparison:
     """Hash two pictures and compare their codes.
 
@@ -44,14 +42,14 @@ def compare_pictures(
         second: another.
         weights: a bundled model's name or a weights file. None: the default.
         n_bits: length of the codes. None: the network's longest.
-        tta: average the activations of two views of each picture, or do not. None: as the weights say.
+        views: of each picture, 1 or 2, that activations are averaged of. None: as the weights say.
 
     Raises:
         ImageError: a picture cannot be read.
         WeightsError: the weights cannot be read.
         ConfigError: the network makes no codes of that length.
     """
-    loaded = load_weights(find_weights(weights)).with_tta(tta)
+    loaded = load_model(weights, views=views)
     length = choose_bits(n_bits, loaded)
     pixels = np.stack([load_image(image, loaded.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
     codes = load_encoder(loaded, device="cpu", n_images=2).codes(pixels, length)

@@ -19,7 +19,7 @@ from drhn_cli.retrieval.gallery import Found, gallery_of
 
 if TYPE_CHECKING:
     from drhn_cli.network.encoder import Encoder
-    from drhn_cli.network.weights_file import Weights
+    from drhn_cli.network.model import Model
     from drhn_cli.retrieval.gallery import Codes
 
 
@@ -143,7 +143,7 @@ class _Searcher:
         self._gallery = gallery_of(codes, options.under, exclude=options.exclude, device=options.device)
         self._encoder: Encoder | None = None
         # Weights that do not belong to these codes are an error even where no picture has to be decoded.
-        self._weights = self._load_weights() if options.weights else None
+        self._weights = self._load_model() if options.weights else None
 
     def search(self, query: Query, top_k: int | None) -> list[Found]:
         """Return what is nearest to a query."""
@@ -161,7 +161,7 @@ class _Searcher:
 
         encoder, pixels = self._prepare(query.image)
         activations = encoder.activations(pixels)
-        (probabilities,) = bit_probabilities(activations, encoder.weights.network, self._codes.n_bits)
+        (probabilities,) = bit_probabilities(activations, encoder.model.config, self._codes.n_bits)
         return self._gallery.search_asymmetric(probabilities, top_k=top_k, max_distance=max_distance)
 
     def _code_of(self, query: Query) -> NDArray[np.uint8]:
@@ -182,16 +182,16 @@ class _Searcher:
         from drhn_cli.network.encoder import load_encoder
 
         if self._weights is None:
-            self._weights = self._load_weights()
+            self._weights = self._load_model()
         pixels = load_image(image, self._weights.preprocessing)
         if self._encoder is None:
             self._encoder = load_encoder(self._weights, device=self._options.device, n_images=1)
         return self._encoder, pixels[np.newaxis]
 
-    def _load_weights(self) -> Weights:
-        from drhn_cli.network.model import load_weights_of  # the same holds for weights
+    def _load_model(self) -> Model:
+        from drhn_cli.network.model import model_of  # the same holds for weights
 
-        return load_weights_of(self._codes, self._options.weights)
+        return model_of(self._codes.manifest, self._options.weights, path=self._codes.path)
 
 
 def _absolute(image: AnyPath | BinaryIO | None) -> bytes | None:
