@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from drhn_cli.settings import Settings, require
 
@@ -11,9 +11,6 @@ Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
 Preset = Literal["paper", "fast", "tiny"]
-
-SHRINK_GAP = 4
-"""Of weights that are trained now: from here on, fewer than 1 % of the bits change (``tests.benchmarks.shrinking``)."""
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
@@ -32,21 +29,19 @@ class Preprocessing(Settings):
             centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
             image of that behind it: both ends of a picture up to twice as long as wide.
         shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
-            of the input's, each way. 0: always at its full size. None, as before there was this setting: 3, and what is
-            cut out of the smaller picture ends at its whole pixels.
+            of the input's, each way. 0: always at its full size. From 4 on, fewer than 1 % of the bits change
+            (``tests.benchmarks.shrinking``).
 
     Raises:
         ConfigError: a value is out of its range.
     """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"views", "shrink_gap"})
 
     size: int = 32
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
     views: int = 1
-    shrink_gap: int | None = None
+    shrink_gap: int = 4
 
     def check(self) -> None:
         """Refuse values that are out of their range."""
@@ -55,8 +50,15 @@ class Preprocessing(Settings):
         require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
         require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
-        is_gap = self.shrink_gap is None or (isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64)
+        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
         require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
+        values = super().to_dict()
+        if self.views == 1:
+            del values["views"]
+        return values
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,7 +68,7 @@ class Preprocessing(Settings):
     @property
     def min_decoded_side(self) -> int | None:
         """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
-        return (3 if self.shrink_gap is None else self.shrink_gap) * self.size or None
+        return self.shrink_gap * self.size or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +195,6 @@ class TrainConfig(Settings):
     Raises:
         ConfigError: a value is out of its range.
     """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"average", "sharpness", "similarity", "teaching"})
 
     epochs: int = 30
     batch_size: int = 500

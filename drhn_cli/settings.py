@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from drhn_cli.errors import ConfigError
 
@@ -18,9 +18,6 @@ class Settings:
         ConfigError: a value is out of its range.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: stored only where they are not their defaults, so that fingerprints stay the same."""
-
     def __post_init__(self) -> None:
         self.check()
 
@@ -29,12 +26,8 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
-        values: dict[str, Any] = {}
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.name not in self.LATER or value != setting.default:
-                values[setting.name] = list(value) if isinstance(value, tuple) else value
-        return values
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

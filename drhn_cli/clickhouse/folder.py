@@ -18,8 +18,6 @@ def require_database(folder: str, url: str) -> None:
 
     Raises:
         TableError: it is not there, or something else.
-
-    Source: ours.
     """
     if _holds_database(folder):
         return
@@ -34,8 +32,6 @@ def make_place(folder: str, url: str) -> None:
 
     Raises:
         TableError: it cannot be made or written, or holds files but no database.
-
-    Source: ours.
     """
     with os_errors(TableError, "no place for a database", path=url, hint=_ELSEWHERE):
         os.makedirs(folder, exist_ok=True)

@@ -55,8 +55,6 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
 
     Raises:
         TableError: the table is foreign or holds codes of another model, or a statement failed.
-
-    Source: ours.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)

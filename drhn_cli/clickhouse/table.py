@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -60,8 +59,6 @@ class CodeTable:
         Raises:
             ConfigError: not a URL, or packages are missing.
             TableError: nobody answers, there is no such table, it is empty, or it holds codes of several models.
-
-        Source: ours.
         """
         connection = Connection(TableAddress.parse(url))
         try:
@@ -77,9 +74,7 @@ class CodeTable:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -110,8 +105,6 @@ class CodeTable:
 
         Raises:
             TableError: some are missing, or there twice.
-
-        Source: ours.
         """
         self._twice(self._verify)
 
@@ -120,8 +113,6 @@ class CodeTable:
 
         Raises:
             TableError: the statement failed.
-
-        Source: ours.
         """
         inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
         if not inside:
@@ -160,8 +151,6 @@ class CodeTable:
             DrhnError: a query of another shape or dtype, or a folder that holds no root and lies in none.
             ConfigError: a number out of its range.
             TableError: a statement failed, or rows are missing.
-
-        Source: ours.
         """
         check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
         return self._twice(lambda: self._search(query, top_k, max_distance, under))

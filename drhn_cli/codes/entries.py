@@ -51,7 +51,7 @@ class Entries(Sequence[Entry]):
     Raises:
         DrhnError: the columns have different lengths.
 
-    Source: ours; the layout of Arrow's binary columns.
+    Source: the layout of Arrow's binary columns.
     """
 
     blob: bytes
@@ -79,8 +79,6 @@ class Entries(Sequence[Entry]):
 
         Raises:
             DrhnError: the columns have different lengths.
-
-        Source: ours.
         """
         offsets = np.zeros(len(paths) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, paths), dtype=np.int64, count=len(paths)), out=offsets[1:])
@@ -104,10 +102,7 @@ class Entries(Sequence[Entry]):
 
     @classmethod
     def concatenate(cls, parts: Sequence[Entries]) -> Self:
-        """Join several, in order; none give an empty one.
-
-        Source: ours.
-        """
+        """Join several, in order; none give an empty one."""
         ends = np.cumsum([0, *(int(part.offsets[-1]) for part in parts)], dtype=np.int64)
         shifted = [part.offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
         return cls(

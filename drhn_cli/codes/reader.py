@@ -11,7 +11,6 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -63,8 +62,6 @@ class CodeFile:
 
         Raises:
             CodeFileError: the file is missing, unreadable, empty, foreign, truncated, damaged, or of a newer version.
-
-        Source: ours.
         """
         absent = CodeFileError("no such code file", path=path, hint=_MAKE_ONE)
         with os_errors(CodeFileError, "cannot open the code file", path=path, absent=absent):
@@ -90,9 +87,7 @@ class CodeFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -203,8 +198,6 @@ class CodeFile:
 
         Raises:
             CodeFileError: naming the part that is damaged.
-
-        Source: ours.
         """
         self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
         if index and self._trailer.index is not None:
@@ -366,8 +359,6 @@ def require_code_file(path: AnyPath) -> None:
 
     Raises:
         CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
-
-    Source: ours.
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")

@@ -37,8 +37,6 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
         CodeFileError: the file cannot be written (no space, no permission, not a regular file), or two entries have the
             same path.
         DrhnError: codes, entries and manifest do not fit each other.
-
-    Source: ours.
     """
     check_codes(codes, manifest.n_bits)
     if len(codes) != len(entries):
@@ -70,8 +68,6 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
     Raises:
         CodeFileError: the file cannot be written. What ``blocks`` raises passes through, and leaves the old file.
         DrhnError: codes have padding bits that are set.
-
-    Source: ours.
     """
     hint = "the old file, if there was one, is unchanged"
     writing = os_errors(CodeFileError, "cannot write the code file", path=path, hint=hint)

@@ -34,8 +34,6 @@ def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     Raises:
         CodeFileError: two files hold the same picture, have no folder in common, or the file cannot be written; the
             old file is as it was.
-
-    Source: ours.
     """
     roots = [os.fsencode(file.root) for file in files]
     found = printable(files[-1].root)

@@ -70,7 +70,7 @@ def search(
         DrhnError: an array of another shape or dtype, or a row that does not exist.
         ConfigError: a number out of its range.
 
-    Source: ours; the scan is that of faiss IndexBinaryFlat.
+    Source: the scan is that of faiss IndexBinaryFlat.
     """
     check_codes(codes, n_bits)
     check_search(queries, n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
@@ -132,8 +132,6 @@ def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> N
 
     Raises:
         DrhnError: an array of another shape or dtype.
-
-    Source: ours.
     """
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drhn_cli.config import DEFAULT_PRESET, PRESETS, SHRINK_GAP, NetworkConfig, Precision, Preprocessing, TrainConfig
+from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
 from drhn_cli.evaluation.data import LabelledPixels, check_validation, split_validation
 from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
@@ -258,7 +258,7 @@ def _settings(options: TrainOptions) -> tuple[Model | None, dict[str, Any], dict
             raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
         network_settings = {**PRESETS[preset], **options.network}
         training_settings = dict(options.training)
-        preprocessing = Preprocessing(shrink_gap=SHRINK_GAP)
+        preprocessing = Preprocessing()
     size = NetworkConfig(n_classes=2, **network_settings).input_size
     return start, network_settings, training_settings, replace(preprocessing, size=size, **options.preprocessing)
 
