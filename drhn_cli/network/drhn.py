@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drhn_cli.config import NetworkConfig
+from drhn_cli.config import NetworkConfig, Preprocessing
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Standardize each channel: (n, 3, s, s) uint8 -> float32 of the same shape, in channels-last order."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):
@@ -58,10 +65,9 @@ class DRHN(nn.Module):
 
     Args:
         config: the shape of the network.
-        n_features: of a teacher; a layer that recalls them from the codes is trained along and not kept. 0: none.
     """
 
-    def __init__(self, config: NetworkConfig, *, n_features: int = 0) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         channels = config.widths[0]
@@ -82,7 +88,6 @@ class DRHN(nn.Module):
         self.hash = nn.Linear(channels, config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
-        self.recall = nn.Linear(config.bits, n_features) if n_features else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
@@ -108,23 +113,20 @@ class DRHN(nn.Module):
             (n, n_classes) float32.
         """
         n_bits = n_bits or self.config.bits
-        return self._vote(self.classify, activations, slice(first, first + n_bits))
+        return prefix_linear(self.classify, activations[:, first : first + n_bits], first=first)
 
-    def recalled(self, activations: Tensor, n_bits: int) -> Tensor:
-        """Return what the first bits tell of the teacher's features, voting as for ``scores``.
 
-        Args:
-            activations: (n, bits) from ``forward``.
-            n_bits: use only so many of them.
+def prefix_linear(layer: nn.Linear, bits: Tensor, *, first: int = 0) -> Tensor:
+    """Apply a layer of whole codes to a part of them, (n, n_bits), scaled up to the range that whole codes reach.
 
-        Returns:
-            (n, n_features) float32.
-        """
-        return self._vote(cast(nn.Linear, self.recall), activations, slice(n_bits))
-
-    def _vote(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
-        bits = activations[:, used]
-        return functional.linear(bits, layer.weight[:, used] * (self.config.bits / bits.shape[1]), layer.bias)
+    Args:
+        layer: linear, from all bits of a code.
+        bits: some neighboring bits of the codes.
+        first: the place of the first of them in the whole code.
+    """
+    n_bits = bits.shape[1]
+    weight = layer.weight[:, first : first + n_bits] * (layer.in_features / n_bits)
+    return functional.linear(bits, weight, layer.bias)
 
 
 def count_multiply_adds(config: NetworkConfig) -> int:

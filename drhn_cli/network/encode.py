@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from drhn_cli.config import Precision, Preprocessing
-from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.drhn import DRHN, normalize
 from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
 from drhn_cli.network.model import Model
-from drhn_cli.training.augment import normalise
 
 
 def build_network(model: Model, device: torch.device) -> DRHN:
@@ -52,7 +51,7 @@ def encode_pixels(
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         for start in range(0, len(views), batch_size):
             chunk = torch.from_numpy(views[start : start + batch_size]).to(device)
-            inputs = normalise(chunk.permute(0, 3, 1, 2), preprocessing)  # (n, 3, s, s)
+            inputs = normalize(chunk.permute(0, 3, 1, 2), preprocessing)  # (n, 3, s, s)
             parts.append(network(inputs).cpu())
     return mean_of_views(torch.cat(parts).numpy(), preprocessing.views)
 

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.pack import check_codes, pack_bits, unpack_bits
+from drhn_cli.codes.pack import check_codes, pack_bits
 from drhn_cli.errors import DrhnError
-from drhn_cli.evaluation.metrics import tie_aware_average_precision, unique_rows
 from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search, hamming_distances
 
 _CHUNK_ROWS = 1 << 15  # their scores stay in the L2 cache
-_CHUNK_BYTES = 1 << 23  # of scores at a time, where all are ranked
 _BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")  # (256, 8)
 
 
@@ -79,50 +77,6 @@ def search_asymmetric(
     scores, indices = _cut(best_scores, best_rows, top_k)
     distances = hamming_distances(query, codes[indices])[0].astype(np.int32)
     return Neighbours(indices=indices, distances=distances, scores=scores)
-
-
-def asymmetric_mean_average_precision(
-    probabilities: NDArray[np.float64],
-    query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
-) -> float:
-    """Return the mean average precision over full rankings by score; equal scores as the expectation over all orders.
-
-    Args:
-        probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
-        query_labels: (q,) integers.
-        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        gallery_labels: (n,) integers.
-
-    Returns:
-        The mean over the queries that have a relevant item in the gallery, in 0..1.
-
-    Raises:
-        DrhnError: codes of another shape or dtype, or no query has a relevant item in the gallery.
-
-    Source: see ``search_asymmetric`` and ``tie_aware_average_precision``.
-    """
-    codes, ids = unique_rows(gallery_codes)
-    bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
-    items = np.bincount(ids)
-    relevant = {
-        int(label): np.bincount(ids[gallery_labels == label], minlength=len(codes)) for label in np.unique(query_labels)
-    }
-    precisions: list[float] = []
-    step = max(1, _CHUNK_BYTES // (8 * len(codes)))
-    for start in range(0, len(probabilities), step):
-        # But for what is the same for all codes, their scores. In double precision, so that equal ones stay equal.
-        scores = (1 - 2 * probabilities[start : start + step]) @ bits.T  # (q, u)
-        for row, label in zip(scores, query_labels[start : start + step].tolist(), strict=True):
-            order = np.argsort(row)
-            firsts = np.flatnonzero(np.diff(row[order], prepend=-np.inf))  # of each tie
-            counts = (np.add.reduceat(count[order], firsts) for count in (relevant[label], items))
-            precisions.append(float(tie_aware_average_precision(*counts)))
-    known = [precision for precision in precisions if not np.isnan(precision)]
-    if not known:
-        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
-    return float(np.mean(known))
 
 
 def _partial_sums(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
