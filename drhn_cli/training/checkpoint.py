@@ -20,6 +20,7 @@ _RUN_PARTS = {
     "start": "other weights to start from",
     "teacher": "another teacher",
     "training": "other settings",
+    "processes": "another number of processes",
 }
 
 
@@ -83,12 +84,13 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
     if run != other:
         key, expected, found = _first_difference(run, other)
+        repeated = "number of processes" if key == "processes" else "options"
         raise CheckpointError(
             f"the checkpoint belongs to a run with {_RUN_PARTS.get(key, f'another {key}')}",
             path=path,
             expected=expected,
             found=found,
-            hint="repeat that run's options, or remove the checkpoint to start anew",
+            hint=f"repeat that run's {repeated}, or remove the checkpoint to start anew",
         )
     return checkpoint
 
@@ -107,6 +109,8 @@ def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str
         elif one != other:
             ranked.append((1, key, ""))
     first, key, name = min(ranked, key=lambda difference: difference[0])
+    if key == "processes":
+        return key, str(ours.get(key)), str(theirs.get(key))
     if not name:
         return key, None, None
     names = [name for rank, part, name in ranked if (rank, part) == (first, key)]

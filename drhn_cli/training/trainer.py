@@ -348,6 +348,7 @@ class Trainer:
             "training": self.config.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "images": _digest(self.images),
+            "processes": self.world.size,  # each augments its images with random numbers of its own
         }
         if start:
             run["start"] = start.fingerprint

@@ -129,6 +129,9 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(train, togeth
     status, err, killed = train("killed", DIES="1")
     assert status != 0
     assert names_in(killed) == ["w.history.jsonl", "w.npz.checkpoint"]
+    status, err, _ = train("killed", "--resume", launcher=())
+    assert status == 2
+    assert "a run with another number of processes (expected 1, found 2); repeat that run's number of processes" in err
     status, err, _ = train("killed", "--resume")
     assert status == 0, err
     assert "going on after epoch " in err

@@ -10,7 +10,7 @@ from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.networks import tiny_config
 
-RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc"}
+RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc", "processes": 1}
 
 
 @pytest.fixture
@@ -59,6 +59,10 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
         ({**RUN, "network": {"bits": 16, "n_classes": 3}}, "a run with another network .expected n_classes 3, found n"),
         ({**RUN, "fit": "crop"}, "a run with another fit; repeat"),
         ({"network": RUN["network"]}, "a run with other settings"),
+        (
+            {**RUN, "processes": 2},
+            "a run with another number of processes .expected 2, found 1.; repeat that run's number of processes, or rem",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(path, run, message):

@@ -10,6 +10,7 @@ from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
 from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training import trainer as trainer_module
+from drhn_cli.training.distributed import World
 from drhn_cli.training.trainer import EpochReport, Trainer, epoch_generator
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
@@ -24,7 +25,7 @@ def images():
 
 
 def make_trainer(images, *, network=NETWORK, **others):
-    arguments = {name: others.pop(name) for name in ("validation", "checkpoint_path", "progress") if name in others}
+    arguments = {name: others.pop(name) for name in ("validation", "checkpoint_path", "progress", "world") if name in others}
     config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **others})
     return Trainer(
         images,
@@ -138,6 +139,14 @@ def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, differ
     run(images, checkpoint_path=path)
     with pytest.raises(CheckpointError, match=f"a run with {difference}"):
         run(**{"images": images, "checkpoint_path": path, **change})
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(images, tmp_path):
+    path = tmp_path / "checkpoint"
+    run(images, checkpoint_path=path)
+    two = make_trainer(images, checkpoint_path=path, world=World(size=2))
+    with pytest.raises(CheckpointError, match="another number of processes .expected 2, found 1."):
+        two.resume()
 
 
 def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
