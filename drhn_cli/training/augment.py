@@ -51,7 +51,7 @@ def random_resized_crop(images: Tensor, min_area: float, generator: torch.Genera
         return images
     area, aspect, row, column = torch.rand(4, len(images), generator=generator)
     area = min_area + (1 - min_area) * area
-    aspect = (4 / 3) ** (2 * aspect - 1)
+    aspect = ((4 / 3) ** (2 * aspect - 1)).clamp(area, 1 / area)  # else a side would be longer than the image's
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)  # shares of the side
     transform = torch.zeros(len(images), 2, 3)  # output to input coordinates, both -1..1
     transform[:, 0, 0], transform[:, 0, 2] = width, (2 * column - 1) * (1 - width)

@@ -76,6 +76,20 @@ def test_a_crop_shows_a_rectangle_of_the_picture_at_full_size():
     assert cropped[:, 0, 0, 0].std() > 0.05  # crops begin at different places
 
 
+@pytest.mark.parametrize("min_area", [0.8, 0.9, 0.97])
+def test_no_crop_is_smaller_than_asked_for(min_area):
+    side = 64
+    ramp = torch.linspace(0, 1, side)
+    images = torch.stack([ramp.expand(side, side), ramp.expand(side, side).T]).expand(1000, 2, side, side)
+    cropped = random_resized_crop(images, min_area, seeded())
+    width, height = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0], cropped[:, 1, -1, 0] - cropped[:, 1, 0, 0]
+    area = width * height
+    assert area.min() > min_area - 0.002
+    assert abs(area.mean() - (1 + min_area) / 2) < 0.01
+    assert (width < height - 0.01).any()
+    assert (height < width - 0.01).any()
+
+
 def test_colours_change_and_shapes_stay():
     images = torch.randn(100, 3, 8, 8)
     changed = color_jitter(images, 0.4, seeded())
