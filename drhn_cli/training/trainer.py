@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -253,9 +253,12 @@ class Trainer:
             )
 
     def validate(self) -> tuple[float, float]:
-        """Return accuracy and mean average precision of the validation images, with training images as the gallery."""
+        """Return accuracy and mean average precision of the validation images, with training images as the gallery.
+
+        With SWA they are those of the averaged weights, as soon as there are some.
+        """
         assert self.validation is not None  # noqa: S101 - the caller has looked
-        network, seed, n_bits = self.network, self.config.seed, self.network.config.bits
+        network, seed, n_bits = self.trained_network(), self.config.seed, self.network.config.bits
         network.eval()
         rows = np.random.default_rng(seed).permutation(len(self.images.labels))[:GALLERY_LIMIT]
         query_activations, gallery_activations = (
@@ -275,22 +278,23 @@ class Trainer:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the trained network's arrays as a weights file has them; with SWA, of the averaged weights."""
-        network: nn.Module = self.network
-        if self.average:
-            network = self.average.module
-            self.update_batch_norm(network)
         kept = array_shapes(self.network.config)
-        state = network.state_dict()
+        state = self.trained_network().state_dict()
         return halve_filters({name: value.cpu().numpy() for name, value in state.items() if name in kept})
 
-    def update_batch_norm(self, network: nn.Module) -> None:
-        """Re-estimate batch-norm statistics for averaged weights, from batches of one more epoch.
+    def trained_network(self) -> DRHN:
+        """Return the network, with the averaged weights as soon as SWA has some.
 
-        Every process does so by itself, with the same images.
+        Batch-norm statistics are re-estimated for averaged weights, from batches of one more epoch; every process does
+        so by itself, with the same images.
         """
+        if self.average is None or not self.average.n_averaged:
+            return self.network
+        averaged = cast(DRHN, self.average.module)
         batches = islice(self.batches(self.config.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
         with self._autocast():
-            update_bn((batch.images for batch in batches), network)
+            update_bn((batch.images for batch in batches), averaged)
+        return averaged
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one.

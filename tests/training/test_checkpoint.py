@@ -61,7 +61,7 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
         ({"network": RUN["network"]}, "a run with other settings"),
         (
             {**RUN, "processes": 2},
-            "a run with another number of processes .expected 2, found 1.; repeat that run's number of processes, or rem",
+            "a run with another number of processes .expected 2, found 1.; repeat that run's number of processes",
         ),
     ],
 )
@@ -130,9 +130,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
 
 def test_a_checkpoint_of_an_older_version_says_what_to_do(tmp_path):
     torch.save({"format": 1, "anything": 1}, tmp_path / "c")
-    message = (
-        r"an older drhn wrote this checkpoint .found format 1.; finish the run with the version that began it"
-    )
+    message = r"an older drhn wrote this checkpoint .found format 1.; finish the run with the version that began it"
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "c", RUN)
 

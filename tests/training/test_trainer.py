@@ -25,7 +25,8 @@ def images():
 
 
 def make_trainer(images, *, network=NETWORK, **others):
-    arguments = {name: others.pop(name) for name in ("validation", "checkpoint_path", "progress", "world") if name in others}
+    names = ("validation", "checkpoint_path", "progress", "world")
+    arguments = {name: others.pop(name) for name in names if name in others}
     config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **others})
     return Trainer(
         images,
@@ -145,7 +146,7 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(images, tmp_path
     path = tmp_path / "checkpoint"
     run(images, checkpoint_path=path)
     two = make_trainer(images, checkpoint_path=path, world=World(size=2))
-    with pytest.raises(CheckpointError, match="another number of processes .expected 2, found 1."):
+    with pytest.raises(CheckpointError, match=r"another number of processes .expected 2, found 1."):
         two.resume()
 
 
@@ -165,6 +166,25 @@ def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
     for name in ("hash.weight", "classify.weight", "stem_norm.weight"):
         assert arrays[name] == pytest.approx(np.mean([one[name] for one in last], axis=0), abs=1e-6)
         assert not np.allclose(arrays[name], last[-1][name], atol=1e-6)
+
+
+def test_validation_is_of_the_averaged_weights_as_soon_as_there_are_some(images, monkeypatch):
+    measured = []
+    encode = trainer_module.encode_pixels
+
+    def spy(network, *args, **kwargs):
+        measured.append({name: value.detach().numpy().copy() for name, value in network.state_dict().items()})
+        return encode(network, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "encode_pixels", spy)
+    trainer = make_trainer(images, average=0.5, validation=drawn(2, seed=5))
+    current = [trainer.network.hash.weight.detach().numpy().copy() for _ in trainer.epochs()]
+    is_current = [np.array_equal(one["hash.weight"], own) for one, own in zip(measured[::2], current, strict=True)]
+    assert is_current == [True, True, False, False]  # the mean begins in the third epoch of four
+    arrays = trainer.arrays()
+    for name in ("hash.weight", "stem_norm.running_mean", "groups.1.0.norm.running_var"):
+        np.testing.assert_array_equal(measured[-1][name], arrays[name])
+    assert_same_arrays(arrays, run(images, average=0.5).arrays)
 
 
 def test_an_averaged_run_resumes_too(images, tmp_path):
