@@ -56,7 +56,8 @@ class LabelledImages:
         labels: (n,) int64, an index into ``class_names`` for each row.
         class_names: sorted.
         failures: the errors of pictures that could not be read and are left out.
-        names: the path of each picture relative to the folder of class folders; empty if images are not files.
+        names: the path of each picture relative to ``folder``; empty if images are not files.
+        folder: absolute, that of the class folders.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,6 +65,7 @@ class LabelledImages:
     class_names: tuple[str, ...]
     failures: tuple[ImageError, ...]
     names: tuple[bytes, ...] = ()
+    folder: bytes = b""
 
     def take(self, rows: NDArray[np.int64]) -> LabelledImages:
         """Return some of the images; ``rows`` are their (m,) indices."""
@@ -181,7 +183,31 @@ def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers:
         class_names=folder.class_names,
         failures=tuple(error for _, error in failures),
         names=tuple(names[i] for i in indices[:n_loaded]),
+        folder=folder.folder,
     )
+
+
+def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
+    """Return images that were loaded with one view with all views of the preprocessing.
+
+    The same files are decoded anew, as two views of a picture are other squares than one; those that can no longer be
+    read are left out.
+
+    Args:
+        images: with one view.
+        preprocessing: with the views.
+        workers: threads; None: one for each processor.
+
+    Raises:
+        SourceError: no picture of a class can be read any more.
+    """
+    if preprocessing.views == 1:
+        return images
+    if not images.names:  # CIFAR-10, whose images are square
+        return replace(images, pixels=np.concatenate([images.pixels, images.pixels[:, :, ::-1]], axis=1))
+    paths = tuple(os.path.join(images.folder, name) for name in images.names)
+    folder = ImageFolder(paths=paths, labels=images.labels, class_names=images.class_names, folder=images.folder)
+    return load_labelled(folder, preprocessing, workers=workers)
 
 
 def load_split(
@@ -280,9 +306,10 @@ def _load_cifar10(
             raise SourceError("CIFAR-10 cannot be fetched", path=data_dir, found=str(error), hint=hint) from error
         names = sorted(part.classes)
         labels = np.array([names.index(part.classes[target]) for target in part.targets], dtype=np.int64)
-        views = [part.data, part.data[:, :, ::-1]][: preprocessing.views]  # (n, 32, 32, 3) each, the second mirrored
-        pixels = np.concatenate(views, axis=1, out=np.empty((len(labels), *preprocessing.shape), np.uint8))
-        parts.append(LabelledImages(pixels=pixels, labels=labels, class_names=tuple(names), failures=()))
+        images = LabelledImages(
+            pixels=np.ascontiguousarray(part.data), labels=labels, class_names=tuple(names), failures=()
+        )
+        parts.append(with_views(images, preprocessing))
     return parts[0], parts[1]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, WeightsError
-from drhn_cli.evaluation.data import LabelledImages, check_validation, hold_out, load_split
+from drhn_cli.evaluation.data import LabelledImages, check_validation, hold_out, load_split, with_views
 from drhn_cli.evaluation.evaluate import Evaluation, Measures, evaluate_model
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
 from drhn_cli.network.devices import choose_device, choose_precision
@@ -108,11 +108,6 @@ class _Data:
     test: LabelledImages | None
     failures: tuple[ImageError, ...]
 
-    @property
-    def queries(self) -> LabelledImages | None:
-        """What the finished model is measured on."""
-        return self.test or self.validation
-
     def report(self, progress: Progress) -> None:
         for failure in self.failures:
             progress.failure(failure)
@@ -178,7 +173,7 @@ def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Mod
         model = _make_model(options, settings, trainer)
     if not world.is_main:
         return model, []
-    evaluations = _evaluate(model, options, settings, data)
+    evaluations = _evaluate(model, options, data, progress)
     measured_on = "test" if data.test else "validation"
     model = replace(model, measured=_measured(evaluations, on=measured_on, n_views=model.preprocessing.views))
     save_model(options.weights_path, model)
@@ -224,14 +219,16 @@ def _make_model(options: TrainOptions, settings: _Settings, trainer: Trainer) ->
     )
 
 
-def _evaluate(model: Model, options: TrainOptions, settings: _Settings, data: _Data) -> list[Evaluation]:
-    if not data.queries:
+def _evaluate(model: Model, options: TrainOptions, data: _Data, progress: Progress) -> list[Evaluation]:
+    images = data.test or data.validation
+    if not images:
         return []
+    queries, gallery = (with_views(part, model.preprocessing, workers=options.workers) for part in (images, data.train))
     if model.preprocessing.views > 1:
-        data = _load(options, settings, n_views=model.preprocessing.views)
-    assert data.queries is not None  # noqa: S101 - as before
+        for failure in (*queries.failures, *gallery.failures):
+            progress.failure(failure)
     measures = Measures(code_lengths=model.config.code_lengths)
-    return evaluate_model(model, data.queries, data.train, measures, device=options.device)
+    return evaluate_model(model, queries, gallery, measures, device=options.device)
 
 
 def _check_paths(options: TrainOptions) -> None:
@@ -294,10 +291,10 @@ def _resolve(options: TrainOptions, device: torch.device) -> _Settings:
     return _Settings(start=start, network=network, config=config, preprocessing=preprocessing)
 
 
-def _load(options: TrainOptions, settings: _Settings, *, n_views: int = 1) -> _Data:
+def _load(options: TrainOptions, settings: _Settings) -> _Data:
     train, test = load_split(
         options.data,
-        replace(settings.preprocessing, views=n_views),
+        replace(settings.preprocessing, views=1),
         workers=options.workers,
         data_dir=options.data_dir,
         download=options.download,

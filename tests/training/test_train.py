@@ -314,6 +314,18 @@ def test_two_views_are_measured_and_kept_for_hashing_but_not_trained_on(data, tm
     assert (one.measured["views"], two.measured["views"]) == (1, 2)
 
 
+def test_a_picture_that_vanishes_while_training_brings_none_from_training_into_validation(tmp_path):
+    data = write_class_folders(tmp_path / "data", n=8, size=20)
+    images, _ = load_split(str(data), Preprocessing(size=16, views=2))
+    kept, held_out = split_validation(images.labels, 0.25, 0)
+    vanishing = images.names[kept[3]].decode()
+    told = Hearing(begin={"training": lambda: (data / vanishing).unlink(missing_ok=True)})
+    model, evaluations = train(data, tmp_path, told, validation=0.25, preprocessing={"views": 2})
+    assert [Path(os.fsdecode(error.path)) for error in told.failures] == [data / vanishing]
+    queries, gallery = images.take(held_out), images.take(np.delete(kept, 3))
+    assert evaluate_model(model, queries, gallery, Measures(code_lengths=(8, 16)), device="cpu") == evaluations
+
+
 @pytest.fixture(scope="module")
 def started(data, tmp_path_factory):
     """Weights to start from."""
