@@ -6,13 +6,14 @@ the product's rows are pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from drhn_cli.config import N_GROUPS
+from drhn_cli.config import Activation, Layer
 from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
 from drhn_cli.network.model import Model
 
@@ -23,6 +24,12 @@ CHUNK = 4
 """Images at a time: their patches, 9 MB in the widest layer of 32x32 images, stay in the cache."""
 
 _Floats = NDArray[np.float32]
+
+_ACTIVATIONS: dict[Activation, Callable[[_Floats], _Floats]] = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0, out=x),
+    "relu6": lambda x: np.clip(x, 0, 6, out=x),
+}
 
 
 class NumpyEncoder(Encoder):
@@ -40,6 +47,7 @@ class NumpyEncoder(Encoder):
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._layers = model.config.layers()
         self._arrays = {name: array.astype(np.float32) for name, array in model.arrays.items() if array.ndim < 4}
         self._filters = {
             name.removesuffix(".weight"): _by_patch(array) for name, array in model.arrays.items() if array.ndim == 4
@@ -58,23 +66,25 @@ class NumpyEncoder(Encoder):
         return mean_of_views(np.concatenate(parts), self.model.preprocessing.views)
 
     def _forward(self, pixels: NDArray[np.uint8]) -> _Floats:
-        config, preprocessing = self.model.config, self.model.preprocessing
+        preprocessing = self.model.preprocessing
         mean, std = (np.array(values, np.float32) * 255 for values in (preprocessing.mean, preprocessing.std))
         x = (pixels - mean) / std  # (n, s, s, 3)
-        x = self._normalise(np.maximum(self._convolve(x, "stem_conv", config.stem_stride), 0), "stem_norm")
-        for group in range(N_GROUPS):
-            for block in range(config.blocks):
-                halves = block == 0 and group + 1 in config.downsample_at
-                pools = halves and config.downsample == "max"
-                name = f"groups.{group}.{block}"
-                y = self._convolve(x, f"{name}.conv", 2 if halves and not pools else 1)
-                if pools:
-                    y = _tiles(y).max(axis=(2, 4))
-                y = self._normalise(np.maximum(y, 0, out=y), f"{name}.norm")
-                if halves:
-                    x = _tiles(x).mean(axis=(2, 4))
-                y[..., : x.shape[3]] += x  # channels beyond those of x are widened with zeros
-                x = y
+        block_input = x
+        for layer in self._layers:
+            block_input = x if layer.opens_block else block_input
+            y = self._convolve(x, layer)
+            if layer.max_pool:
+                y = _tiles(y).max(axis=(2, 4))
+            activate = _ACTIVATIONS[layer.activation]
+            y = (
+                activate(self._normalise(y, layer.norm))
+                if layer.norm_first
+                else self._normalise(activate(y), layer.norm)
+            )
+            if layer.closes_block:
+                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
+                y[..., : shortcut.shape[3]] += shortcut  # channels that it lacks are zero
+            x = y
         return self._hash(x.mean(axis=(1, 2)))
 
     def _hash(self, features: _Floats) -> _Floats:
@@ -87,15 +97,17 @@ class NumpyEncoder(Encoder):
         # Half of a hyperbolic tangent, which does not overflow.
         return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))
 
-    def _convolve(self, x: _Floats, name: str, stride: int) -> _Floats:
-        """3x3 convolution, zeros around: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
+    def _convolve(self, x: _Floats, layer: Layer) -> _Floats:
+        """Convolve, zeros around: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
         n, side, _, channels = x.shape
-        padded = np.zeros((n, side + 2, side + 2, channels), np.float32)
-        padded[:, 1:-1, 1:-1] = x
-        windows = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::stride, ::stride]  # (n, s, s, in, 3, 3)
+        kernel, pad = layer.kernel, layer.kernel // 2
+        padded = np.zeros((n, side + 2 * pad, side + 2 * pad, channels), np.float32)
+        padded[:, pad : pad + side, pad : pad + side] = x
+        windows = sliding_window_view(padded, (kernel, kernel), axis=(1, 2))  # (n, s, s, in, kernel, kernel)
+        windows = windows[:, :: layer.stride, :: layer.stride]
         out_side = windows.shape[1]
-        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * out_side * out_side, 9 * channels)
-        return (patches @ self._filters[name]).reshape(n, out_side, out_side, -1)
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * out_side * out_side, -1)
+        return (patches @ self._filters[layer.conv]).reshape(n, out_side, out_side, -1)
 
     def _fold_norm(self, name: str) -> tuple[_Floats, _Floats]:
         """Return batch normalisation as a factor and a summand for each channel."""
@@ -110,9 +122,9 @@ class NumpyEncoder(Encoder):
 
 
 def _by_patch(filters: NDArray[np.floating]) -> _Floats:
-    """(out, in, 3, 3) -> (3 * 3 * in, out), the order of the values of a patch."""
-    n_out, n_in = filters.shape[:2]
-    ordered = np.empty((3, 3, n_in, n_out), np.float32)
+    """(out, in, kernel, kernel) -> (kernel * kernel * in, out), the order of the values of a patch."""
+    n_out, n_in, *kernel = filters.shape
+    ordered = np.empty((*kernel, n_in, n_out), np.float32)
     for start in range(0, n_out, 32):  # so many at a time stay in the cache: half the time
         ordered[..., start : start + 32] = filters[start : start + 32].transpose(2, 3, 1, 0)
     return ordered.reshape(-1, n_out)

@@ -27,7 +27,7 @@ from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.model import Model
-from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.training.augment import augment, normalise
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.training.distributed import ALONE, Team
@@ -256,7 +256,7 @@ def train_network(
     trained = average.module if average else network
     if average:
         _renew_statistics(trained, images, config, preprocessing)
-    kept = array_shapes(network_config)
+    kept = network_config.array_shapes()
     state = {name: value.cpu().numpy() for name, value in trained.state_dict().items() if name in kept}
     return TrainedNetwork(
         arrays=halve_filters(state),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
+from drhn_cli.config import PRESETS, Layer, NetworkConfig, Preprocessing
 from drhn_cli.errors import ConfigError
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import TorchEncoder
@@ -18,9 +18,39 @@ from tests.benchmarks.same_codes import Comparison
 from tests.drawing import KINDS, draw_picture
 
 
-def random_model(seed: int = 0, **settings: object) -> Model:
+class Bottleneck(NetworkConfig):
+    """Another trunk: 1x1 convolutions, norms before activations, ReLU6, and a block of two layers."""
+
+    def layers(self) -> list[Layer]:
+        usual = {"in_side": 8, "norm_first": True, "activation": "relu6"}
+        return [
+            Layer(
+                conv="stem.conv", norm="stem.norm", in_channels=3, out_channels=6, **{**usual, "in_side": 16}, stride=2
+            ),
+            Layer(
+                conv="expand.conv",
+                norm="expand.norm",
+                in_channels=6,
+                out_channels=24,
+                kernel=1,
+                opens_block=True,
+                **usual,
+            ),
+            Layer(
+                conv="project.conv",
+                norm="project.norm",
+                in_channels=24,
+                out_channels=6,
+                kernel=5,
+                closes_block=True,
+                **{**usual, "activation": "none"},
+            ),
+        ]
+
+
+def random_model(seed: int = 0, kind: type[NetworkConfig] = NetworkConfig, **settings: object) -> Model:
     torch.manual_seed(seed)
-    network = DRHN(NetworkConfig(n_classes=4, **settings))  # type: ignore[arg-type]
+    network = DRHN(kind(n_classes=4, **settings))  # type: ignore[arg-type]
     for name, buffer in network.named_buffers():
         if not name.endswith("num_batches_tracked"):
             buffer.uniform_(0.5, 1.5)
@@ -45,6 +75,7 @@ def random_model(seed: int = 0, **settings: object) -> Model:
         {**PRESETS["tiny"], "downsample": "stride", "stem_stride": 2, "input_size": 64},
         {**PRESETS["tiny"], "downsample_at": (2, 6), "blocks": 3, "input_size": 16},
         {**PRESETS["tiny"], "hash_norm": False, "threshold": 0.4},
+        {"kind": Bottleneck, "widths": (6,) * 6, "input_size": 16},
     ],
 )
 def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None:

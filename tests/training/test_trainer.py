@@ -7,7 +7,6 @@ import torch
 from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
-from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training import trainer as train
 from drhn_cli.training.checkpoint import load_checkpoint
 from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
@@ -47,7 +46,7 @@ def assert_same_arrays(found, expected):
 
 
 def test_arrays_are_those_of_the_weights_file(whole_run):
-    assert {name: array.shape for name, array in whole_run.arrays.items()} == array_shapes(NETWORK)
+    assert {name: array.shape for name, array in whole_run.arrays.items()} == NETWORK.array_shapes()
     halves = {name for name, array in whole_run.arrays.items() if array.dtype == np.float16}
     assert halves == {name for name in whole_run.arrays if name.endswith("conv.weight")} | {"stem_conv.weight"}
 
