@@ -7,21 +7,32 @@ https://arxiv.org/abs/1512.03385.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drhn_cli.config import Activation, Layer, NetworkConfig
+from drhn_cli.config import Activation, Layer, NetworkConfig, Precision, Preprocessing
+from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "relu": partial(functional.relu, inplace=True),
     "relu6": partial(functional.relu6, inplace=True),
 }
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Standardize each channel: (n, 3, s, s) uint8 -> float32 of the same shape, in channels-last order."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 class DRHN(nn.Module):
@@ -128,3 +139,74 @@ def _shortcut(x: Tensor, layer: Layer) -> Tensor:
     if x.shape[1] < layer.out_channels:
         x = functional.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
     return x
+
+
+def build_network(model: Model, device: torch.device) -> DRHN:
+    """Return the trained network, in evaluation mode."""
+    network = DRHN(model.config)
+    # Not strict: batch normalization's counters of batches are not in the weights file, and nothing reads them.
+    network.load_state_dict(
+        {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}, strict=False
+    )
+    return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32."""
+    return torch_backend(build_network(model, device), model.preprocessing)
+
+
+def torch_backend(
+    network: DRHN, preprocessing: Preprocessing, precision: Precision = "float32"
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what ``load_torch`` does, of a network that is in evaluation mode.
+
+    Args:
+        network: on its device.
+        preprocessing: the mean and standard deviation that the network was trained with.
+        precision: bfloat16 where approximate activations will do.
+    """
+    return partial(_activations, network, preprocessing, precision)
+
+
+@torch.inference_mode()
+def predict_classes(network: DRHN, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
+    """Return the most likely class of each picture by the first ``n_bits`` of its activations: (n, bits) -> (n,)."""
+    device = next(network.parameters()).device
+    scores = network.scores(torch.from_numpy(activations).to(device), n_bits)
+    return cast("NDArray[np.int64]", scores.argmax(dim=1).cpu().numpy())
+
+
+def use_one_thread() -> None:
+    """Have torch run its layers in the thread that calls it; to be called in each such thread."""
+    torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+def _activations(
+    network: DRHN, preprocessing: Preprocessing, precision: Precision, views: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
+    with (
+        _without_tf32(device),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        activations: NDArray[np.float32] = network(normalize(pixels, preprocessing)).cpu().numpy()
+    return activations
+
+
+@contextmanager
+def _without_tf32(device: torch.device) -> Iterator[None]:
+    """Multiply in full single precision: TF32, which has half the mantissa, would change bits between machines."""
+    if device.type != "cuda":  # where several threads may be here at once
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])

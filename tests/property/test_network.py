@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from drhn_cli.codes.pack import truncate_codes, unpack_bits
 from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
-from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training.augment import flip_alternately, translate
 from drhn_cli.training.optimizers import rate_at
