@@ -26,7 +26,7 @@ from drhn_cli.cli.output import (
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import ConfigError, display_path
+from drhn_cli.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from drhn_cli.retrieval.query import Answer, Query
@@ -119,7 +119,7 @@ def query(
                 if answer.error is not None:
                     failed = True
                     if answer.error.path is None:
-                        report(f"{display_path(answer.query)}: {answer.error.message}")
+                        report(f"{printable(answer.query)}: {answer.error.message}")
                     else:
                         report_error(answer.error)
                     continue

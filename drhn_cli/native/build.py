@@ -58,8 +58,6 @@ def compile_library(source: Path, library: Path) -> str | None:
 
     Returns:
         Why there is no library, in one line, or None.
-
-    Source: ours.
     """
     compiler = _find_compiler()
     unfinished = library.with_name(library.name + ".tmp")

@@ -7,7 +7,7 @@
  * Queries and mask come "spread": a code of up to 8, 16 or 32 bytes is padded to that and repeated up to 64 bytes, a
  * longer one is padded to a multiple of 64. So a vector holds one code or several, and its first words are a code.
  *
- * Source: ours; the bound that falls with the counts of each distance is that of faiss (HCounterState).
+ * The bound that falls with the counts of each distance is that of faiss (HCounterState).
  */
 
 #include <stddef.h>

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,7 +41,9 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
     layers = model.config.layers()
     filters = {layer.conv: _by_patch(model.arrays[f"{layer.conv}.weight"]) for layer in layers}
     norms = {layer.norm: _fold_norm(model.arrays, layer.norm) for layer in layers}
-    mean, std = (np.array(values, np.float32) * 255 for values in (model.preprocessing.mean, model.preprocessing.std))
+    mean, std = (
+        np.array(values, np.float32) * np.float32(255) for values in (model.preprocessing.mean, model.preprocessing.std)
+    )
     hash_weight = model.arrays["hash.weight"].astype(np.float32)
     if model.config.hash_norm:
         hash_scale, hash_shift = _fold_norm(model.arrays, "hash_norm")
@@ -49,7 +51,7 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
         hash_scale, hash_shift = np.ones(1, np.float32), model.arrays["hash.bias"].astype(np.float32)
 
     def activations(views: NDArray[np.uint8]) -> _Floats:
-        x: _Floats = ((views - mean) / std).astype(np.float32, copy=False)  # (n, s, s, 3)
+        x: _Floats = (views - mean) / std  # (n, s, s, 3)
         block_input = x
         for layer in layers:
             block_input = x if layer.opens_block else block_input
@@ -65,8 +67,7 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
                 x[..., : shortcut.shape[3]] += shortcut  # zeros in the channels that it lacks
         features = x.mean(axis=(1, 2))  # (n, channels): the average pooling layer
         sums = _scale(features @ hash_weight.T, hash_scale, hash_shift)
-        sigmoid: _Floats = np.tanh(sums / 2) / 2 + np.float32(0.5)  # written so that nothing overflows
-        return sigmoid
+        return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))  # a sigmoid that does not overflow
 
     return activations
 

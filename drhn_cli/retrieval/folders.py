@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import AnyPath, DrhnError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.paths import absolute_folder
 
 
@@ -34,7 +34,7 @@ def locate_rows(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]
             located[:] = place
             continue
         if not prefix.startswith(root):
-            expected = f"a folder below {display_path(file.root)}"
+            expected = f"a folder below {printable(file.root)}"
             raise DrhnError("the folder is outside of the code file", path=folders[place], expected=expected)
         inside = prefix[len(root) :]
         beyond = inside[:-1] + bytes([inside[-1] + 1])

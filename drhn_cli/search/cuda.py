@@ -58,8 +58,6 @@ class DeviceSearch:
         Raises:
             DrhnError: queries of another shape or dtype.
             ConfigError: a number out of its range.
-
-        Source: ours.
         """
         check_search(queries, self._n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
         shares = (queries[first : first + _MOST_QUERIES] for first in range(0, len(queries), _MOST_QUERIES))

@@ -6,7 +6,6 @@ them. Nothing is built and nothing but the chunk is copied, so codes may be a ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +70,7 @@ def search(
         DrhnError: an array of another shape or dtype, or a row that does not exist.
         ConfigError: a number out of its range.
 
-    Source: ours; the scan is that of faiss IndexBinaryFlat.
+    Source: the scan is that of faiss IndexBinaryFlat.
     """
     check_codes(codes, n_bits)
     check_search(queries, n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
@@ -115,7 +114,9 @@ def check_search(
 def count_threads(n_rows: int, n_threads: int | None) -> int:
     """Return how many threads scan so many rows: as told, or one for each million, and no more than there are cores."""
     if n_threads is None and n_rows >= 2 * _THREAD_ROWS:
-        n_threads = min(os.cpu_count() or 1, n_rows // _THREAD_ROWS)
+        from drhn_cli.threads import n_processors
+
+        n_threads = min(n_processors(), n_rows // _THREAD_ROWS)
     return n_threads or 1
 
 
@@ -131,8 +132,6 @@ def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> N
 
     Raises:
         DrhnError: an array of another shape or dtype.
-
-    Source: ours.
     """
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)

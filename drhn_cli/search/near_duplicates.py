@@ -63,7 +63,7 @@ def find_components(codes: NDArray[np.uint8], n_bits: int, max_distance: int) ->
         DrhnError: an array of another shape or dtype.
         ConfigError: ``max_distance`` is below 0.
 
-    Source: ours; the pigeonholes are those of Norouzi, Punjani, Fleet 2012, Fast Search in Hamming Space with
+    Source: the pigeonholes are those of Norouzi, Punjani, Fleet 2012, Fast Search in Hamming Space with
         Multi-Index Hashing, and of Manku, Jain, Das Sarma 2007, Detecting Near-Duplicates for Web Crawling.
     """
     check_codes(codes, n_bits)

@@ -1,10 +1,7 @@
 """Which codes of a chunk are nearer to queries than a bound, in memory that is used again from chunk to chunk.
 
 Where the package was built with a C compiler ``native`` does it, and else numpy, for which new memory costs more than
-what is done in it. Many queries share a copy of the chunk as words, which is turned from query to query. One query
-alone is quicker without the copy: codes in a file begin at an odd byte, and numpy computes with bytes wherever they
-are, at the speed of memory, but would copy words first. So the query, repeated, is turned against bytes, and bits are
-counted where they come out.
+what is done in it. Queries share a copy of the chunk as words, which is turned from query to query.
 """
 
 from __future__ import annotations
@@ -15,10 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.search.words import copy_words, count_bits, sum_counts
-
-_TILE_ROWS = 1 << 11  # of the repeated query, which then stays in the L1 cache
-_MOST_WORDS = 4  # words of a code that are counted where they are; with more, rows would be too few for a call each
+from drhn_cli.search.words import copy_words, count_bits
 
 Hits = tuple[int, NDArray[np.int64], NDArray[np.unsignedinteger]]
 
@@ -62,17 +56,10 @@ def choose_comparison(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top
     library = native.load_native()
     if library is not None:
         return native.NativeComparison(library, queries, n_bits, top_k)
-    if queries.shape[1] == 1:
-        for word in (np.uint64, np.uint32):
-            n_words, rest = divmod(n_bits, 8 * word().itemsize)
-            if not rest and n_words <= _MOST_WORDS:
-                return _OneQuery(queries[:, 0], n_rows, word, n_words)
-    return _ManyQueries(queries, n_bits, n_rows)
+    return _NumpyComparison(queries, n_bits, n_rows)
 
 
-class _ManyQueries(Comparison):
-    """Any number of queries, any length of codes."""
-
+class _NumpyComparison(Comparison):
     def __init__(self, queries: NDArray[np.uint64], n_bits: int, n_rows: int) -> None:
         self._queries, self._n_bits = queries, n_bits
         self._words = np.empty((len(queries), n_rows), dtype=np.uint64)
@@ -86,26 +73,6 @@ class _ManyQueries(Comparison):
             words ^= (turned ^ query)[:, np.newaxis]  # in place, half the memory of differences beside the words
             turned = query
             yield from _below(count_bits(words, self._counts[:, :n_rows]), number, bound)
-
-
-class _OneQuery(Comparison):
-    """One query, codes of a few whole words of 64 or of 32 bits."""
-
-    def __init__(self, query: NDArray[np.uint64], n_rows: int, word: type[np.unsignedinteger], n_words: int) -> None:
-        size = n_words * word().itemsize
-        self._tile = np.tile(query.astype("<u8").view(np.uint8)[:size], min(_TILE_ROWS, n_rows))
-        self._turned = np.empty((n_rows, n_words), dtype=word)
-        self._counts = np.empty((n_words, n_rows), dtype=np.uint8)
-
-    def near(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        tile, flat, turned = self._tile, codes[:n_rows].reshape(-1), self._turned.view(np.uint8).reshape(-1)
-        whole = len(flat) - len(flat) % len(tile)
-        np.bitwise_xor(flat[:whole].reshape(-1, len(tile)), tile, out=turned[:whole].reshape(-1, len(tile)))
-        np.bitwise_xor(flat[whole:], tile[: len(flat) - whole], out=turned[whole : len(flat)])
-        counts = self._counts[:, :n_rows]
-        for word, count in zip(self._turned[:n_rows].T, counts, strict=True):
-            np.bitwise_count(word, out=count)
-        yield from _below(sum_counts(counts), 0, bounds[0])
 
 
 def _below(distances: NDArray[np.unsignedinteger], number: int, bound: int) -> Iterator[Hits]:

@@ -37,19 +37,13 @@ def differing_bits(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDAr
 
     Returns:
         (rows,) unsigned integers.
-
-    Source: ours.
     """
     return count_bits(words ^ query[:, np.newaxis])
 
 
 def count_bits(words: NDArray[np.uint64], out: NDArray[np.uint8] | None = None) -> NDArray[np.unsignedinteger]:
     """Return how many bits are set in each column of (words, rows), using ``out`` of that shape if given."""
-    return sum_counts(np.bitwise_count(words, out=out))
-
-
-def sum_counts(counts: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
-    """Return the sum of each column of (words, rows), at most 64 in each place."""
+    counts = np.bitwise_count(words, out=out)
     total: NDArray[np.unsignedinteger] = counts[0]
     if len(counts) > 1:
         total = np.add.reduce(counts, dtype=np.uint8 if len(counts) < 4 else np.uint16)

@@ -12,14 +12,13 @@ from hypothesis.extra import numpy as hnp
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
-from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
+from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
 from drhn_cli.search import native_scan as native
-from drhn_cli.search import scan as compare
 from drhn_cli.search.hamming import hamming_distances, search
 from drhn_cli.search.near_duplicates import find_components
 
@@ -44,13 +43,6 @@ def test_pack_and_unpack_at_every_width(n_bits):
     assert (parse_hex(format_hex(codes[0]), n_bits) == codes[0]).all()
 
 
-@few
-@given(bit_arrays(), st.data())
-def test_a_truncated_code_is_the_code_of_its_first_bits(bits, data):
-    n_bits = data.draw(st.integers(1, bits.shape[1]))
-    assert (truncate_codes(pack_bits(bits), n_bits) == pack_bits(bits[:, :n_bits])).all()
-
-
 @pytest.mark.parametrize("kernel", [None, 0, 1, 2])  # None: numpy
 @few
 @given(bits=bit_arrays() | bit_arrays(max_rows=12, max_bits=1100), data=st.data())
@@ -71,7 +63,6 @@ def test_search_equals_a_naive_sort(native_library, kernel, bits, data):
         compare_by(patch, native_library, kernel)
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
         patch.setattr(search_module, "_NATIVE_WORDS", chunk_words)
-        patch.setattr(compare, "_TILE_ROWS", data.draw(st.sampled_from([1, 3, 1 << 11])))
         results = search(
             codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
         )
