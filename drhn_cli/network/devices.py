@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from drhn_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from drhn_cli.config import Precision
+Precision = Literal["float32", "bfloat16"]
 
 
 def check_device(name: str) -> None:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drhn_cli.config import Activation, Layer, NetworkConfig, Precision, Preprocessing
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import Activation, Layer, NetworkConfig
+from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {

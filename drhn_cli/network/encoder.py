@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import pack_bits
-from drhn_cli.config import NetworkConfig
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.model import Model
 from drhn_cli.threads import ThreadPool
 

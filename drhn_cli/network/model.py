@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from drhn_cli import __version__
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, CodeManifest
-from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, printable
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
 
 DEFAULT = "photos"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from drhn_cli.config import Activation, Layer
+from drhn_cli.network.config import Activation, Layer
 from drhn_cli.network.model import Model
 
 BATCH = 4

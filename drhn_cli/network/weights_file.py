@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
 
 FORMAT_VERSION = 1
 WEIGHTS_MARK = b"manifest.npy"

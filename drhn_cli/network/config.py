@@ -1,4 +1,4 @@
-"""The settings of preprocessing, network and training."""
+"""The shape of a network: its settings, and the layers that follow from them."""
 
 from __future__ import annotations
 
@@ -8,69 +8,12 @@ from typing import Any, Literal, get_args
 
 from drhn_cli.settings import Settings, require
 
-Fit = Literal["crop", "squash", "pad"]
-Downsample = Literal["stride", "max"]
-Precision = Literal["float32", "bfloat16"]
 Activation = Literal["none", "relu", "relu6"]
+Downsample = Literal["stride", "max"]
 Preset = Literal["paper", "fast", "tiny"]
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing(Settings):
-    """How a picture becomes the network's input. Part of the fingerprint: another preprocessing makes other codes.
-
-    Attributes:
-        size: side of the square input, in pixels.
-        fit: how a picture that is not square fits: ``crop`` a square of it, ``squash`` it, or ``pad`` it with grey.
-        mean: per-channel mean of the training pixels, in 0..1, in RGB order.
-        std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
-        views: how many inputs the activations are the mean of. 1: the picture, where it is cropped the square at its
-            centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
-            image of that behind it: both ends of a picture up to twice as long as wide.
-        shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
-            of the input's, each way. 0: always at its full size. From 4 on, fewer than 1 % of the bits change
-            (``tests.benchmarks.shrinking``).
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    size: int = 32
-    fit: Fit = "crop"
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    views: int = 1
-    shrink_gap: int = 4
-
-    def check(self) -> None:
-        """Refuse values that are out of their range."""
-        require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
-        require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
-        require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
-        require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
-        require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
-        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
-        require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
-        values = super().to_dict()
-        if self.views == 1:
-            del values["views"]
-        return values
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of a picture's input: its views one below the other."""
-        return self.views * self.size, self.size, 3
-
-    @property
-    def min_decoded_side(self) -> int | None:
-        """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
-        return self.shrink_gap * self.size or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,75 +222,3 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 """Named networks: the settings that differ from ``NetworkConfig``'s defaults. ``tiny`` is for trying things out."""
 
 DEFAULT_PRESET: Preset = "fast"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(Settings):
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        seed: of the initial weights, the order of the images and their augmentation.
-        conv_rate: peak learning rate of the convolutions (orthogonalised momentum).
-        rate: peak learning rate of everything else (Nesterov momentum).
-        momentum: of the convolutions' optimiser.
-        weight_decay: decay of everything but the convolutions, relative to ``rate``.
-        warm_up: share of the steps over which the rates rise from zero; they fall linearly to zero over the rest.
-        average: share of the steps, the last ones, after each of which the weights count for their mean, which is what
-            is trained; the rates stay at their peak then. 0: no mean, and the rates fall.
-        sharpness: how far each layer's weights are moved uphill, relative to their norm, to take the gradient of a part
-            of the batch there (sharpness-aware minimisation, which doubles the cost of a step); 0: it is taken where
-            they are.
-        label_smoothing: share of each label that is spread over all classes.
-        translate: largest shift of an image, in pixels each way.
-        cutout: side of the square that is blanked in each image, in pixels; 0 for none.
-        crop: smallest share of an image's area that a random crop keeps, stretched back to full size; 1 for no crops.
-        colour: largest relative change of brightness, contrast and saturation; 0 for none.
-        flip: mirror every image in every other epoch.
-        quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
-        similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
-        teaching: weight of the term that has the codes tell a teacher's features.
-        precision: ``float32``, or ``bfloat16`` for mixed precision.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    epochs: int = 30
-    batch_size: int = 500
-    seed: int = 0
-    conv_rate: float = 0.12
-    rate: float = 0.2
-    momentum: float = 0.6
-    weight_decay: float = 0.0005
-    warm_up: float = 0.1
-    average: float = 0.0
-    sharpness: float = 0.0
-    label_smoothing: float = 0.2
-    translate: int = 4
-    cutout: int = 8
-    crop: float = 1.0
-    colour: float = 0.0
-    flip: bool = True
-    quantisation: float = 0.3
-    similarity: float = 0.0
-    teaching: float = 0.0
-    precision: Precision = "float32"
-
-    def check(self) -> None:
-        """Refuse values that are out of their range."""
-        require(isinstance(self.epochs, int) and self.epochs >= 1, "epochs", "1 or more", self.epochs)
-        require(isinstance(self.batch_size, int) and self.batch_size >= 2, "batch size", "2 or more", self.batch_size)
-        require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
-        for name in ("conv_rate", "rate"):
-            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("momentum", "warm_up", "average", "sharpness", "label_smoothing", "colour"):
-            require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
-        require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
-        for name in ("weight_decay", "quantisation", "similarity", "teaching"):
-            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        for name in ("translate", "cutout"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value >= 0, name, "whole pixels, 0 or more", value)
-        require(self.precision in get_args(Precision), "precision", " or ".join(get_args(Precision)), self.precision)
