@@ -23,17 +23,13 @@ class Layer:
     Attributes:
         conv: name of the convolution; its filters are the array ``{conv}.weight``.
         norm: name of the normalization, which has four arrays.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         in_side: side of the input, in pixels.
         kernel: side of the filters; ``kernel // 2`` zeros are padded on each side.
-        stride: of the convolution.
-        groups: of the convolution; ``in_channels`` where it is depthwise.
-        max_pool: whether 2x2 max pooling follows the convolution.
-        activation: after that.
-        norm_first: normalization before the activation, as is usual. The paper has it after.
+        groups: ``in_channels`` for a depthwise convolution.
+        max_pool: 2x2 max pooling follows the convolution.
+        norm_first: normalization comes before the activation. In the paper it comes after.
         opens_block: its input is what the layer that closes the block adds.
-        closes_block: the input of the block is added, with zeros for channels that it lacks.
+        closes_block: the input of the block is added, with zeros in the channels that it lacks.
         shortcut_pool: side of the squares over which that input is averaged first.
     """
 
@@ -74,15 +70,11 @@ class NetworkConfig(Settings):
         threshold: bit i of a code is ``activation_i > threshold``; the paper's t.
         widths: channels of each of the six groups.
         downsample_at: groups, counted from 1, whose first block halves the resolution.
-        downsample: how that block does it: its convolution's ``stride`` (He et al. 2015), or ``max``-pooling after it.
+        downsample: how: by the ``stride`` of the convolution (He et al. 2015), or by ``max`` pooling after it.
         input_size: side of the square input, in pixels.
         stem_stride: 1, or 2 to halve the resolution of large inputs at once.
-        hash_norm: batch normalisation of the hash layer's sums before their sigmoid. The paper has none.
-        nested: code lengths, each a prefix of the hash layer, that are trained to be good codes too. Empty: the whole
-            code only.
-
-    Raises:
-        ConfigError: a value is out of its range.
+        hash_norm: batch normalization before the sigmoid of the hash layer. The paper has none.
+        nested: lengths of prefixes of the hash layer that are trained to be good codes, too.
     """
 
     n_classes: int
@@ -134,16 +126,14 @@ class NetworkConfig(Settings):
 
     @property
     def code_lengths(self) -> tuple[int, ...]:
-        """The code lengths, in bits, that the network is trained for, shortest first."""
+        """The code lengths that the network is trained for, shortest first."""
         return (*self.nested, self.bits)
 
     def layers(self) -> list[Layer]:
-        """List the convolutions of the trunk in the order in which they are computed: all that follows the network.
+        """List the convolutions of the trunk, in the order of computation; all that walks the network uses this.
 
-        A block is one layer, ``y = shortcut(x) + BN(ReLU(Conv3x3(x)))``, with nothing after the addition. Where it
-        halves the resolution the shortcut is a 2x2 average, where it widens new channels are zero: no parameters.
-
-        Source: Jimenez-Lepe and Mendez-Vazquez; the parameter-free shortcut: He et al. 2015, section 3.3.
+        A block is one layer, ``y = shortcut(x) + BN(ReLU(Conv3x3(x)))``. The shortcut has no parameters (He et al.
+        2015, section 3.3): a 2x2 average where the block halves the resolution, zeros for the channels that it adds.
         """
         channels = self.widths[0]
         stem = Layer(
@@ -197,10 +187,7 @@ class NetworkConfig(Settings):
         return shapes
 
     def multiply_adds(self) -> int:
-        """Return how many multiply-adds of convolutions and linear layers encode and classify one view of a picture.
-
-        Source: counted as in He et al. 2015, section 3.1 (no batch normalization, no additions).
-        """
+        """Count the multiply-adds of all convolutions and linear layers for one view of a picture."""
         convolutions = sum(
             prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in self.layers()
         )

@@ -127,7 +127,7 @@ def _train(options: TrainOptions, progress: Progress, team: Team) -> tuple[Model
     from drhn_cli.network.devices import choose_device, choose_precision
 
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
-    device = team.device_of(choose_device(options.device))
+    device = choose_device(options.device, is_exclusive=True)
     start, network_settings, training_settings, preprocessing = _settings(options)
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **training_settings})
     if config.similarity and not network_settings.get("nested"):
