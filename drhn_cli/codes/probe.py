@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.index import CodeIndex, Table, substring
-from drhn_cli.search.hamming import Neighbours, check_search, count_threads, search
-from drhn_cli.search.scan import compares_natively
-from drhn_cli.search.words import copy_words, differing_bits
+from drhn_cli.native import load_library
+from drhn_cli.search.hamming import Neighbours, check_search, search
+from drhn_cli.search.scan import copy_words, count_bits
 
 # What work costs, in rows scanned for one query by one thread of numpy; measured with tests/benchmarks/search.py.
 _LOOK_UP_COST = 12_000
@@ -66,8 +66,8 @@ def search_indexed(
     check_search(queries, index.n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
     limit = index.n_bits if max_distance is None else min(max_distance, index.n_bits)
     n_items = len(index.distinct)
-    n_threads = count_threads(n_items, n_threads)
-    alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if compares_natively() else (1, _BATCH_SHARE)
+    n_threads = n_threads or 1
+    alone, in_batch = (_NATIVE_SHARE, _NATIVE_BATCH_SHARE) if load_library() is not None else (1, _BATCH_SHARE)
     # One query is scanned by several threads, but probed by one; many are probed by several.
     scan_cost = in_batch * n_items if len(queries) > 1 else alone * n_items / n_threads
 
@@ -214,7 +214,7 @@ class _Probe:
     def _compare(self, candidates: NDArray[np.uint32]) -> None:
         """Compare some candidates, each given once, with the query, and keep those that are near enough."""
         words = copy_words(self.index.distinct.take(candidates, axis=0), self.index.n_bits)
-        distances = differing_bits(words, copy_words(self.query, self.index.n_bits)[:, 0])
+        distances = count_bits(words ^ copy_words(self.query, self.index.n_bits))
         if self.top_k is not None and len(candidates) >= self.top_k:
             n_within = np.cumsum(np.bincount(distances, minlength=self.bound + 1))
             self.bound = min(self.bound, int(np.searchsorted(n_within, self.top_k)))

@@ -13,7 +13,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
 from drhn_cli.retrieval.folders import find_kept, locate_rows
 from drhn_cli.search.hamming import hamming_distances
-from drhn_cli.search.near_duplicates import find_components
+from drhn_cli.search.near_duplicates import connected_components
 
 NEAR_SHARE = 64
 
@@ -78,7 +78,7 @@ def find_duplicates(file: CodeFile, options: DuplicateOptions) -> Iterator[list[
     rows = np.flatnonzero(kept if folders is None else kept & (folders >= 0))
     codes = file.codes if len(rows) == file.n_items else file.codes[rows]
     radius = near_distance(file.n_bits) if options.max_distance is None else options.max_distance
-    for members in find_components(codes, file.n_bits, radius):
+    for members in connected_components(codes, file.n_bits, radius):
         group = rows[members]
         if not options.across or _spans_folders(file, group, folders if len(options.under) > 1 else None):
             yield _describe(file, group)

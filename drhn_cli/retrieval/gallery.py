@@ -129,9 +129,10 @@ class _FileGallery:
         """The codes on the GPU that is asked for, or None."""
         if not self._device.startswith("cuda"):
             return None
+        from drhn_cli.network.devices import choose_device
         from drhn_cli.search.cuda import load_on_gpu
 
-        return load_on_gpu(self._file.codes, self._file.n_bits, device=self._device, rows=self._rows)
+        return load_on_gpu(self._file.codes, self._file.n_bits, choose_device(self._device), self._rows)
 
     def _name(self, found: Neighbours) -> list[Found]:
         scores = [None] * len(found) if found.scores is None else found.scores.tolist()

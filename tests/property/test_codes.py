@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from drhn_cli import native
 from drhn_cli.codes import layout, probe
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.index import build_index
@@ -18,10 +19,9 @@ from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
 from drhn_cli.errors import CodeFileError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
-from drhn_cli.search import native_scan as native
-from drhn_cli.search import scan as compare
+from drhn_cli.search import scan
 from drhn_cli.search.hamming import hamming_distances, search
-from drhn_cli.search.near_duplicates import find_components
+from drhn_cli.search.near_duplicates import connected_components
 
 few = settings(max_examples=60, deadline=None)
 
@@ -71,7 +71,6 @@ def test_search_equals_a_naive_sort(native_library, kernel, bits, data):
         compare_by(patch, native_library, kernel)
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
         patch.setattr(search_module, "_NATIVE_WORDS", chunk_words)
-        patch.setattr(compare, "_TILE_ROWS", data.draw(st.sampled_from([1, 3, 1 << 11])))
         results = search(
             codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
         )
@@ -93,7 +92,7 @@ def compare_by(patch, library, kernel):
         pytest.skip("this processor does not have the instructions")
     patch.delenv("DRHN_NATIVE", raising=False)
     patch.setattr(native, "LIBRARY", library)
-    patch.setattr(native, "NativeComparison", partial(native.NativeComparison, kernel=kernel))
+    patch.setattr(scan, "NativeScanner", partial(scan.NativeScanner, kernel=kernel))
 
 
 @pytest.mark.parametrize("kernel", [None, 2])
@@ -204,5 +203,5 @@ def test_components_are_those_of_all_pairs(bits, max_distance):
     for _ in range(len(codes)):
         near = near @ near
     expected = {tuple(np.flatnonzero(row).tolist()) for row in near if row.sum() > 1}
-    found = [tuple(rows.tolist()) for rows in find_components(codes, bits.shape[1], max_distance)]
+    found = [tuple(rows.tolist()) for rows in connected_components(codes, bits.shape[1], max_distance)]
     assert found == sorted(expected)

@@ -256,11 +256,17 @@ def test_asymmetric_rank_needs_a_picture_and_its_name_right(ask):
         ask(STORED, rank="cosine")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there(ask):
+    with pytest.raises(ConfigError, match="no cuda device here"):
+        ask(code="5a" * 8, device="cuda")
+
+
 def test_a_gpu_that_is_asked_for_searches_where_the_codes_fit(ask, monkeypatch):
+    from drhn_cli.network import devices
     from drhn_cli.search import cuda as device_search
 
-    device = torch.device("cpu")
-    monkeypatch.setattr(device_search, "choose_device", lambda _: device)
+    monkeypatch.setattr(devices, "choose_device", lambda _: torch.device("cpu"))
     with CodeFile.open("codes.bin") as file:
         code = format_hex(file.codes[3])
     expected = {options: ask(code=code, under=options) for options in ((), ("photos/circle",))}

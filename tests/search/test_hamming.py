@@ -4,7 +4,6 @@ import pytest
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.search import hamming as module
-from drhn_cli.search import native_scan as native
 from drhn_cli.search.hamming import hamming_distances, search
 
 CODES = np.array([[0b0000], [0b0001], [0b0011], [0b0001], [0b1111]], dtype=np.uint8)
@@ -15,7 +14,7 @@ QUERY = np.array([[0b0000]], dtype=np.uint8)
 def compared_by(request, monkeypatch):
     """Whatever holds for one holds for the other."""
     if request.param == "native":
-        monkeypatch.setattr(native, "LIBRARY", request.getfixturevalue("native_library"))
+        monkeypatch.setattr("drhn_cli.native.LIBRARY", request.getfixturevalue("native_library"))
         monkeypatch.delenv("DRHN_NATIVE", raising=False)
     else:
         monkeypatch.setenv("DRHN_NATIVE", "0")
