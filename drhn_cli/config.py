@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from drhn_cli.errors import ConfigError
 
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
-
-SHRINK_GAP = 4
-"""Of weights that are trained now: from here on, fewer than 1 % of the bits change (``tests.benchmarks.shrinking``)."""
+Preset = Literal["paper", "fast", "tiny"]
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
@@ -22,15 +20,9 @@ N_GROUPS = 6
 class _Stored:
     """What all settings share: they go into JSON and come back, checked on the way."""
 
-    _LATER: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: fingerprints stay what they were, and unfinished runs go on."""
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; those that came later only where they are not their defaults."""
+        """Return the settings as JSON-ready values."""
         values = asdict(self)  # type: ignore[call-overload]
-        for setting in fields(self):  # type: ignore[arg-type]
-            if setting.name in self._LATER and values[setting.name] == setting.default:
-                del values[setting.name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -72,21 +64,19 @@ class Preprocessing(_Stored):
             centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
             image of that behind it: both ends of a picture up to twice as long as wide.
         shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
-            of the input's, each way. 0: always at its full size. None, as before there was this setting: 3, and what is
-            cut out of the smaller picture ends at its whole pixels.
+            of the input's, each way. 0: always at its full size. From 4 on, fewer than 1 % of the bits change
+            (``tests.benchmarks.shrinking``).
 
     Raises:
         ConfigError: a value is out of its range.
     """
-
-    _LATER: ClassVar[frozenset[str]] = frozenset({"views", "shrink_gap"})
 
     size: int = 32
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
     views: int = 1
-    shrink_gap: int | None = None
+    shrink_gap: int = 4
 
     def __post_init__(self) -> None:
         _require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
@@ -94,8 +84,15 @@ class Preprocessing(_Stored):
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
         _require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
-        is_gap = self.shrink_gap is None or (isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64)
+        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
         _require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
+        values = super().to_dict()
+        if self.views == 1:
+            del values["views"]
+        return values
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,7 +102,7 @@ class Preprocessing(_Stored):
     @property
     def min_decoded_side(self) -> int | None:
         """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
-        return (3 if self.shrink_gap is None else self.shrink_gap) * self.size or None
+        return self.shrink_gap * self.size or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +179,7 @@ class NetworkConfig(_Stored):
         return (*self.nested, self.bits)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {
         "blocks": 15,
         "bits": 48,
@@ -196,7 +193,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named networks: the settings that differ from ``NetworkConfig``'s defaults. ``tiny`` is for trying things out."""
 
-DEFAULT_PRESET = "fast"
+DEFAULT_PRESET: Preset = "fast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +228,6 @@ class TrainConfig(_Stored):
     Raises:
         ConfigError: a value is out of its range.
     """
-
-    _LATER: ClassVar[frozenset[str]] = frozenset({"average", "sharpness", "similarity", "teaching"})
 
     epochs: int = 30
     batch_size: int = 500

@@ -15,7 +15,6 @@ _PLACES = {
     "query": "query.query",
     "dups": "dups.dups",
     "compare": "compare.compare",
-    "index": "index.index",
     "merge": "merge.merge",
     "push": "push.push",
     "info": "info.info",

@@ -57,11 +57,6 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "preprocessing": dict(manifest.preprocessing),
             "drhn_version": manifest.drhn_version,
             "part": manifest.part and asdict(manifest.part),
-            "index": file.index
-            and {
-                "n_distinct": len(file.index.distinct),
-                "widths": [table.width for table in file.index.tables],
-            },
             "verified": verify,
         }
 

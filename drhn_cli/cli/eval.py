@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ def eval_(
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     rank: Annotated[
-        str, typer.Option(metavar="NAME", help="asymmetric: measure mAP by asymmetric rank, too.")
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")
     ] = "hamming",
     tta: options.Tta = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
@@ -56,7 +56,6 @@ def eval_(
     mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
     per cent.
     """
-    from drhn_cli.choices import check_rank
     from drhn_cli.evaluation.evaluate import evaluate_weights
     from drhn_cli.evaluation.plot import require_plot, write_plot
     from drhn_cli.evaluation.splits import load_queries_and_gallery
@@ -67,7 +66,6 @@ def eval_(
     if plot is not None:
         require_plot(plot)
     model = load_weights(find_weights(weights)).with_tta(tta)
-    check_rank(rank)  # before pictures are read: a typing error should not cost minutes
     lengths = [choose_bits(n_bits, model) for n_bits in bits or ()]
     query_images, gallery_images = load_queries_and_gallery(
         data, queries, gallery, model.preprocessing, workers=workers, data_dir=data_dir, download=download
@@ -83,7 +81,7 @@ def eval_(
                 code_lengths=lengths,
                 depth=depth,
                 curves=plot is not None,
-                rank=rank,  # type: ignore[arg-type]
+                asymmetric=rank == "asymmetric",
                 device=device,
                 on_progress=show,
             )

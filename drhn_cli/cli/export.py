@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,10 +19,8 @@ def export(
         str, typer.Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
     ] = "-",
     form: Annotated[
-        str | None,
-        typer.Option(
-            "--format", metavar="NAME", help="npy, tsv, ndjson or parquet.  [default: the file's suffix; tsv on stdout]"
-        ),
+        Literal["npy", "tsv", "ndjson", "parquet"] | None,
+        typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
     quiet: options.Quiet = False,

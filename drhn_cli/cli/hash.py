@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.braces import expand_braces
 from drhn_cli.cli.output import (
     counted,
     discard,
@@ -74,7 +73,7 @@ def hash_(
 
     find . -name '*.jpg' -print0 | drhn hash -0 --files-from - -o codes.bin
 
-    drhn hash 'photos-{000..099}.tar' -o codes.bin
+    drhn hash photos-{000..099}.tar -o codes.bin
 
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
     and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
@@ -106,8 +105,7 @@ def hash_(
         workers=workers,
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    named = [name for source in sources or () for name in expand_braces(source)]
-    all_sources: list[str | bytes] = [*named, *options.read_files_from(files_from, null=null)]
+    all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 
@@ -167,6 +165,4 @@ def hash_(
         report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
         if not told and part is None:
             report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
-    if summary.dropped_index and not quiet:
-        report(f"{display_path(output)}: its index no longer fits and is gone; make a new one with drhn index")
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

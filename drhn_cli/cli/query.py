@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,10 +51,8 @@ def query(
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
     rank: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="The order of matches: hamming, or asymmetric, by how sure the network is of each bit."
-        ),
+        Literal["hamming", "asymmetric"],
+        typer.Option(help="The order of matches; asymmetric: by how sure the network is of each bit."),
     ] = "hamming",
     under: options.Under = None,
     exclude: options.Exclude = None,
@@ -98,7 +96,7 @@ def query(
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,
-        rank=rank,  # type: ignore[arg-type]  # answer_queries checks it
+        asymmetric=rank == "asymmetric",
         under=under or (),
         exclude=exclude or (),
         not_self=not_self,

@@ -14,7 +14,7 @@ from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
 from drhn_cli.cli.output import counted, progress_bar, report, report_error, telling_how_to_go_on
 from drhn_cli.cli.terminated import saving_on_sigterm
-from drhn_cli.config import DEFAULT_PRESET, PRESETS
+from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
 from drhn_cli.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def train(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
     preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=f"The shape of the network: {', '.join(PRESETS)}.  [default: {DEFAULT_PRESET}]"
-        ),
+        Preset | None, typer.Option(help=f"The shape of the network.  [default: {DEFAULT_PRESET}]")
     ] = None,
     start: Annotated[
         str | None,
@@ -81,7 +78,7 @@ def train(
     downsample_at: Annotated[
         str | None, typer.Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
     ] = None,
-    downsample: Annotated[str | None, typer.Option(metavar="HOW", help="How they halve it: stride or max.")] = None,
+    downsample: Annotated[Downsample | None, typer.Option(help="How they halve it.")] = None,
     input_size: Annotated[int | None, typer.Option(metavar="N", help="Side of the input, in pixels.")] = None,
     stem_stride: Annotated[
         int | None, typer.Option(metavar="N", help="2 halves the resolution of large inputs at once.")
@@ -94,9 +91,7 @@ def train(
         str | None,
         typer.Option(metavar="N,...", help="Shorter code lengths to train along, each the beginning of the longest."),
     ] = None,
-    fit: Annotated[
-        str | None, typer.Option(metavar="HOW", help="How a picture becomes square: crop, squash or pad.")
-    ] = None,
+    fit: Annotated[Fit | None, typer.Option(help="How a picture becomes square.")] = None,
     tta: Annotated[
         bool | None,
         typer.Option(
@@ -163,10 +158,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
     precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="float32 or bfloat16.  [default: bfloat16 where the device multiplies it in hardware]"
-        ),
+        Precision | None,
+        typer.Option(help="Of products.  [default: bfloat16 where the device multiplies it in hardware]"),
     ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,

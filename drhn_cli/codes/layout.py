@@ -8,12 +8,11 @@ entries               blocks of ``block_rows`` rows (the last one shorter): int6
                       uint64 inodes, uint32 offsets of the paths (rows + 1), the paths
 block table           for each block uint64 end (from the start of the entries), uint32 CRC-32
 manifest              JSON in ASCII
-index                 only in version 2: zeros up to a multiple of 8 bytes, then each array of ``index_shapes``, every
-                      one of them followed by zeros up to a multiple of 8 bytes
+index                 only in version 2, which earlier releases wrote: tables that are skipped now
 trailer, 64 bytes     uint64 entries_offset, table_offset, manifest_offset; uint32 block_rows; uint32 CRC-32 of
                       header, codes, block table, manifest; uint32 length, version, CRC-32 of the trailer up to
-                      here; 8 bytes ``DRHNCODE``. In version 2, 88 bytes: uint64 index_offset, n_distinct; uint32
-                      n_tables, CRC-32 of the index; then those of version 1
+                      here; 8 bytes ``DRHNCODE``. In version 2, 88 bytes: uint64 index_offset, 12 bytes that are
+                      skipped, uint32 CRC-32 of the index; then those of version 1
 ====================  ====================================================================================
 
 The parts follow each other without gaps, so every byte is under one CRC-32 or another. faiss stops reading after the
@@ -25,7 +24,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -35,7 +34,7 @@ from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.pack import MAX_BITS
 
 FORMAT_VERSION = 1
-INDEXED_VERSION = 2  # what does not know the index would take it for a part of the manifest
+INDEXED_VERSION = 2  # read, never written
 BLOCK_ROWS = 4096  # some 300 KB: ten paths out of ten million cost ten of these, not the whole section
 FAISS_MAGIC = b"IBxF"
 MAGIC = b"DRHNCODE"
@@ -45,7 +44,7 @@ TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4")])
 
 _HEADER = struct.Struct("<4siiqBiQ")
 _PARTS = struct.Struct("<QQQIIIII")
-_INDEX = struct.Struct("<QQII")
+_INDEX = struct.Struct("<Q12xI")
 # The tail keeps its place in every version: it tells how long the trailer is, before anything else of it is believed.
 _TAIL = struct.Struct("<III8s")
 _OFFSETS = struct.Struct("<II")
@@ -104,18 +103,9 @@ class Tail:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexPart:
-    """What the trailer tells of the index.
-
-    Attributes:
-        offset: where the index begins and the manifest ends; it ends where the trailer begins.
-        n_distinct: items that it finds: codes, or groups of equal ones.
-        n_tables: substrings that it sorts them by, 1 or more.
-        crc: its CRC-32.
-    """
+    """The index of a file of version 2: where it begins, which is where the manifest ends, and its CRC-32."""
 
     offset: int
-    n_distinct: int
-    n_tables: int
     crc: int
 
 
@@ -126,13 +116,13 @@ class Trailer:
     Attributes:
         entries_offset: where the entries begin and the codes end, in bytes from the start of the file.
         table_offset: where the block table begins and the entries end.
-        manifest_offset: where the manifest begins and the block table ends; it ends where the trailer begins.
+        manifest_offset: where the manifest begins and the block table ends; it ends where the index or trailer begins.
         block_rows: rows of every block but the last.
         header_crc: CRC-32 of the header, as the others are of their part.
         codes_crc: of the codes.
         table_crc: of the block table, which has one for each block of entries.
         manifest_crc: of the manifest.
-        index: where there is one.
+        index: of a file of version 2.
     """
 
     entries_offset: int
@@ -146,26 +136,20 @@ class Trailer:
     index: IndexPart | None = None
 
     def pack(self) -> bytes:
-        """Return the trailer: 64 bytes, or 88 with an index."""
-        version = FORMAT_VERSION if self.index is None else INDEXED_VERSION
-        index = b"" if self.index is None else _INDEX.pack(*astuple(self.index))
+        """Return the 64 bytes of a trailer of version 1."""
         values = (getattr(self, name) for name in self.__slots__ if name != "index")
-        parts = index + _PARTS.pack(*values) + struct.pack("<II", TRAILER_SIZES[version], version)
+        parts = _PARTS.pack(*values) + struct.pack("<II", TRAILER_SIZE, FORMAT_VERSION)
         return parts + struct.pack("<I8s", zlib.crc32(parts), MAGIC)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
-        """Undo ``pack``: the last 64 or 88 bytes of a file."""
+        """Read a trailer: the last 64 bytes of a file, or 88 in version 2."""
         index = None
         if len(raw) > TRAILER_SIZE:
-            index = IndexPart(**dict(zip(IndexPart.__slots__, _INDEX.unpack_from(raw), strict=True)))
+            offset, crc = _INDEX.unpack_from(raw)
+            index = IndexPart(offset=offset, crc=crc)
         parts = _PARTS.unpack_from(raw, len(raw) - TRAILER_SIZE)
         return cls(**dict(zip(cls.__slots__, parts, strict=False)), index=index)
-
-
-def align(offset: int) -> int:
-    """Return where the next array of the index may begin: the next multiple of 8."""
-    return -(-offset // 8) * 8
 
 
 def pack_block(entries: Entries) -> bytes:

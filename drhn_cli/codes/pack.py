@@ -110,33 +110,6 @@ def unpack_bits(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.bool_]:
     return np.unpackbits(codes, axis=1, count=n_bits, bitorder="little").view(np.bool_)
 
 
-def truncate_codes(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-    """Keep the first ``n_bits`` of each code. In nested codes they are a code of their own.
-
-    Args:
-        codes: (n, code_size) uint8, any longer or equal length.
-        n_bits: length of the shorter codes, 1..8 * code_size.
-
-    Returns:
-        (n, code_size(n_bits)) uint8, a copy, padding bits zero.
-
-    Raises:
-        DrhnError: ``codes`` is not (n, code_size) uint8, or is shorter than ``n_bits``.
-
-    Source: ours.
-    """
-    size = code_size(n_bits)
-    if codes.ndim != 2 or codes.shape[1] < size or codes.dtype != np.uint8:
-        raise DrhnError(
-            f"codes cannot be cut to {n_bits} bits",
-            expected=f"shape (n, {size} or more) uint8",
-            found=f"shape {codes.shape} {codes.dtype}",
-        )
-    shorter = codes[:, :size].copy()
-    shorter[:, -1] &= last_byte_mask(n_bits)
-    return shorter
-
-
 def format_hex(code: NDArray[np.uint8]) -> str:
     """Return one packed code, (code_size,) uint8, as lower-case hexadecimal text, two digits a byte.
 

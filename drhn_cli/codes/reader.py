@@ -19,31 +19,16 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.index import CodeIndex, index_shapes
-from drhn_cli.codes.lock import lock_code_file
-from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
-from drhn_cli.codes.probe import search_indexed
-from drhn_cli.codes.writer import Block, write_code_file, write_index
+from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.nonblocking import open_nonblocking
 from drhn_cli.search.hamming import Neighbours, search
 
-__all__ = [
-    "CodeFile",
-    "CodeManifest",
-    "CodePart",
-    "Entries",
-    "Entry",
-    "lock_code_file",
-    "require_code_file",
-    "write_code_file",
-]
-
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
 _REBUILD = "hash again with --rebuild"
-_INDEX_ANEW = "make the index anew with drhn index"
 _MAKE_ONE = "make one with drhn hash FOLDER -o FILE"
 _NAME_ONE = f"name one, which drhn query takes last, or {_MAKE_ONE}"
 
@@ -57,7 +42,6 @@ class CodeFile:
         path: as it was given.
         n_items: number of codes, 0 or more.
         manifest: what made the codes.
-        index: what finds codes fast, if ``drhn index`` has added it: a view of the file, of which nothing is read yet.
     """
 
     def __init__(self, path: AnyPath, contents: mmap.mmap) -> None:
@@ -68,7 +52,6 @@ class CodeFile:
         self.n_items, self._code_size = self._read_header()
         self.manifest = self._read_manifest()
         self._block_starts, self._block_crcs = self._read_table()
-        self.index = self._read_index()
         self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
         if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
             for block in range(len(self._checked)):
@@ -103,7 +86,7 @@ class CodeFile:
 
     def close(self) -> None:
         """Let go of the file. Arrays taken from ``codes`` stay valid: the map lives as long as they do."""
-        self._data, self.index = np.empty(0, dtype=np.uint8), None
+        self._data = np.empty(0, dtype=np.uint8)
         # BufferError: an array still looks into the map, and frees it when it goes.
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -202,46 +185,25 @@ class CodeFile:
         max_distance: int | None = None,
         rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
     ) -> list[Neighbours]:
-        """Find the codes nearest to each query, with the index where there is one; the results are those of ``search``.
+        """Find the codes nearest to each query.
 
         Args:
             queries: (q, code_size) uint8.
             top_k: keep this many for each query, 1 or more; all of them if left out.
             max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-            rows: where to look, as for ``search``; the index cannot help there.
+            rows: where to look, as for ``search``.
 
         Raises:
             DrhnError: an array of another shape or dtype, or a row that does not exist.
             ConfigError: a number out of its range.
-            CodeFileError: the index is damaged.
-
-        Source: ours.
         """
-        if self.index is None or rows is not None:
-            return search(self.codes, queries, n_bits=self.n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
-        try:
-            found = search_indexed(self.index, queries, top_k=top_k, max_distance=max_distance)
-            if any(result.indices.max(initial=-1) >= self.n_items for result in found):
-                raise IndexError("a row that does not exist")
-            return found
-        except (IndexError, ValueError) as error:  # a place or length that no array has
-            raise self._damaged("index", "places of codes", str(error)) from error
-
-    def add_index(self, index: CodeIndex) -> None:
-        """Write the file anew with this index of its codes; a crash leaves the old file. Hold ``lock_code_file``.
-
-        Raises:
-            CodeFileError: the file cannot be written.
-
-        Source: ours.
-        """
-        write_index(self.path, self._data[: self._manifest_end], self._trailer, index)
+        return search(self.codes, queries, n_bits=self.n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
 
     def verify(self, *, index: bool = True) -> None:
         """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.
 
         Args:
-            index: check the index, too; whoever writes the file anew does without it.
+            index: check the index of a file of version 2, too; a writer, which drops it, does not.
 
         Raises:
             CodeFileError: naming the part that is damaged.
@@ -353,27 +315,6 @@ class CodeFile:
     def _manifest_end(self) -> int:
         return self._end if self._trailer.index is None else self._trailer.index.offset
 
-    def _read_index(self) -> CodeIndex | None:
-        """Find the arrays of the index in the file, without reading them."""
-        part = self._trailer.index
-        if part is None:
-            return None
-        try:
-            shapes = index_shapes(self.n_items, self._code_size, self.n_bits, part.n_distinct, part.n_tables)
-        except ValueError as error:
-            raise self._damaged("index", f"tables of {self.n_items} codes", str(error)) from error
-        arrays: list[NDArray[np.generic]] = []
-        end = layout.align(part.offset)
-        for dtype, n_rows, n_columns in shapes:
-            start, end = end, layout.align(end + n_rows * n_columns * np.dtype(dtype).itemsize)
-            if end > self._end:
-                break
-            array: NDArray[np.generic] = np.ndarray((n_rows, n_columns), dtype, buffer=self._data, offset=start)
-            arrays.append(array if n_columns > 1 or dtype == "u1" else array[:, 0])
-        if end != self._end:
-            raise self._damaged("index", f"arrays that end at byte {self._end}", f"byte {end}")
-        return CodeIndex.from_arrays(self.codes, self.n_bits, part.n_tables, arrays)
-
     def _block_rows(self, block: int) -> int:
         return min(self._trailer.block_rows, self.n_items - block * self._trailer.block_rows)
 
@@ -415,8 +356,7 @@ class CodeFile:
             raise self._damaged(part, f"CRC-32 {expected:08x}", f"{found:08x}")
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
-        hint = _INDEX_ANEW if part == "index" else _REBUILD
-        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=hint)
+        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
 
 
 def _require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -14,12 +13,9 @@ from numpy.typing import NDArray
 from drhn_cli.atomic import atomic_write
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.index import CodeIndex
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
-
-_SLICE_BYTES = 1 << 24
 
 Block = tuple[NDArray[np.uint8], Entries]
 """Codes and entries of some rows."""
@@ -80,42 +76,6 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
     """
     with _replace(path) as stream:
         _write_parts(stream, blocks, n_items, manifest)
-
-
-def write_index(path: AnyPath, parts: NDArray[np.uint8], trailer: layout.Trailer, index: CodeIndex) -> None:
-    """Write a code file with an index in one step, as ``write_code_file`` does.
-
-    Args:
-        path: of the code file.
-        parts: everything from the header to the manifest, 1-D uint8; may be a map of the file being replaced.
-        trailer: of those parts.
-        index: of the codes.
-
-    Raises:
-        CodeFileError: the file cannot be written.
-
-    Source: ours.
-    """
-    with _replace(path) as stream:
-        for start in range(0, len(parts), _SLICE_BYTES):
-            stream.write(parts[start : start + _SLICE_BYTES].data)
-        end = len(parts)
-        crc = 0
-
-        def write(data: NDArray[np.generic]) -> None:
-            nonlocal end, crc
-            raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-            padding = bytes(layout.align(end + raw.size) - end - raw.size)
-            for part in (raw.data, padding):
-                stream.write(part)
-                crc = zlib.crc32(part, crc)
-            end = layout.align(end + raw.size)
-
-        write(np.empty(0, np.uint8))  # so that arrays begin at a multiple of 8
-        for array in index.arrays():
-            write(array)
-        part = layout.IndexPart(offset=len(parts), n_distinct=len(index.distinct), n_tables=len(index.tables), crc=crc)
-        stream.write(replace(trailer, index=part).pack())
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from drhn_cli.atomic import atomic_write
+from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.layout import FAISS_MAGIC
 from drhn_cli.codes.pack import format_hex
-from drhn_cli.codes.reader import CodeFile, Entry
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
 from drhn_cli.jobs.place import read_head
 

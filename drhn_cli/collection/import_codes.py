@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL, CodeManifest
 from drhn_cli.codes.pack import MAX_BITS, code_size, pack_bits, padding_mask
-from drhn_cli.codes.reader import CodeManifest, Entries, lock_code_file, require_code_file, write_code_file
+from drhn_cli.codes.reader import require_code_file
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.paths import absolute_path

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from drhn_cli.codes.reader import CodeFile, lock_code_file, require_code_file
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.reader import CodeFile, require_code_file
 from drhn_cli.collection.merge_codes import merge_code_files
 from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path

@@ -12,17 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.choices import check_device
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.reader import (
-    CodeFile,
-    CodeManifest,
-    CodePart,
-    Entries,
-    lock_code_file,
-    require_code_file,
-    write_code_file,
-)
+from drhn_cli.codes.reader import CodeFile, require_code_file
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.shard import Shard
 from drhn_cli.collection.sources import Gathered, common_folder, gather_pictures
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
@@ -31,6 +26,7 @@ from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.images.source import FoundFile
 from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.model import choose_bits, load_weights_of
 from drhn_cli.network.weights_file import Weights, load_weights
@@ -94,7 +90,6 @@ class HashSummary:
         kept: entries that this run left as they were: outside its sources, under one that cannot be read, or of a
             file that changed or went away while the run was at it.
         n_items: codes in the file now.
-        dropped_index: whether the file had an index, which the codes of today would not fit.
         failures: what could not be hashed, with its reason.
         seconds: wall-clock time.
     """
@@ -106,7 +101,6 @@ class HashSummary:
     removed: int
     kept: int
     n_items: int
-    dropped_index: bool
     failures: list[DrhnError] = field(repr=False)
     seconds: float
 
@@ -240,7 +234,7 @@ class _Update:
         self._root = b""
         self._outdated: dict[bytes, _Noted] = {}  # of changed files: kept until they are hashed again
         self._some_changed_meanwhile = False
-        self._had_index = self._saved = False
+        self._saved = False
         self._part: CodePart | None = None
         self._noted_part: CodePart | None = None
         if options.shard is not None:
@@ -262,7 +256,6 @@ class _Update:
                 _require_views(file, self._weights, options.tta)
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
-                self._had_index = file.index is not None
                 self._noted_part = file.manifest.part
                 self._n_bits = file.n_bits
                 self._noted_codes = np.array(file.codes)
@@ -418,7 +411,6 @@ class _Update:
         return HashSummary(
             **self._counts,
             n_items=len(self._collection) + len(self._still_outdated()),
-            dropped_index=self._had_index and self._saved,
             failures=failures,
             seconds=seconds,
         )

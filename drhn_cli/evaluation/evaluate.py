@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.choices import Rank, check_rank
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.evaluation.metrics import (
@@ -55,7 +54,7 @@ def evaluate_weights(
     code_lengths: Sequence[int] = (),
     depth: int = 1000,
     curves: bool = False,
-    rank: Rank = "hamming",
+    asymmetric: bool = False,
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Evaluation]:
@@ -68,18 +67,17 @@ def evaluate_weights(
         code_lengths: in bits. Empty: the network's full length.
         depth: where the cut mean average precision ends.
         curves: whether to measure precision and recall for each radius, too.
-        rank: whether to measure mean average precision by asymmetric rank, too.
+        asymmetric: whether to measure mean average precision by asymmetric rank, too.
         device: auto, cuda, mps or cpu.
         on_progress: called with the pictures hashed so far and their number.
 
     Raises:
-        ConfigError: the network was not trained for a code length, or the rank is unknown.
+        ConfigError: the network was not trained for a code length.
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.devices import choose_device
     from drhn_cli.network.encode import TorchEncoder
 
-    check_rank(rank)
     lengths = tuple(choose_bits(n_bits, weights) for n_bits in tuple(code_lengths) or (None,))
     if queries.class_names != gallery.class_names:
         raise DrhnError(
@@ -106,7 +104,7 @@ def evaluate_weights(
         if queries.class_names == weights.class_names:
             accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
         asymmetric_map = None
-        if rank == "asymmetric":
+        if asymmetric:
             probabilities = bit_probabilities(query_activations, weights.network, n_bits)
             asymmetric_map = asymmetric_mean_average_precision(
                 probabilities, queries.labels, gallery_codes, gallery.labels

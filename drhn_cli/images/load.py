@@ -57,8 +57,6 @@ def load_image(
     """
     min_side = preprocessing.min_decoded_side
     image, scale, margins = decode_reduced(source, max_pixels=max_pixels, min_side=min_side)
-    if preprocessing.shrink_gap is None:
-        return fit_image(image, preprocessing)
     return fit_image(image, preprocessing, scale=scale, margins=margins)
 
 

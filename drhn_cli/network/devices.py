@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+from typing import TYPE_CHECKING
 
-import torch
-
-from drhn_cli.choices import check_device
-from drhn_cli.config import Precision
 from drhn_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from drhn_cli.config import Precision
+
+
+def check_device(name: str) -> None:
+    """Refuse what names no device, without importing torch to ask whether the device is there.
+
+    Raises:
+        ConfigError: it is none of ``auto``, ``cuda``, ``mps`` and ``cpu``, the last three with a number or without.
+    """
+    if not re.fullmatch(r"auto|(cuda|mps|cpu)(:\d+)?", name):
+        raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu, or such as cuda:0")
 
 
 def choose_device(name: str) -> torch.device:
@@ -20,6 +33,8 @@ def choose_device(name: str) -> torch.device:
         ConfigError: the device is unknown or not there.
     """
     check_device(name)
+    import torch
+
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
@@ -40,6 +55,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_precision(device: torch.device) -> Precision:
     """Return ``bfloat16`` where the device multiplies it in hardware, else ``float32``."""
+    import torch
+
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -52,4 +69,6 @@ def choose_precision(device: torch.device) -> Precision:
 
 def use_one_thread() -> None:
     """Have torch run its layers in the thread that asks for them; to be called in each such thread."""
+    import torch
+
     torch.set_num_threads(1)

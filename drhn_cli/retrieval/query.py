@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.choices import Rank, check_device, check_rank
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
+from drhn_cli.network.devices import check_device
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.gallery import Found, gallery_of
 
@@ -45,7 +45,7 @@ class QueryOptions:
     Attributes:
         top_k: at most so many matches for each query. None: all within ``max_distance``.
         max_distance: matches at most so many bits away. None: any distance.
-        rank: nearest by Hamming distance, or by the query's activations against the stored bits.
+        asymmetric: nearest by the query's activations against the stored bits, instead of by Hamming distance.
         under: only pictures in these folders.
         exclude: globs of pictures and folders that are left out.
         not_self: leave a picture that is looked up by its path out of its own matches. A copy elsewhere stays.
@@ -55,7 +55,7 @@ class QueryOptions:
 
     top_k: int | None = 10
     max_distance: int | None = None
-    rank: Rank = "hamming"
+    asymmetric: bool = False
     under: Sequence[AnyPath] = ()
     exclude: Sequence[str] = ()
     not_self: bool = False
@@ -109,13 +109,12 @@ def answer_queries(codes: Codes, queries: Iterable[Query], options: QueryOptions
         An answer for each query, in order. A picture that cannot be read gives an answer with an error.
 
     Raises:
-        ConfigError: an unknown rank or device, or what a table cannot do.
+        ConfigError: an unknown device, or what a table cannot do.
         DrhnError: a code of another length or, by asymmetric rank, any; a folder outside of the codes.
         CodeFileError: the codes were made with another model than the weights.
         TableError: the table does not answer.
         WeightsError: the weights cannot be read.
     """
-    check_rank(options.rank)
     check_device(options.device)
     searcher = _Searcher(codes, options)
     for query in queries:
@@ -149,7 +148,7 @@ class _Searcher:
     def search(self, query: Query, top_k: int | None) -> list[Found]:
         """Return what is nearest to a query."""
         max_distance = self._options.max_distance
-        if self._options.rank == "hamming":
+        if not self._options.asymmetric:
             return self._gallery.search(self._code_of(query), top_k=top_k, max_distance=max_distance)
         if query.image is None:
             raise DrhnError(

@@ -36,7 +36,6 @@ class Checkpoint:
 
     Attributes:
         run: settings and data of the run; a run is resumed only by one that has the same.
-        epoch: epochs that are done.
         network: state of the network.
         optimisers: state of each optimiser.
         average: state of the mean of the weights; None where none is taken.
@@ -46,7 +45,6 @@ class Checkpoint:
     """
 
     run: dict[str, Any]
-    epoch: int
     network: dict[str, Any]
     optimisers: list[dict[str, Any]]
     history: list[dict[str, Any]]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drhn_cli.atomic import atomic_write, remove_leftovers
-from drhn_cli.config import DEFAULT_PRESET, PRESETS, SHRINK_GAP, NetworkConfig, Precision, Preprocessing, TrainConfig
+from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
 from drhn_cli.evaluation.data import LabelledPixels, check_validation, split_validation
 from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
@@ -281,7 +281,7 @@ def _settings(options: TrainOptions) -> tuple[Weights | None, dict[str, Any], di
             raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
         network_settings = {**PRESETS[preset], **options.network}
         training_settings = dict(options.training)
-        preprocessing = Preprocessing(shrink_gap=SHRINK_GAP)
+        preprocessing = Preprocessing()
     size = NetworkConfig(n_classes=2, **network_settings).input_size
     return start, network_settings, training_settings, replace(preprocessing, size=size, **options.preprocessing)
 

@@ -178,8 +178,7 @@ def train_network(
     run = {
         "network": network_config.to_dict(),
         "training": config.to_dict(),
-        # How they were decoded is in the images: a run of the time before that was a setting can go on.
-        "preprocessing": replace(preprocessing, shrink_gap=None).to_dict(),
+        "preprocessing": preprocessing.to_dict(),
         "images": _digest(images),
     }
     if start:
@@ -242,7 +241,6 @@ def train_network(
         if checkpoint_path and team.leads:
             checkpoint = Checkpoint(
                 run=run,
-                epoch=epoch + 1,
                 network=network.state_dict(),
                 optimisers=[optimiser.state_dict() for optimiser in optimisers],
                 average=average.state_dict() if average else None,

@@ -27,7 +27,9 @@ from drhn_cli.clickhouse.push_file import push_codes
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.retrieval.gallery import Gallery, gallery_of
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes
 

@@ -34,7 +34,7 @@ from tests.networks import random_weights, tiny_config
 N_BITS = 48
 
 # What the README promises, MiB: in any case, and for each million pictures or codes.
-LIMITS = {"hash": (700, 1000), "hash, nothing changed": (80, 1000), "query": (130, 15), "index": (80, 100)}
+LIMITS = {"hash": (700, 1000), "hash, nothing changed": (80, 1000), "query": (130, 15)}
 
 # The peak of the program alone: what wait4 tells of a child includes its parent's memory at the fork.
 SCRIPT = """
@@ -107,8 +107,6 @@ def main() -> None:
             write_random_codes(path, n)
             measure("query", n, "query", *some[:2], path)
             measure("query with 64 codes", n, "query", *some, path)
-            measure("index", n, "index", path, "-q")
-            measure("query with an index", n, "query", *some[:2], path)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import itertools
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -39,9 +38,8 @@ from usearch.index import MetricKind
 from usearch.index import search as usearch_search
 
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.index import build_index
-from drhn_cli.codes.probe import search_indexed
-from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.search.hamming import search
 from tests.benchmarks.start_up import compiled
 
@@ -122,9 +120,6 @@ def measure_warm(
 ) -> dict[str, dict[str, float]]:
     """Time the methods in this process; each gets another slice of the queries in each round."""
     threads, n_threads, clock = (1, 1, time.process_time) if busy else (THREADS, None, time.perf_counter)
-    built = time.perf_counter()
-    index = build_index(codes, n_bits)
-    built = time.perf_counter() - built
     flat = faiss.IndexBinaryFlat(n_bits)
     flat.add(codes)
     faiss.omp_set_num_threads(threads)
@@ -133,16 +128,13 @@ def measure_warm(
         matches = usearch_search(codes, asked, TOP_K, MetricKind.Hamming, exact=True, threads=threads)
         return np.asarray(matches.distances, dtype=np.int64).reshape(len(asked), -1)
 
-    def distances(results: list[object]) -> np.ndarray:
-        return np.array([result.distances for result in results])  # type: ignore[attr-defined]
-
     def scan(asked: Codes) -> np.ndarray:
-        return distances(search(codes, asked, n_bits=n_bits, top_k=TOP_K, n_threads=n_threads))
+        results = search(codes, asked, n_bits=n_bits, top_k=TOP_K, n_threads=n_threads)
+        return np.array([result.distances for result in results])
 
     methods: dict[str, Callable[[Codes], np.ndarray]] = {
         "drhn": scan,
         "drhn, numpy alone": patch.dict(os.environ, DRHN_NATIVE="0")(scan),
-        "drhn, with an index": lambda asked: distances(search_indexed(index, asked, top_k=TOP_K, n_threads=n_threads)),
         "faiss IndexBinaryFlat": lambda asked: flat.search(asked, TOP_K)[0],
         **({"usearch, exact": usearch} if with_usearch else {}),
     }
@@ -159,9 +151,7 @@ def measure_warm(
     for name, method in methods.items():
         tasks[name] = lambda turn, method=method: method(queries[turn])  # type: ignore[misc]
     many = medians(tasks, rounds, clock)
-    index_bytes = sum(array.nbytes for array in index.arrays())
-    facts = {"build_s": built, "MB": index_bytes / 1e6, "n_distinct": len(index.distinct)}
-    return {"one": one, "many": many, "index": facts}
+    return {"one": one, "many": many}
 
 
 def measure_start_up(codes: Codes, query: Codes, n_bits: int, rounds: int) -> dict[str, float]:
@@ -177,17 +167,12 @@ def measure_start_up(codes: Codes, query: Codes, n_bits: int, rounds: int) -> di
     )
     manifest = CodeManifest(root="/photos", n_bits=n_bits, model="none", fingerprint="0" * 64)
     with tempfile.TemporaryDirectory() as folder:
-        plain, indexed = Path(folder, "plain.bin"), Path(folder, "indexed.bin")
-        write_code_file(plain, codes, entries, manifest)
-        shutil.copyfile(plain, indexed)
-        with CodeFile.open(indexed) as file:
-            file.add_index(build_index(file.codes, n_bits))
+        path = Path(folder, "codes.bin")
+        write_code_file(path, codes, entries, manifest)
         code = query.tobytes().hex()
-        drhn = [sys.executable, "-m", "drhn_cli", "query", "--code", code]
         commands = {
-            "drhn": [*drhn, str(plain)],
-            "drhn, with an index": [*drhn, str(indexed)],
-            "faiss IndexBinaryFlat": [sys.executable, "-c", FAISS_PROGRAM, str(plain), code],
+            "drhn": [sys.executable, "-m", "drhn_cli", "query", "--code", code, str(path)],
+            "faiss IndexBinaryFlat": [sys.executable, "-c", FAISS_PROGRAM, str(path), code],
         }
 
         environment = compiled(f"{folder}/bytecode")

@@ -69,10 +69,8 @@ def main() -> None:
         pictures = [jpeg_of(draw_photograph(seed, size), 85 + seed % 8) for seed in range(arguments.pictures)]
         pixels = np.stack([loader(full)(data) for data in pictures])  # (n, s, s, 3)
         again = [save_again(data) for data in pictures]
-        earlier = {"the same, as before `shrink_gap`": replace(full, shrink_gap=None)} if gap > 2 else {}
         changes = {
             f"1/8, {gap} times the input": [loader(replace(full, shrink_gap=gap))(data) for data in pictures],
-            **{change: [loader(rule)(data) for data in pictures] for change, rule in earlier.items()},
             f"a copy at quality 85, {size[0]} x {size[1]}": [loader(full)(data) for data in again],
         }
         bits = encoder.activations(pixels) > weights.network.threshold  # (n, bits)

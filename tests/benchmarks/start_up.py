@@ -25,8 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.weights_file import Weights, load_weights
 from tests.drawing import write_class_folders

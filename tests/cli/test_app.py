@@ -47,7 +47,7 @@ def test_a_help_page_of_80_columns_has_whole_examples_and_sentences_and_none_of_
     examples = [line for line in text.split("\n\n") if "\n" not in line and "drhn " in line]
     assert examples
     assert all(f"  {example}\n" in page for example in examples)
-    assert not re.search(r"<(str|int|float|list|path)|\w\.\.\.$", page, re.MULTILINE)
+    assert not re.search(r"<(str|int|float|list|path)\b|\w\.\.\.$", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("command", "name"), [("hash", "SOURCE"), ("query", "PATH"), ("merge", "PART")])
@@ -168,7 +168,6 @@ def test_a_closed_pipe_is_silent_and_no_error(start, update, flush):
         ("hash", "photos", "-o", "codes.bin", "--weights", "{weights}", "--json", "--quiet"),
         ("dups", "codes.bin", "--max-distance", "64"),
         ("compare", "photos/circle/0000.png", "photos/circle/0001.png", "--weights", "{weights}"),
-        ("index", "codes.bin", "--json"),
         ("export", "codes.bin"),
         ("weights",),
         ("--help",),
@@ -227,3 +226,24 @@ def test_a_closed_standard_stream_is_an_empty_one(start, update, weights_path, n
     process = start(*arguments, *weights, preexec_fn=lambda: os.close(number))
     _, err = process.communicate(timeout=30)
     assert (process.returncode, b"Traceback" in err) == (status, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (("query", "--code", "00", "codes.bin", "--rank"), "'hamming', 'asymmetric'"),
+        (("eval", "cifar10", "--rank"), "'hamming', 'asymmetric'"),
+        (("export", "codes.bin", "--format"), "'npy', 'tsv', 'ndjson', 'parquet'"),
+        (("train", "labelled", "-o", "w.npz", "--preset"), "'paper', 'fast', 'tiny'"),
+        (("train", "labelled", "-o", "w.npz", "--fit"), "'crop', 'squash', 'pad'"),
+        (("train", "labelled", "-o", "w.npz", "--downsample"), "'stride', 'max'"),
+        (("train", "labelled", "-o", "w.npz", "--precision"), "'float32', 'bfloat16'"),
+    ],
+)
+def test_a_wrong_choice_is_told_with_the_right_ones(drhn, arguments, choices):
+    result = drhn(*arguments, "bent")
+    assert (result.status, result.out) == (2, b"")
+    assert f"Invalid value for '{arguments[-1]}': 'bent' is not one of {choices}." in result.err
+    page = drhn(arguments[0], "--help").out.decode()
+    assert f"{arguments[-1]} " in page
+    assert choices.replace("', '", "|").strip("'") in page

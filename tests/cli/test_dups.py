@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, write_code_file
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.writer import write_code_file
 
 SIZES = {"a/1.jpg": 10, "a/2.jpg": 30, "a/in/3.jpg": 30, "b/4.jpg": 5, "b/5.jpg": 50, "c/6.jpg": 7}
 CODES = [0b0000, 0b0001, 0b0000, 0b1111, 0b1111, 0b0111_0000]
@@ -112,11 +114,3 @@ def test_pictures_that_are_alike_are_found_in_a_folder(drhn, update):
     update()
     groups = [json.loads(line)["pictures"] for line in drhn("dups", "codes.bin", "--across", "--json").lines]
     assert {"photos/copy/0.png", "photos/circle/0000.png"} <= {one["path"] for group in groups for one in group}
-
-
-def test_an_index_changes_nothing(drhn, codes):
-    before = drhn("dups", codes, "--max-distance", "1")
-    assert drhn("index", codes).status == 0
-    with CodeFile.open(codes) as file:
-        assert file.index is not None
-    assert drhn("dups", codes, "--max-distance", "1") == before

@@ -9,8 +9,11 @@ import pyarrow.parquet
 import pytest
 
 from drhn_cli.cli.app import run
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
-from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, write_code_file
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 
 ODD = b"a\tb\nc\xff.jpg"
 

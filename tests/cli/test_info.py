@@ -21,7 +21,9 @@ def test_a_code_file(drhn, codes, photos):
     told = dict(line.split(": ", 1) for line in result.lines)
     expected = {"kind": "codes", "n_items": "8", "bits": "64", "root": str(photos.absolute()), "model": "tiny"}
     assert told.items() >= {**expected, "verified": "no"}.items()
-    assert told["preprocessing"] == "fit crop, mean 0.4914 0.4822 0.4465, size 16, std 0.247 0.2435 0.2616"
+    assert (
+        told["preprocessing"] == "fit crop, mean 0.4914 0.4822 0.4465, shrink_gap 4, size 16, std 0.247 0.2435 0.2616"
+    )
 
 
 def test_a_code_file_as_json(drhn, codes):

@@ -103,7 +103,7 @@ def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
     assert "a table answers drhn query and drhn info alone" in result.err
 
 
-@pytest.mark.parametrize("arguments", [("dups",), ("export",), ("index",), ("query",)])
+@pytest.mark.parametrize("arguments", [("dups",), ("export",), ("query",)])
 def test_a_password_is_never_repeated(drhn, arguments):
     result = drhn(*arguments, "clickhouse://me:s3cret@localhost/d.t")
     assert (result.status, result.out) == (2, b"")

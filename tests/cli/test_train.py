@@ -70,8 +70,6 @@ def test_nothing_to_measure_on_is_no_table(train):
     [
         (["--widths", "8,x"], "--widths is not a list of numbers"),
         (["--widths", "8,8"], "widths is out of range"),
-        (["--preset", "huge"], "unknown preset"),
-        (["--fit", "bend"], "fit is out of range"),
         (["--epochs", "0"], "epochs is out of range"),
         (["--device", "abacus"], "device"),
         (["--threshold", "2"], "threshold is out of range"),

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.reader import lock_code_file
+from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.collection import import_codes, merge
-from drhn_cli.jobs import index
 from tests.clickhouse.test_table import write
 
 WAITING = "drhn: codes.bin: waiting for another drhn, which is writing it\n"
@@ -13,7 +12,6 @@ REFUSAL = "drhn: codes.bin: another drhn is writing this code file; wait for it 
 @pytest.mark.parametrize(
     ("job", "arguments"),
     [
-        (index, ("index", "codes.bin")),
         (merge, ("merge", "a.bin", "-o", "codes.bin")),
         (import_codes, ("import", "codes.npy", "--paths", "-", "-o", "codes.bin")),
     ],

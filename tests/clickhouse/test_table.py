@@ -25,8 +25,11 @@ from drhn_cli.clickhouse.schema import Schema
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress
+from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
-from drhn_cli.codes.reader import CodeFile, CodeManifest, Entries, Entry, write_code_file
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.pack import code_size, format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
+from drhn_cli.codes.pack import code_size, format_hex, pack_bits, parse_hex, unpack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 
 
@@ -40,19 +40,6 @@ def test_pack_bits_refuses_other_arrays(bits):
 def test_unpack_bits_refuses_other_arrays(codes):
     with pytest.raises(DrhnError, match=r"expected shape \(n, 2\) uint8, found shape"):
         unpack_bits(codes, 12)
-
-
-def test_truncate_codes_keeps_the_first_bits_in_a_copy():
-    codes = np.full((2, 6), 0xFF, dtype=np.uint8)
-    shorter = truncate_codes(codes, 12)
-    assert shorter.tolist() == [[0xFF, 0x0F]] * 2
-    assert codes.min() == 0xFF
-
-
-@pytest.mark.parametrize("codes", [np.zeros((1, 1), np.uint8), np.zeros(2, np.uint8), np.zeros((1, 2), np.int64)])
-def test_truncate_codes_refuses_shorter_codes(codes):
-    with pytest.raises(DrhnError, match="cannot be cut to 9 bits"):
-        truncate_codes(codes, 9)
 
 
 def test_hex_is_two_digits_a_byte():

@@ -17,7 +17,10 @@ from drhn_cli.codes import layout
 from drhn_cli.codes import reader as file_module
 from drhn_cli.codes import writer as write
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, lock_code_file, write_code_file
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
 from drhn_cli.search.hamming import search
 
@@ -489,7 +492,9 @@ def test_a_folder_that_cannot_be_synced_does_not_matter(tmp_path, monkeypatch):
 WRITER = """
 import sys
 import numpy as np
-from drhn_cli.codes.reader import CodeManifest, Entries, write_code_file
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.writer import write_code_file
 print("started", flush=True)
 manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="f" * 64)
 for n in range(1, 10**6):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.index import build_index
-from drhn_cli.codes.reader import CodeFile, CodeManifest, CodePart, Entries, lock_code_file, write_code_file
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection import merge as merge_module
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
@@ -161,17 +164,13 @@ def test_a_damaged_part_is_refused(tmp_path, monkeypatch, place):
         merge_codes(["a.bin", "b.bin"], "merged.bin")
 
 
-def test_the_output_may_be_a_part_and_loses_its_index(tmp_path, monkeypatch):
+def test_the_output_may_be_a_part(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("a.bin", [b"a", b"c"])
     write("b.bin", [b"b"])
     expected = rows_of("a.bin") | rows_of("b.bin")
-    with CodeFile.open("a.bin") as file:
-        file.add_index(build_index(file.codes, file.n_bits))
     merge_codes(["a.bin", "b.bin"], "a.bin")
     assert rows_of("a.bin") == expected
-    with CodeFile.open("a.bin") as file:
-        assert file.index is None
 
 
 def test_what_is_no_code_file_is_not_overwritten(tmp_path, monkeypatch):

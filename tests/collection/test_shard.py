@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.reader import CodeFile, CodePart, write_code_file
+from drhn_cli.codes.manifest import CodePart
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.collection.shard import Shard, choose_shard

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drhn_cli.codes.pack import truncate_codes
-from drhn_cli.codes.reader import CodeFile, lock_code_file
+from drhn_cli.codes.lock import lock_code_file
+from drhn_cli.codes.pack import pack_bits, unpack_bits
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.shard import Shard
 from drhn_cli.collection.update import HashOptions, hash_pictures
@@ -452,8 +453,8 @@ def test_a_nested_length_is_the_beginning_of_the_longest_code(update):
     update("photos", n_bits=12, rebuild=True)
     with CodeFile.open(CODES) as file:
         assert file.n_bits == 12
-    cut = {p: bytes(truncate_codes(np.frombuffer(c, np.uint8)[np.newaxis], 12)[0]) for p, c in whole.items()}
-    assert stored() == cut
+    bits = {path: unpack_bits(np.frombuffer(code, np.uint8)[np.newaxis], 64) for path, code in whole.items()}
+    assert stored() == {path: bytes(pack_bits(all_64[:, :12])) for path, all_64 in bits.items()}
 
 
 def test_the_length_of_the_file_is_kept(update):

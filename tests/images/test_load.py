@@ -168,15 +168,6 @@ def test_a_jpeg_that_is_decoded_smaller_lies_where_the_full_one_does(
     assert np.abs(small - full).mean() <= 0.6
 
 
-def test_without_the_setting_the_square_is_cut_out_of_the_smaller_picture(tmp_path: Path) -> None:
-    draw_gradient(256, 256).resize((500, 256)).save(tmp_path / "a.jpg", quality=95)
-    with Image.open(tmp_path / "a.jpg") as image:
-        image.draft("RGB", (32, 32))
-        assert image.size == (63, 32)
-        expected = image.resize((10, 10), Image.Resampling.BICUBIC, box=(15, 0, 47, 32))
-    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg", Preprocessing(size=10)), np.asarray(expected))
-
-
 def test_a_large_jpeg_looks_the_same_as_decoded_in_full(tmp_path: Path) -> None:
     image = draw_gradient(256, 256).resize((1024, 768), Image.Resampling.BICUBIC)
     image.save(tmp_path / "a.jpg", quality=95)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drhn_cli import native
-from drhn_cli.codes import layout, probe
+from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.index import build_index
-from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, truncate_codes, unpack_bits
-from drhn_cli.codes.probe import search_indexed
-from drhn_cli.codes.reader import CodeFile, CodeManifest, write_code_file
+from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, unpack_bits
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
@@ -42,13 +42,6 @@ def test_pack_and_unpack_at_every_width(n_bits):
     assert (unpack_bits(codes, n_bits) == bits).all()
     assert (pack_bits(unpack_bits(codes, n_bits)) == codes).all()
     assert (parse_hex(format_hex(codes[0]), n_bits) == codes[0]).all()
-
-
-@few
-@given(bit_arrays(), st.data())
-def test_a_truncated_code_is_the_code_of_its_first_bits(bits, data):
-    n_bits = data.draw(st.integers(1, bits.shape[1]))
-    assert (truncate_codes(pack_bits(bits), n_bits) == pack_bits(bits[:, :n_bits])).all()
 
 
 @pytest.mark.parametrize("kernel", [None, 0, 1, 2])  # None: numpy
@@ -93,33 +86,6 @@ def compare_by(patch, library, kernel):
     patch.delenv("DRHN_NATIVE", raising=False)
     patch.setattr(native, "LIBRARY", library)
     patch.setattr(scan, "NativeScanner", partial(scan.NativeScanner, kernel=kernel))
-
-
-@pytest.mark.parametrize("kernel", [None, 2])
-@few
-@given(bits=bit_arrays(max_rows=80), data=st.data())
-def test_the_index_answers_as_the_scan_does(native_library, kernel, bits, data):
-    n_bits = bits.shape[1]
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    repeats = data.draw(st.sampled_from([1, 2, 9]))
-    codes = rng.permutation(np.repeat(pack_bits(bits), repeats, axis=0))
-    queries = np.concatenate([codes[:2], pack_bits(rng.random((2, n_bits)) < 0.3)])[: data.draw(st.integers(0, 4))]
-    asked = {
-        "top_k": data.draw(st.none() | st.integers(1, len(codes) + 2)),
-        "max_distance": data.draw(st.none() | st.integers(0, n_bits + 1)),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        compare_by(patch, native_library, kernel)
-        patch.setattr(probe, "_FIRST_ITEMS", data.draw(st.sampled_from([0, 5, 1 << 12])))
-        patch.setattr(probe, "_CHUNK_CANDIDATES", data.draw(st.sampled_from([1, 7, 1 << 16])))
-        if data.draw(st.booleans()):  # never scan; otherwise scan whatever is not found in the first bucket
-            for cost in ("_LOOK_UP_COST", "_STEP_COST", "_BUCKET_COST", "_CANDIDATE_COST"):
-                patch.setattr(probe, cost, 0)
-        found = search_indexed(build_index(codes, n_bits), queries, **asked)
-    for result, scanned in zip(found, search(codes, queries, n_bits=n_bits, **asked), strict=True):
-        assert result.indices.tolist() == scanned.indices.tolist()
-        assert result.distances.tolist() == scanned.distances.tolist()
-        assert (result.indices.dtype, result.distances.dtype) == (np.int64, np.int32)
 
 
 @few

@@ -217,7 +217,7 @@ def test_without_itself_but_with_its_folder(ask):
 
 
 def test_without_itself_by_asymmetric_rank(ask, weights_path):
-    ranked = {"rank": "asymmetric", "weights": str(weights_path)}
+    ranked = {"asymmetric": True, "weights": str(weights_path)}
     others = [path for path in paths(ask(STORED, top_k=None, **ranked)) if path != STORED]
     assert paths(ask(STORED, top_k=3, not_self=True, **ranked)) == others[:3]
 
@@ -226,7 +226,7 @@ def test_asymmetric_rank_is_by_activations_against_stored_bits(file, ask, weight
     weights = load_weights(weights_path)
     activations = NumpyEncoder(weights).activations(load_image(STORED, weights.preprocessing)[np.newaxis])
     scores = np.abs(bit_probabilities(activations, weights.network, 64) - unpack_bits(file.codes, 64)).sum(axis=1)
-    answer = ask(STORED, rank="asymmetric", weights=str(weights_path), top_k=None)
+    answer = ask(STORED, asymmetric=True, weights=str(weights_path), top_k=None)
     order = np.argsort(scores, kind="stable")
     assert [match.path for match in answer.matches] == [
         os.path.join(os.fsencode(file.root), file.path_bytes(row)) for row in order.tolist()
@@ -243,17 +243,15 @@ def test_asymmetric_rank_keeps_the_radius_and_the_folder(ask, weights_path):
         top_k=None,
         max_distance=20,
         under=["photos/square", "photos/circle"],
-        rank="asymmetric",
+        asymmetric=True,
         weights=str(weights_path),
     ).matches
     assert {match.path for match in ranked} == {match.path for match in near} != set()
 
 
-def test_asymmetric_rank_needs_a_picture_and_its_name_right(ask):
+def test_asymmetric_rank_needs_a_picture(ask):
     with pytest.raises(DrhnError, match=r"a code has no activations to rank by .*leave --rank out"):
-        ask(code="00" * 8, rank="asymmetric")
-    with pytest.raises(ConfigError, match="hamming or asymmetric"):
-        ask(STORED, rank="cosine")
+        ask(code="00" * 8, asymmetric=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -17,7 +17,7 @@ RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc"}
 def checkpoint():
     network = DRHN(tiny_config(widths=(1,) * 6)).state_dict()
     return Checkpoint(
-        run=RUN, epoch=3, network=network, optimisers=[{"a": 1}], history=[{"loss": 0.5}], seconds=1.5, cpu_seconds=2.5
+        run=RUN, network=network, optimisers=[{"a": 1}], history=[{"loss": 0.5}], seconds=1.5, cpu_seconds=2.5
     )
 
 
@@ -142,6 +142,6 @@ def test_a_failed_write_keeps_the_old_checkpoint(path, checkpoint, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fill_the_disk)
     with pytest.raises(CheckpointError, match="No space left"):
-        save_checkpoint(path, replace(checkpoint, epoch=4))
+        save_checkpoint(path, replace(checkpoint, seconds=4.0))
     assert same(load_checkpoint(path, RUN), checkpoint)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
