@@ -10,10 +10,10 @@ from drhn_cli.network.bundled import find_weights, find_weights_of
 from drhn_cli.network.weights_file import Weights, load_weights
 
 if TYPE_CHECKING:
-    from drhn_cli.retrieval.gallery import Codes
+    from drhn_cli.retrieval.gallery import Gallery
 
 
-def load_weights_of(file: Codes, name: str | None) -> Weights:
+def load_weights_of(file: Gallery, name: str | None) -> Weights:
     """Return the weights that made a code file, with as many views of a picture.
 
     Args:

@@ -14,7 +14,7 @@ from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
 from drhn_cli.images.packed import archive_of
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.paths import absolute_path
-from drhn_cli.retrieval.query import Answer, Match, Query, QueryOptions, answer_queries
+from drhn_cli.retrieval.query import Answer, Query, QueryOptions, answer_queries
 from drhn_cli.sheets.contact import ContactSheet
 from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheets.html import HtmlSheet
@@ -22,7 +22,7 @@ from drhn_cli.sheets.thumbnail import make_thumbnail
 from drhn_cli.threads import ThreadPool
 
 if TYPE_CHECKING:
-    from drhn_cli.retrieval.gallery import Codes
+    from drhn_cli.retrieval.gallery import Gallery, Match
 
 _AHEAD = 64  # thumbnails that are made at a time, and held
 
@@ -37,7 +37,7 @@ _KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet, ".png": ContactSheet}
 
 
 def answer_on_sheet(
-    path: AnyPath, codes: Codes, queries: Iterable[Query], options: QueryOptions
+    path: AnyPath, gallery: Gallery, queries: Iterable[Query], options: QueryOptions
 ) -> Generator[Answer, None, None]:
     """Answer each query as ``answer_queries`` does, and draw each answer once it has been taken.
 
@@ -46,7 +46,7 @@ def answer_on_sheet(
 
     Args:
         path: ends in .html or .png. Either nothing is there, or an earlier sheet, or an empty file.
-        codes: an open code file or table.
+        gallery: what is searched.
         queries: streams among them are read twice, so they can seek.
         options: what is asked.
 
@@ -63,24 +63,26 @@ def answer_on_sheet(
     try:
         asked, drawn = tee(queries)
         with ThreadPool(os.cpu_count() or 1, "drhn-sheet") as pool, atomic_write(path) as stream:
-            sheet = kind(stream, _about(codes))
-            for query, answer in zip(drawn, answer_queries(codes, asked, options), strict=True):
+            sheet = kind(stream, _about(gallery))
+            for query, answer in zip(drawn, answer_queries(gallery, asked, options), strict=True):
                 yield answer
-                sheet.add(_section(codes, query, answer, pool))
+                sheet.add(_section(gallery, query, answer, pool))
             sheet.finish()
     except OSError as error:
         raise DrhnError("cannot write the sheet", path=path, found=error.strerror or str(error)) from error
 
 
-def _about(codes: Codes) -> About:
-    name = os.path.basename(os.path.abspath(os.fsdecode(codes.path)))
-    n_items = f"{len(codes):,} picture{'s' * (len(codes) != 1)}"
-    return About(codes=display_path(name), summary=f"{n_items} in {display_path(codes.root)}, {codes.n_bits}-bit codes")
+def _about(gallery: Gallery) -> About:
+    name = os.path.basename(os.path.abspath(os.fsdecode(gallery.path)))
+    n_items = f"{len(gallery):,} picture{'s' * (len(gallery) != 1)}"
+    root, n_bits = display_path(gallery.manifest.root), gallery.manifest.n_bits
+    return About(codes=display_path(name), summary=f"{n_items} in {root}, {n_bits}-bit codes")
 
 
-def _section(codes: Codes, query: Query, answer: Answer, pool: ThreadPool) -> Section:
-    cards = _cards(partial(_match_card, os.fsencode(codes.root)), answer.matches, pool)
-    return Section(query=_query_card(codes, query, answer), summary=_summary(answer, codes.n_bits), matches=cards)
+def _section(gallery: Gallery, query: Query, answer: Answer, pool: ThreadPool) -> Section:
+    cards = _cards(partial(_match_card, os.fsencode(gallery.manifest.root)), answer.matches, pool)
+    summary = _summary(answer, gallery.manifest.n_bits)
+    return Section(query=_query_card(gallery, query, answer), summary=summary, matches=cards)
 
 
 def _cards(draw: partial[Card], matches: Iterable[Match], pool: ThreadPool) -> Iterator[Card]:
@@ -95,14 +97,14 @@ def _match_card(root: bytes, match: Match) -> Card:
     return Card(name=name, folder=folder, path=_link(match.path), picture=picture, distance=match.distance)
 
 
-def _query_card(codes: Codes, query: Query, answer: Answer) -> Card:
+def _query_card(gallery: Gallery, query: Query, answer: Answer) -> Card:
     if query.image is None:
         return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
         name, folder, path = "standard input", "", None
     else:
         path = absolute_path(query.image)  # browsers take "link/.." for nothing
-        name, folder = _name_and_folder(path, os.fsencode(codes.root))
+        name, folder = _name_and_folder(path, os.fsencode(gallery.manifest.root))
         path = _link(path)
     return Card(
         name=name, folder=folder, path=path, picture=answer.error.problem if answer.error else _picture(query.image)

@@ -39,7 +39,7 @@ def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_
 
 def test_only_what_searches_loads_the_library_that_searches(loaded_by, update):
     update()
-    assert "drhn_cli.search.asymmetric" not in loaded_by("info", "codes.bin")
+    assert "drhn_cli.search.scan" not in loaded_by("info", "codes.bin")
     assert "drhn_cli.search.scan" in loaded_by("query", "--code", CODE, "codes.bin")
 
 

@@ -32,6 +32,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
+from drhn_cli.retrieval.gallery import FileGallery, TableGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
@@ -103,10 +104,11 @@ def open_table(address):
     return CodeTable(Connection(address))
 
 
-def ask(codes, n_bits, queries, **options):
+def ask(codes, n_bits, queries, under=(), **options):
+    gallery = FileGallery(codes, under) if isinstance(codes, CodeFile) else TableGallery(codes, under)
     texts = [format_hex(np.frombuffer(q.to_bytes((n_bits + 7) // 8, "little"), np.uint8)) for q in queries]
     asked = [Query(name=text.encode(), code=text) for text in texts]
-    return list(answer_queries(codes, asked, QueryOptions(**options)))
+    return list(answer_queries(gallery, asked, QueryOptions(**options)))
 
 
 def count_rows(address):

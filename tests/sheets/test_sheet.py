@@ -9,6 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from drhn_cli.errors import DrhnError, ImageError, display_path
+from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
 from drhn_cli.sheets import thumbnail
@@ -72,9 +73,9 @@ def section_of(*names, picture="gone"):
 def draw(file, weights_path):
     """Answer queries on a sheet and return the page."""
 
-    def call(*queries, path="found.html", **options):
-        options = QueryOptions(weights=str(weights_path), **options)
-        drawn, answers = answer_on_sheet(path, file, queries, options), answer_queries(file, queries, options)
+    def call(*queries, path="found.html", under=(), **options):
+        gallery, options = FileGallery(file, under), QueryOptions(weights=str(weights_path), **options)
+        drawn, answers = answer_on_sheet(path, gallery, queries, options), answer_queries(gallery, queries, options)
         assert [answer.matches for answer in drawn] == [answer.matches for answer in answers]
         return Page(Path(os.fsdecode(path)).read_bytes())
 
@@ -191,7 +192,7 @@ def test_a_query_that_cannot_be_read_stands_there_with_the_reason(draw):
 
 def test_a_stream_is_drawn_too(file, weights_path):
     query = Query(name=b"-", image=io.BytesIO(Path("photos/circle/0000.png").read_bytes()))
-    (answer,) = answer_on_sheet("found.html", file, [query], QueryOptions(weights=str(weights_path)))
+    (answer,) = answer_on_sheet("found.html", FileGallery(file), [query], QueryOptions(weights=str(weights_path)))
     page = Page(Path("found.html").read_bytes())
     assert answer.matches[0].distance == 0
     assert len(page.all("img")) == 9
@@ -229,13 +230,13 @@ def test_another_suffix_is_refused(draw, path):
 @pytest.mark.parametrize("path", ["found.png", "found.PNG"])
 def test_a_contact_sheet_is_a_picture_and_replaces_only_its_like(file, path):
     for n_queries in (1, 2):
-        list(answer_on_sheet(path, file, [STORED] * n_queries, QueryOptions()))
+        list(answer_on_sheet(path, FileGallery(file), [STORED] * n_queries, QueryOptions()))
         with Image.open(path) as image:
             assert (image.format, image.height > 500 * n_queries) == ("PNG", True)
     photo = "photos/circle/0001.png"
     before = Path(photo).read_bytes()
     with pytest.raises(DrhnError, match="another file is in the place"):
-        list(answer_on_sheet(photo, file, [STORED], QueryOptions()))
+        list(answer_on_sheet(photo, FileGallery(file), [STORED], QueryOptions()))
     assert Path(photo).read_bytes() == before
 
 
@@ -247,7 +248,7 @@ def test_a_place_that_cannot_be_written_is_an_error(draw, path):
 
 
 def test_who_stops_early_leaves_what_was_there(file, tmp_path):
-    answers = answer_on_sheet("found.html", file, [STORED, STORED], QueryOptions())
+    answers = answer_on_sheet("found.html", FileGallery(file), [STORED, STORED], QueryOptions())
     next(answers)
     answers.close()
     assert not Path("found.html").exists()
