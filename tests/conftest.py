@@ -16,9 +16,9 @@ from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection.update import HashOptions, HashSummary, hash_pictures
 from drhn_cli.native.build import SOURCE, compile_library
-from drhn_cli.network.weights_file import save_weights
+from drhn_cli.network.model import save_model
 from tests.drawing import write_class_folders
-from tests.networks import random_weights, tiny_config
+from tests.networks import random_model, tiny_config
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -63,7 +63,7 @@ def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network of 64 bits, nested 12, 16 and 48."""
     path = tmp_path_factory.mktemp("weights") / "tiny.npz"
-    save_weights(path, random_weights(tiny_config(bits=64, nested=(12, 16, 48)), name="tiny"))
+    save_model(path, random_model(tiny_config(bits=64, nested=(12, 16, 48)), name="tiny"))
     return path
 
 
@@ -71,7 +71,7 @@ def weights_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_weights_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another untrained network of the same shape."""
     path = tmp_path_factory.mktemp("weights") / "other.npz"
-    save_weights(path, random_weights(tiny_config(bits=64, nested=(12, 16, 48)), seed=1, name="other"))
+    save_model(path, random_model(tiny_config(bits=64, nested=(12, 16, 48)), seed=1, name="other"))
     return path
 
 

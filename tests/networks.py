@@ -8,7 +8,8 @@ import numpy as np
 
 from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
 from drhn_cli.evaluation.data import LabelledPixels
-from drhn_cli.network.weights_file import Weights, array_shapes, halve_filters
+from drhn_cli.network.model import Model
+from drhn_cli.network.weights_file import array_shapes, halve_filters
 from tests.drawing import KINDS, draw_picture
 
 # Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.
@@ -20,7 +21,7 @@ def tiny_config(**settings: object) -> NetworkConfig:
     return NetworkConfig(**{**PRESETS["tiny"], "n_classes": 4, "input_size": 16, "bits": 16, **settings})
 
 
-def random_weights(config: NetworkConfig | None = None, seed: int = 0, **fields: object) -> Weights:
+def random_model(config: NetworkConfig | None = None, seed: int = 0, **fields: object) -> Model:
     """Return an untrained network whose norms have seen nothing but noise."""
     config = config or tiny_config()
     rng = np.random.default_rng(seed)
@@ -31,7 +32,7 @@ def random_weights(config: NetworkConfig | None = None, seed: int = 0, **fields:
     names = tuple(f"class {i}" for i in range(config.n_classes))
     fields = {"name": "random", "class_names": names, **fields}
     fields.setdefault("preprocessing", Preprocessing(size=max(config.input_size, 8)))
-    return Weights(network=config, arrays=halve_filters(arrays), **fields)
+    return Model(config=config, arrays=halve_filters(arrays), **fields)
 
 
 def drawn(n: int, size: int = 16, seed: int = 0) -> LabelledPixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drhn_cli.clickhouse.scheme import is_table
@@ -12,7 +13,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 
 if TYPE_CHECKING:
-    from drhn_cli.network.weights_file import Weights
+    from drhn_cli.network.model import Model
 
 _ZIP_MAGIC = b"PK"
 
@@ -40,9 +41,9 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "cannot read the file", path=path, found=error.strerror or str(error), hint="check the path"
         ) from error
     if start.startswith(_ZIP_MAGIC):
-        from drhn_cli.network.weights_file import load_weights  # a code file does not need it
+        from drhn_cli.network.model import load_model  # a code file does not need it
 
-        return describe_weights(load_weights(path))
+        return describe_weights(load_model(Path(os.fsdecode(path))))
     with CodeFile.open(path) as file:
         if verify:
             file.verify()
@@ -80,16 +81,16 @@ def _describe_table(url: str, *, verify: bool) -> dict[str, Any]:
         }
 
 
-def describe_weights(weights: Weights) -> dict[str, Any]:
+def describe_weights(weights: Model) -> dict[str, Any]:
     """Return what weights say of themselves, JSON-ready."""
     return {
         "kind": "weights",
         "name": weights.name,
-        "bits": list(weights.network.code_lengths),
+        "bits": list(weights.config.code_lengths),
         "classes": list(weights.class_names),
         "parameters": sum(array.size for name, array in weights.arrays.items() if ".running_" not in name),
         "fingerprint": weights.fingerprint,
-        "network": weights.network.to_dict(),
+        "network": weights.config.to_dict(),
         "preprocessing": weights.preprocessing.to_dict(),
         "training": dict(weights.training),
         "measured": dict(weights.measured),
@@ -100,7 +101,6 @@ def describe_weights(weights: Weights) -> dict[str, Any]:
 
 def describe_bundled() -> list[dict[str, Any]]:
     """Return ``describe_weights`` of every bundled model, sorted by name."""
-    from drhn_cli.network.bundled import bundled_paths
-    from drhn_cli.network.weights_file import load_weights
+    from drhn_cli.network.model import bundled_paths, load_model
 
-    return [describe_weights(load_weights(path)) for path in bundled_paths()]
+    return [describe_weights(load_model(path)) for path in bundled_paths()]

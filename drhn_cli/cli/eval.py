@@ -59,13 +59,11 @@ def eval_(
     from drhn_cli.evaluation.evaluate import evaluate_weights
     from drhn_cli.evaluation.plot import require_plot, write_plot
     from drhn_cli.evaluation.splits import load_queries_and_gallery
-    from drhn_cli.network.bundled import find_weights
-    from drhn_cli.network.model import choose_bits
-    from drhn_cli.network.weights_file import load_weights
+    from drhn_cli.network.model import choose_bits, load_model
 
     if plot is not None:
         require_plot(plot)
-    model = load_weights(find_weights(weights)).with_tta(tta)
+    model = load_model(weights, views=options.n_views(tta))
     lengths = [choose_bits(n_bits, model) for n_bits in bits or ()]
     query_images, gallery_images = load_queries_and_gallery(
         data, queries, gallery, model.preprocessing, workers=workers, data_dir=data_dir, download=download

@@ -92,7 +92,7 @@ def hash_(
     hash_options = HashOptions(
         weights=weights,
         n_bits=bits,
-        tta=tta,
+        views=options.n_views(tta),
         rebuild=rebuild,
         keep_missing=keep_missing,
         shard=part,

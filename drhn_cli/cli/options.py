@@ -26,6 +26,11 @@ def _refuse_table(codes: str) -> str:
     return codes
 
 
+def n_views(tta: bool | None) -> int | None:
+    """Return how many views of a picture ``--tta`` asks for."""
+    return None if tta is None else 1 + tta
+
+
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.")]
 Weights = Annotated[
     str | None,

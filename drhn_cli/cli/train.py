@@ -222,7 +222,7 @@ def train(
         teacher=teacher,
         network=_given(network),
         training=_given(training),
-        preprocessing=_given({"fit": fit, "views": None if tta is None else 1 + tta}),
+        preprocessing=_given({"fit": fit, "views": options.n_views(tta)}),
         validation=validation,
         resume=resume,
         device=device,

@@ -12,7 +12,7 @@ def weights(*, json: options.Json = False) -> None:
     drhn weights
     """
     from drhn_cli.cli.describe import describe_bundled
-    from drhn_cli.network.bundled import DEFAULT
+    from drhn_cli.network.model import DEFAULT
 
     models = describe_bundled()
     if json:

@@ -25,11 +25,9 @@ from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
 from drhn_cli.images.source import FoundFile
-from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
-from drhn_cli.network.model import choose_bits, load_weights_of
-from drhn_cli.network.weights_file import Weights, load_weights
+from drhn_cli.network.model import Model, choose_bits, load_model, model_of
 from drhn_cli.paths import absolute_folder
 from drhn_cli.threads import ThreadPool
 
@@ -46,8 +44,8 @@ class HashOptions:
     Attributes:
         weights: a bundled model's name or a weights file. None: the code file's, or the default.
         n_bits: length of the codes. None: that of the code file, or the network's.
-        tta: average the activations of two views of each picture, or do not. None: as the code file has it, and a new
-            one as the weights do.
+        views: of each picture, 1 or 2, that activations are averaged of. None: as the code file has it, and a new one
+            as the model does.
         rebuild: hash everything anew and forget what the code file held.
         keep_missing: keep the codes of files that are gone.
         shard: hash only this part of the pictures. None: all.
@@ -63,7 +61,7 @@ class HashOptions:
 
     weights: str | None = None
     n_bits: int | None = None
-    tta: bool | None = None
+    views: int | None = None
     rebuild: bool = False
     keep_missing: bool = False
     shard: Shard | None = None
@@ -139,7 +137,7 @@ class _Collection:
         # One step, so that Ctrl-C finds a part here whole or not at all.
         self._parts.append(part)
 
-    def write(self, path: AnyPath, root: bytes, weights: Weights, part: CodePart | None, outdated: _Part) -> None:
+    def write(self, path: AnyPath, root: bytes, weights: Model, part: CodePart | None, outdated: _Part) -> None:
         """Write all, and codes of before whose pictures have not been hashed again."""
         prefix = len(os.path.join(root, b""))
         parts = [*self._parts, outdated]
@@ -246,14 +244,14 @@ class _Update:
                 hint = "leave --root out"
                 raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
             require_code_file(codes_path)
-            self._weights = load_weights(find_weights(options.weights)).with_tta(options.tta)
+            self._weights = load_model(options.weights, views=options.views)
             self._n_bits = choose_bits(options.n_bits, self._weights)
             self._noted_codes = np.empty((0, code_size(self._n_bits)), np.uint8)
         else:
             with CodeFile.open(codes_path) as file:
-                self._weights = load_weights_of(file, options.weights)
+                self._weights = model_of(file.manifest, options.weights, path=file.path)
                 _require_length(file, options.n_bits)
-                _require_views(file, self._weights, options.tta)
+                _require_views(file, self._weights, options.views)
                 # Codes that are taken over get a new checksum: they have to be whole.
                 file.verify(index=False)
                 self._noted_part = file.manifest.part
@@ -438,9 +436,9 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
     return absolute
 
 
-def _require_views(file: CodeFile, weights: Weights, tta: bool | None) -> None:
-    if weights.with_tta(tta) is not weights:
-        made, asked = ("without", "--tta") if tta else ("with", "--no-tta")
+def _require_views(file: CodeFile, model: Model, views: int | None) -> None:
+    if views not in (None, model.preprocessing.views):
+        made, asked = ("without", "--tta") if views == 2 else ("with", "--no-tta")
         raise CodeFileError(
             f"the codes were made {made} --tta",
             path=file.path,

@@ -18,8 +18,7 @@ from drhn_cli.evaluation.metrics import (
     precision_recall_by_radius,
 )
 from drhn_cli.network.binarise import bit_probabilities, codes_of
-from drhn_cli.network.model import choose_bits
-from drhn_cli.network.weights_file import Weights
+from drhn_cli.network.model import Model, choose_bits
 
 _PROGRESS_STEP = 1000  # images
 
@@ -47,7 +46,7 @@ class Evaluation:
 
 
 def evaluate_weights(
-    weights: Weights,
+    weights: Model,
     queries: LabelledPixels,
     gallery: LabelledPixels,
     *,
@@ -98,14 +97,14 @@ def evaluate_weights(
     query_activations = activations_of(queries, 0)
     gallery_activations = activations_of(gallery, len(queries.labels))
     for n_bits in lengths:
-        query_codes = codes_of(query_activations, weights.network, n_bits)
-        gallery_codes = codes_of(gallery_activations, weights.network, n_bits)
+        query_codes = codes_of(query_activations, weights.config, n_bits)
+        gallery_codes = codes_of(gallery_activations, weights.config, n_bits)
         accuracy = None
         if queries.class_names == weights.class_names:
             accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
         asymmetric_map = None
         if asymmetric:
-            probabilities = bit_probabilities(query_activations, weights.network, n_bits)
+            probabilities = bit_probabilities(query_activations, weights.config, n_bits)
             asymmetric_map = asymmetric_mean_average_precision(
                 probabilities, queries.labels, gallery_codes, gallery.labels
             )

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from drhn_cli.config import Precision, Preprocessing
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
-from drhn_cli.network.weights_file import Weights
+from drhn_cli.network.model import Model
 from drhn_cli.training.augment import normalise
 
 
-def build_network(weights: Weights, device: torch.device) -> DRHN:
+def build_network(model: Model, device: torch.device) -> DRHN:
     """Return the trained network, in evaluation mode."""
-    network = DRHN(weights.network)
+    network = DRHN(model.config)
     # The counters of batch normalisation are of no use after training and are not stored.
     network.load_state_dict(
-        {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.arrays.items()}, strict=False
+        {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}, strict=False
     )
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -78,25 +78,25 @@ class TorchEncoder(Encoder):
     """A trained network on a device.
 
     Args:
-        weights: the trained network.
+        model: the trained network.
         device: where it runs.
         batch_size: images at a time.
 
     Attributes:
-        weights: the trained network as arrays.
+        model: the trained network as arrays.
         step: images at a time.
     """
 
-    def __init__(self, weights: Weights, device: torch.device, *, batch_size: int = 500) -> None:
+    def __init__(self, model: Model, device: torch.device, *, batch_size: int = 500) -> None:
         # Half the mantissa would move bits from one machine to the next.
         torch.backends.cudnn.allow_tf32 = False
-        self.weights = weights
-        self._network = build_network(weights, device)
+        self.model = model
+        self._network = build_network(model, device)
         self.step = batch_size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        return encode_pixels(self._network, pixels, self.weights.preprocessing, batch_size=self.step)
+        return encode_pixels(self._network, pixels, self.model.preprocessing, batch_size=self.step)
 
     def predict(self, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
         """Return the most likely class of each image from the first ``n_bits`` of its activations, (n, bits)."""

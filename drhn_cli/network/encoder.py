@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.weights_file import Weights
+from drhn_cli.network.model import Model
 
 NUMPY_LIMIT = 500
 """Up to so many pictures numpy is done before torch has been imported and has caught up."""
@@ -34,11 +34,11 @@ class Encoder(Protocol):
     """A trained network, ready to hash.
 
     Attributes:
-        weights: the trained network.
+        model: the trained network.
         step: pictures that it hashes at a time; of more it makes several steps.
     """
 
-    weights: Weights
+    model: Model
     step: int
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -47,7 +47,7 @@ class Encoder(Protocol):
 
     def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
         """Return the packed codes of pictures: (n, views * s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.weights.network, n_bits)
+        return codes_of(self.activations(pixels), self.model.config, n_bits)
 
 
 class EvenEncoder(Encoder):
@@ -61,13 +61,13 @@ class EvenEncoder(Encoder):
 
     Attributes:
         inner: what hashes.
-        weights: the trained network.
+        model: the trained network.
         step: that size.
     """
 
     def __init__(self, inner: Encoder, size: int) -> None:
         self.inner = inner
-        self.weights = inner.weights
+        self.model = inner.model
         self.step = size
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -78,12 +78,12 @@ class EvenEncoder(Encoder):
 
 
 def load_encoder(
-    weights: Weights, *, device: str, n_images: int, batch_size: int = 500, n_threads: int | None = None
+    model: Model, *, device: str, n_images: int, batch_size: int = 500, n_threads: int | None = None
 ) -> Encoder:
     """Return the quickest encoder for a number of pictures; given that, the code of each depends on it alone.
 
     Args:
-        weights: the trained network.
+        model: the trained network.
         device: auto, cuda, mps or cpu. The first and the last are free to use numpy.
         n_images: how many pictures are to be hashed.
         batch_size: images at a time on a device of torch's.
@@ -99,7 +99,7 @@ def load_encoder(
         from drhn_cli.network.blas import use_one_thread as prepare
         from drhn_cli.network.numpy_backend import CHUNK, NumpyEncoder
 
-        encoder = EvenEncoder(NumpyEncoder(weights), min(CHUNK, n_images))
+        encoder = EvenEncoder(NumpyEncoder(model), min(CHUNK, n_images))
     else:
         from drhn_cli.network.devices import choose_device
         from drhn_cli.network.devices import use_one_thread as prepare
@@ -107,7 +107,7 @@ def load_encoder(
 
         place = choose_device(device)
         size = min(_CPU_CHUNK if place.type == "cpu" else batch_size, n_images)
-        encoder = EvenEncoder(TorchEncoder(weights, place, batch_size=size), size)
+        encoder = EvenEncoder(TorchEncoder(model, place, batch_size=size), size)
         if place.type != "cpu":
             return encoder
     if n_threads is None:

@@ -25,13 +25,13 @@ class ThreadedEncoder(Encoder):
 
     Attributes:
         inner: what hashes.
-        weights: the trained network.
+        model: the trained network.
         step: pictures at a time in all threads.
     """
 
     def __init__(self, inner: Encoder, size: int, *, n_threads: int, prepare: Callable[[], object]) -> None:
         self.inner = inner
-        self.weights = inner.weights
+        self.model = inner.model
         self.step = size * n_threads
         self._size = size
         self._pool = ThreadPool(n_threads, "drhn-encode", prepare)

@@ -1,64 +1,206 @@
-"""Find the weights that belong to a code file."""
+"""A trained network: the ``Model``, where models are found, and which one made a code file. Needs numpy alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT
-from drhn_cli.errors import CodeFileError, ConfigError, display_path
-from drhn_cli.network.bundled import find_weights, find_weights_of
-from drhn_cli.network.weights_file import Weights, load_weights
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from drhn_cli.retrieval.gallery import Gallery
+from drhn_cli import __version__
+from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, CodeManifest
+from drhn_cli.config import NetworkConfig, Preprocessing
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, display_path
+from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
+
+DEFAULT = "photos"
+
+_PACKAGE = Path(__file__).parent.parent
 
 
-def load_weights_of(file: Gallery, name: str | None) -> Weights:
-    """Return the weights that made a code file, with as many views of a picture.
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained network as arrays, with all that it takes to encode pictures.
+
+    Attributes:
+        name: what the model is called in code files and lists.
+        config: the shape of the network.
+        preprocessing: how pictures become its input.
+        class_names: the classes it was trained on, in the order of its scores.
+        arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
+        training: how it was trained: settings, data, seed, command, hardware, cost.
+        measured: figures of merit for each code length, with the pictures they were measured on.
+        drhn_version: the version that wrote the file.
+    """
+
+    name: str
+    config: NetworkConfig
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    drhn_version: str = __version__
+
+    @cached_property
+    def arrays_sha256(self) -> str:
+        """Hex digest of all arrays: names, types, shapes and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of all that decides a code: arrays, network with its threshold, preprocessing."""
+        settings = json.dumps([self.config.to_dict(), self.preprocessing.to_dict()], sort_keys=True)
+        return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
+
+    def with_views(self, n_views: int) -> Model:
+        """Return the model that averages the activations of so many views: other codes, so another model."""
+        if n_views == self.preprocessing.views:
+            return self
+        other = replace(self, preprocessing=replace(self.preprocessing, views=n_views))
+        other.__dict__["arrays_sha256"] = self.arrays_sha256  # the arrays are the same, and reading them takes a while
+        return other
+
+    def manifest(self) -> dict[str, Any]:
+        """Return everything but the arrays as JSON-ready values."""
+        return {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            "network": self.config.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "class_names": list(self.class_names),
+            "training": dict(self.training),
+            "measured": dict(self.measured),
+            "arrays_sha256": self.arrays_sha256,
+            "drhn_version": self.drhn_version,
+        }
+
+
+def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Model:
+    """Read and check a model.
 
     Args:
-        file: an open code file or table.
-        name: a bundled model's name or a weights file. None: the bundled model that made the file.
+        name: a bundled model's name or the path of a weights file; what is no ``str`` is a path. None: the default.
+        views: of a picture, 1 or 2, that activations are averaged of. None: as the model has it.
 
     Raises:
-        CodeFileError: the codes were made with other weights, with ones that are not bundled, or by no network.
+        WeightsError: there is no such model, or the file is foreign, damaged, or of a newer version.
+    """
+    path = _find(name) if name is None or isinstance(name, str) else Path(os.fsdecode(name))
+    config, preprocessing, manifest, arrays = read_weights(path)
+    model = Model(
+        name=str(manifest["name"]),
+        config=config,
+        preprocessing=preprocessing,
+        class_names=tuple(manifest["class_names"]),
+        arrays=arrays,
+        training=manifest["training"],
+        measured=manifest["measured"],
+        drhn_version=str(manifest["drhn_version"]),
+    )
+    if model.arrays_sha256 != manifest["arrays_sha256"]:
+        raise WeightsError("the arrays do not match their checksum", path=path, hint="copy or download the file again")
+    return model if views is None else model.with_views(views)
+
+
+def save_model(path: AnyPath, model: Model) -> None:
+    """Write a weights file; a crash leaves the old file or the new one.
+
+    Raises:
+        WeightsError: the arrays do not fit the network or are not all numbers, or the file cannot be written.
+    """
+    write_weights(Path(os.fsdecode(path)), model.config, model.manifest(), model.arrays)
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the bundled models: inside an installed package, beside the package in a checkout."""
+    installed = _PACKAGE / "bundled"
+    return installed if installed.is_dir() else _PACKAGE.parent / "weights"
+
+
+def bundled_paths() -> list[Path]:
+    """Return the weights files of the bundled models, sorted by name."""
+    return sorted(bundled_folder().glob("*.npz"))
+
+
+def _find(name: str | None) -> Path:
+    if name is None:
+        name = DEFAULT
+    bundled = {path.stem: path for path in bundled_paths()}
+    if name in bundled:
+        return bundled[name]
+    if os.path.exists(name):  # and not Path.exists, which raises for a name that is too long
+        return Path(name)
+    known = ", ".join(bundled) or "none"
+    raise WeightsError(
+        "no such weights", path=name, expected=f"a file, or a bundled model ({known})", hint="see `drhn weights`"
+    )
+
+
+def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) -> Model:
+    """Return the model that made a code file, with as many views of a picture.
+
+    Args:
+        manifest: of the code file or table.
+        name: a bundled model's name or a weights file. None: the bundled model that made the codes.
+        path: of the code file or table, for messages.
+
+    Raises:
+        CodeFileError: the codes were made with another model, with one that is not bundled, or by no network.
         WeightsError: the weights cannot be read.
     """
-    manifest = file.manifest
     if manifest.fingerprint == IMPORTED_FINGERPRINT:
         raise CodeFileError(
             "no network made these codes: they were imported",
-            path=file.path,
+            path=path,
             hint="look up a code with --code or a path that the file holds, and hash pictures into another file",
         )
-    n_views = 2 if manifest.preprocessing.get("views") == 2 else 1
-    if name is None:
-        weights = find_weights_of(manifest.fingerprint, name=manifest.model, n_views=n_views)
-    else:
-        weights = load_weights(find_weights(name)).with_views(n_views)
-    if weights is None or weights.fingerprint != manifest.fingerprint:
+    views = 2 if manifest.preprocessing.get("views") == 2 else 1
+    model = _find_bundled(manifest, views) if name is None else load_model(name, views=views)
+    if model is None or model.fingerprint != manifest.fingerprint:
         raise CodeFileError(
             "the codes were made with another model",
-            path=file.path,
+            path=path,
             expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
-            found=f"{weights.name} ({weights.fingerprint[:12]})" if weights else "no bundled model of that fingerprint",
+            found=f"{model.name} ({model.fingerprint[:12]})" if model else "no bundled model of that fingerprint",
             hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
         )
-    return weights
+    return model
 
 
-def choose_bits(n_bits: int | None, weights: Weights) -> int:
+def _find_bundled(manifest: CodeManifest, views: int) -> Model | None:
+    """Return the bundled model that has the manifest's fingerprint; the one of its name is looked at first."""
+    for path in sorted(bundled_paths(), key=lambda path: path.stem != manifest.model):
+        model = load_model(path, views=views)
+        if model.fingerprint == manifest.fingerprint:
+            return model
+    return None
+
+
+def choose_bits(n_bits: int | None, model: Model) -> int:
     """Return the code length to make: the one asked for, or the network's longest.
 
     Raises:
         ConfigError: the network was not trained for that length.
     """
-    lengths = weights.network.code_lengths
+    lengths = model.config.code_lengths
     if n_bits is None:
         return lengths[-1]
     if n_bits not in lengths:
         raise ConfigError(
-            f"{display_path(weights.name)} makes no codes of {n_bits} bits",
+            f"{display_path(model.name)} makes no codes of {n_bits} bits",
             expected=" or ".join(map(str, lengths)),
             hint="choose one of these with --bits, or train a network for that length",
         )

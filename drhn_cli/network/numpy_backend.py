@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.config import N_GROUPS
 from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
-from drhn_cli.network.weights_file import Weights
+from drhn_cli.network.model import Model
 
 _EPSILON = 1e-5
 """Of torch's batch normalisation."""
@@ -29,36 +29,36 @@ class NumpyEncoder(Encoder):
     """A trained network on the CPU, without torch. Bits are the torch network's but for activations at the threshold.
 
     Args:
-        weights: the trained network.
+        model: the trained network.
 
     Attributes:
-        weights: the trained network as arrays.
+        model: the trained network as arrays.
         step: images at a time.
     """
 
     step = CHUNK
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self._arrays = {name: array.astype(np.float32) for name, array in weights.arrays.items() if array.ndim < 4}
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._arrays = {name: array.astype(np.float32) for name, array in model.arrays.items() if array.ndim < 4}
         self._filters = {
-            name.removesuffix(".weight"): _by_patch(array) for name, array in weights.arrays.items() if array.ndim == 4
+            name.removesuffix(".weight"): _by_patch(array) for name, array in model.arrays.items() if array.ndim == 4
         }
         self._norms = {
             name.removesuffix(".running_var"): self._fold_norm(name.removesuffix(".running_var"))
-            for name in weights.arrays
+            for name in model.arrays
             if name.endswith(".running_var")
         }
 
     def activations(self, pixels: NDArray[np.uint8]) -> _Floats:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
         views = split_views(pixels)
-        parts = [np.empty((0, self.weights.network.bits), np.float32)]
+        parts = [np.empty((0, self.model.config.bits), np.float32)]
         parts += [self._forward(views[start : start + CHUNK]) for start in range(0, len(views), CHUNK)]
-        return mean_of_views(np.concatenate(parts), self.weights.preprocessing.views)
+        return mean_of_views(np.concatenate(parts), self.model.preprocessing.views)
 
     def _forward(self, pixels: NDArray[np.uint8]) -> _Floats:
-        config, preprocessing = self.weights.network, self.weights.preprocessing
+        config, preprocessing = self.model.config, self.model.preprocessing
         mean, std = (np.array(values, np.float32) * 255 for values in (preprocessing.mean, preprocessing.std))
         x = (pixels - mean) / std  # (n, s, s, 3)
         x = self._normalise(np.maximum(self._convolve(x, "stem_conv", config.stem_stride), 0), "stem_norm")
@@ -80,7 +80,7 @@ class NumpyEncoder(Encoder):
     def _hash(self, features: _Floats) -> _Floats:
         """(n, widths[-1]) -> (n, bits)."""
         sums = features @ self._arrays["hash.weight"].T
-        if self.weights.network.hash_norm:
+        if self.model.config.hash_norm:
             sums = self._normalise(sums, "hash_norm")
         else:
             sums += self._arrays["hash.bias"]

@@ -6,27 +6,22 @@ the model, and whatever is measured is measured with them.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli import __version__
 from drhn_cli.atomic import atomic_write
 from drhn_cli.config import NetworkConfig, Preprocessing
-from drhn_cli.errors import AnyPath, ConfigError, WeightsError
+from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.nonblocking import open_regular
 
 FORMAT_VERSION = 1
@@ -68,105 +63,40 @@ def array_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """A trained network as arrays.
-
-    Attributes:
-        name: what the model is called in code files and lists.
-        network: its shape.
-        preprocessing: how pictures become its input.
-        class_names: the classes it was trained on, in the order of its scores.
-        arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
-        training: how it was trained: settings, data, seed, command, hardware, cost.
-        measured: figures of merit for each code length, with the pictures they were measured on.
-        drhn_version: the version that wrote the file.
-    """
-
-    name: str
-    network: NetworkConfig
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    measured: Mapping[str, Any] = field(default_factory=dict)
-    drhn_version: str = __version__
-
-    @cached_property
-    def arrays_sha256(self) -> str:
-        """Hex digest of all arrays: names, types, shapes and values."""
-        digest = hashlib.sha256()
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
-            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(array.data)
-        return digest.hexdigest()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hex digest of all that decides a code: arrays, network with its threshold, preprocessing."""
-        settings = json.dumps([self.network.to_dict(), self.preprocessing.to_dict()], sort_keys=True)
-        return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
-
-    def with_views(self, n_views: int) -> Weights:
-        """Return the model that averages the activations of so many views: other codes, so another model."""
-        if n_views == self.preprocessing.views:
-            return self
-        other = replace(self, preprocessing=replace(self.preprocessing, views=n_views))
-        other.__dict__["arrays_sha256"] = self.arrays_sha256  # the arrays are the same, and reading them takes a while
-        return other
-
-    def with_tta(self, tta: bool | None) -> Weights:
-        """Return the model with two views or one, or, for None, as it is."""
-        return self if tta is None else self.with_views(2 if tta else 1)
-
-    def manifest(self) -> dict[str, Any]:
-        """Return everything but the arrays as JSON-ready values."""
-        return {
-            "format": FORMAT_VERSION,
-            "name": self.name,
-            "network": self.network.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "class_names": list(self.class_names),
-            "training": dict(self.training),
-            "measured": dict(self.measured),
-            "arrays_sha256": self.arrays_sha256,
-            "drhn_version": self.drhn_version,
-        }
-
-
 def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the arrays as the file holds them: filters (4 dimensions) as float16, everything else as float32."""
     return {name: array.astype(np.float16 if array.ndim == 4 else np.float32) for name, array in arrays.items()}
 
 
-def save_weights(path: AnyPath, weights: Weights) -> None:
+def write_weights(
+    path: Path, config: NetworkConfig, manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> None:
     """Write a weights file; a crash leaves the old file or the new one.
 
     Raises:
         WeightsError: the arrays do not fit the network or are not all numbers, or the file cannot be written.
     """
-    _check_shapes(
-        Path(os.fsdecode(path)), weights.network, {name: array.shape for name, array in weights.arrays.items()}
-    )
-    for name, array in weights.arrays.items():
+    _check_shapes(path, config, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"array {name!r} holds what is not a number", path=path, hint="train at lower rates")
     try:
         with atomic_write(path) as stream:
-            np.savez(stream, manifest=np.array(json.dumps(weights.manifest())), **weights.arrays)  # type: ignore[arg-type]
+            np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise WeightsError("cannot write the weights", path=path, found=error.strerror or str(error)) from error
 
 
-def load_weights(path: AnyPath) -> Weights:
-    """Read and check a weights file.
+def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read and check a weights file, but for the checksum of its arrays.
+
+    Returns:
+        The network and the preprocessing that its manifest tells of, the manifest, and the arrays.
 
     Raises:
         WeightsError: the file is missing, no regular file, foreign, damaged, of a newer version, or its arrays do not
             fit its own configuration.
     """
-    path = Path(os.fsdecode(path))
     hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
     try:
         with _open(path) as stream, zipfile.ZipFile(stream) as archive:
@@ -212,19 +142,7 @@ def load_weights(path: AnyPath) -> Weights:
             expected = "float16 or float32"
             raise WeightsError(f"array {name!r} has another type", path=path, expected=expected, found=str(array.dtype))
     _check_manifest(path, manifest, network)
-    weights = Weights(
-        name=str(manifest["name"]),
-        network=network,
-        preprocessing=preprocessing,
-        class_names=tuple(manifest["class_names"]),
-        arrays=arrays,
-        training=manifest["training"],
-        measured=manifest["measured"],
-        drhn_version=str(manifest["drhn_version"]),
-    )
-    if weights.arrays_sha256 != manifest["arrays_sha256"]:
-        raise WeightsError("the arrays do not match their checksum", path=path, hint="copy or download the file again")
-    return weights
+    return network, preprocessing, manifest, arrays
 
 
 def _open(path: Path) -> BinaryIO:

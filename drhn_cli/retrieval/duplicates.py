@@ -91,7 +91,7 @@ def compare_pictures(
     *,
     weights: str | None = None,
     n_bits: int | None = None,
-    tta: bool | None = None,
+    views: int | None = None,
 ) -> Comparison:
     """Compare the codes of two pictures.
 
@@ -100,7 +100,7 @@ def compare_pictures(
         second: another.
         weights: a bundled model's name or a weights file. None: the default model.
         n_bits: length of the codes. None: the network's longest.
-        tta: average the activations of two views of each picture, or do not. None: as the model does.
+        views: of each picture, 1 or 2, that activations are averaged over. None: as the model has it.
 
     Raises:
         ImageError: a picture cannot be read.
@@ -108,12 +108,10 @@ def compare_pictures(
         ConfigError: the network makes no codes of that length.
     """
     from drhn_cli.images.load import load_image  # groups need neither Pillow nor the network
-    from drhn_cli.network.bundled import find_weights
     from drhn_cli.network.encoder import load_encoder
-    from drhn_cli.network.model import choose_bits
-    from drhn_cli.network.weights_file import load_weights
+    from drhn_cli.network.model import choose_bits, load_model
 
-    model = load_weights(find_weights(weights)).with_tta(tta)
+    model = load_model(weights, views=views)
     n_bits = choose_bits(n_bits, model)
     pixels = np.stack([load_image(image, model.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
     codes = load_encoder(model, device="cpu", n_images=2).codes(pixels, n_bits)

@@ -20,7 +20,7 @@ from drhn_cli.retrieval.gallery import Gallery, Match
 
 if TYPE_CHECKING:
     from drhn_cli.network.encoder import Encoder
-    from drhn_cli.network.weights_file import Weights
+    from drhn_cli.network.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class _Lookup:
 
         pixels = self._pixels(query)
         activations = self._encoder.activations(pixels)
-        (probabilities,) = bit_probabilities(activations, self._model.network, self._gallery.manifest.n_bits)
+        (probabilities,) = bit_probabilities(activations, self._model.config, self._gallery.manifest.n_bits)
         return probabilities
 
     def _pixels(self, query: Query) -> NDArray[np.uint8]:
@@ -165,10 +165,10 @@ class _Lookup:
         return load_image(query.image, self._model.preprocessing)[np.newaxis]
 
     @cached_property
-    def _model(self) -> Weights:
-        from drhn_cli.network.model import load_weights_of  # which neither a code nor a stored picture needs
+    def _model(self) -> Model:
+        from drhn_cli.network.model import model_of  # which neither a code nor a stored picture needs
 
-        return load_weights_of(self._gallery, self._options.weights)
+        return model_of(self._gallery.manifest, self._options.weights, path=self._gallery.path)
 
     @cached_property
     def _encoder(self) -> Encoder:

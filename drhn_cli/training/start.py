@@ -10,7 +10,7 @@ import torch
 
 from drhn_cli.errors import ConfigError
 from drhn_cli.network.drhn import DRHN
-from drhn_cli.network.weights_file import Weights
+from drhn_cli.network.model import Model
 
 _SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
 """Settings of a network without which its arrays are of no use."""
@@ -22,7 +22,7 @@ _RATES = {"conv_rate": 0.03, "rate": 0.05}
 """A quarter of what suits a training from scratch, so that what has been learnt is not lost at first."""
 
 
-def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[str, Any]:
+def network_settings_from(start: Model, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the network to train: those of the weights it starts from, but for some changes.
 
     Args:
@@ -33,7 +33,7 @@ def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[st
     Raises:
         ConfigError: a change would leave the arrays of the weights without use.
     """
-    settings = vars(start.network).copy()
+    settings = vars(start.config).copy()
     del settings["n_classes"]
     for name in _SHAPE:
         if changes.get(name, settings[name]) != settings[name]:
@@ -49,7 +49,7 @@ def network_settings_from(start: Weights, changes: Mapping[str, Any]) -> dict[st
     return settings
 
 
-def training_settings_from(start: Weights, nested: Sequence[int]) -> dict[str, Any]:
+def training_settings_from(start: Model, nested: Sequence[int]) -> dict[str, Any]:
     """Return settings of ``TrainConfig``: the loss and the augmentation of the weights, and lower rates.
 
     Args:
@@ -60,7 +60,7 @@ def training_settings_from(start: Weights, nested: Sequence[int]) -> dict[str, A
     return _RATES | {name: start.training[name] for name in taken}
 
 
-def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> None:
+def begin_with(network: DRHN, start: Model, class_names: tuple[str, ...]) -> None:
     """Put the arrays of other weights into a network as far as they fit.
 
     Of a hash layer of more units the first are taken, as a shorter code is the beginning of a longer one, and of the
@@ -75,11 +75,11 @@ def begin_with(network: DRHN, start: Weights, class_names: tuple[str, ...]) -> N
     own = network.state_dict()
     bits = network.config.bits
     for name, array in start.arrays.items():
-        if start.network.bits > bits:
+        if start.config.bits > bits:
             if name.startswith("hash"):
                 array = array[:bits]
             elif name == "classify.weight":
-                array = array[:, :bits] * (start.network.bits / bits)  # the votes of fewer bits: see DRHN.scores
+                array = array[:, :bits] * (start.config.bits / bits)  # the votes of fewer bits: see DRHN.scores
         is_other = name.startswith("classify") and start.class_names != class_names
         if not is_other and own[name].shape == array.shape:
             own[name] = torch.from_numpy(array.astype(np.float32))

@@ -21,8 +21,8 @@ from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
 from drhn_cli.evaluation.splits import load_split
 from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.lock import lock_file
-from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.weights_file import WEIGHTS_MARK, Weights, load_weights, save_weights
+from drhn_cli.network.model import Model, load_model, save_model
+from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.training.distillation import load_features, require_features
 from drhn_cli.training.start import network_settings_from, training_settings_from
 from drhn_cli.training.trainer import EpochReport, check_augmentation, measure_colours, train_network
@@ -114,7 +114,7 @@ def history_path_of(weights_path: Path) -> Path:
     return weights_path.with_suffix(".history.jsonl")
 
 
-def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, list[Evaluation]]:
+def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Model, list[Evaluation]]:
     """Train a network, measure it and write its weights.
 
     It is measured on the test pictures if there are any, else on the validation part. Under ``torchrun`` all processes
@@ -143,7 +143,7 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Weights, li
         return _train(options, hooks, team)
 
 
-def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Weights, list[Evaluation]]:
+def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model, list[Evaluation]]:
     from drhn_cli.network.devices import choose_device, choose_precision
 
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
@@ -200,9 +200,9 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Weight
             on_step=hooks.on_step,
             on_epoch=tell_epoch,
         )
-    weights = Weights(
+    weights = Model(
         name=options.weights_path.stem,
-        network=network_config,
+        config=network_config,
         preprocessing=preprocessing,
         class_names=train.class_names,
         arrays=trained.arrays,
@@ -231,7 +231,7 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Weight
         evaluations += evaluate_weights(weights, measured_on, images, code_lengths=lengths, device=options.device)
     measured = _measured(evaluations, on="test" if test else "validation", n_views=preprocessing.views)
     weights = replace(weights, measured=measured)
-    save_weights(options.weights_path, weights)
+    save_model(options.weights_path, weights)
     checkpoint_path_of(options.weights_path).unlink(missing_ok=True)
     return weights, evaluations
 
@@ -265,13 +265,13 @@ def _check_checkpoint(options: TrainOptions) -> None:
         )
 
 
-def _settings(options: TrainOptions) -> tuple[Weights | None, dict[str, Any], dict[str, Any], Preprocessing]:
+def _settings(options: TrainOptions) -> tuple[Model | None, dict[str, Any], dict[str, Any], Preprocessing]:
     """Return what the training starts from, settings of the network and of the training, and the preprocessing."""
     start = None
     if options.start is not None:
         if options.preset is not None:
             raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
-        start = load_weights(find_weights(options.start))
+        start = load_model(options.start)
         network_settings = network_settings_from(start, options.network)
         training_settings = {**training_settings_from(start, network_settings["nested"]), **options.training}
         preprocessing = start.preprocessing
@@ -291,7 +291,7 @@ def _batch_size(n_images: int, usual: int) -> int:
     return max(2, min(usual, n_images // _LEAST_STEPS))
 
 
-def _origin(start: Weights) -> dict[str, Any]:
+def _origin(start: Model) -> dict[str, Any]:
     return {"name": start.name, "fingerprint": start.fingerprint, "training": dict(start.training)}
 
 

@@ -26,7 +26,8 @@ from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import encode_pixels, predict_classes
-from drhn_cli.network.weights_file import Weights, array_shapes, halve_filters
+from drhn_cli.network.model import Model
+from drhn_cli.network.weights_file import array_shapes, halve_filters
 from drhn_cli.training.augment import augment, normalise
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.training.distributed import ALONE, Team
@@ -133,7 +134,7 @@ def train_network(
     preprocessing: Preprocessing,
     device: torch.device,
     team: Team = ALONE,
-    start: Weights | None = None,
+    start: Model | None = None,
     features: NDArray[np.float16] | None = None,
     validation: LabelledPixels | None = None,
     checkpoint_path: Path | None = None,

@@ -26,9 +26,9 @@ import numpy as np
 from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.images import load
-from drhn_cli.network.weights_file import save_weights
+from drhn_cli.network.model import save_model
 from tests.damage import damage, encode_all
-from tests.networks import random_weights
+from tests.networks import random_model
 
 ROUND = 250
 SLOWEST_SECONDS = 60.0
@@ -105,7 +105,7 @@ def fuzz(size: int, seed: int, place: Path) -> dict[str, float]:
 
     load.load_image = load_timed
     weights = place / "weights.npz"
-    save_weights(weights, random_weights())
+    save_model(weights, random_model())
     n_hashed, held, open_files = 0, [], []
     for start in range(0, size, ROUND):
         numbers = range(start, min(start + ROUND, size))

@@ -44,9 +44,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from drhn_cli.collection.update import HashOptions, hash_pictures
-from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encode import build_network
-from drhn_cli.network.weights_file import load_weights
+from drhn_cli.network.model import load_model
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.search import processor
 
@@ -61,7 +60,7 @@ if os.path.exists("/proc/self/status"):
     print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 sys.exit(status)
 """
-WEIGHTS = load_weights(find_weights(None))
+WEIGHTS = load_model(None)
 
 
 class Cost(NamedTuple):
@@ -105,7 +104,7 @@ def run_torchvision(root: Path, threads: int) -> None:
     loader = DataLoader(ImageFolder(root, fit), batch_size=BATCH_SIZE, num_workers=threads)
     with torch.inference_mode():
         for pixels, _ in loader:
-            _ = network(pixels) > WEIGHTS.network.threshold
+            _ = network(pixels) > WEIGHTS.config.threshold
 
 
 def cost_here(task: Callable[[], object]) -> Cost:

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.network.weights_file import save_weights
+from drhn_cli.network.model import save_model
 from tests.drawing import KINDS, draw_picture
-from tests.networks import random_weights
+from tests.networks import random_model
 
 N_PICTURES = 300
 
@@ -102,7 +102,7 @@ def kill_runs(n_kills: int, seed: int, place: Path) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     folder, codes, reference = Folder(place, rng), place / "codes.bin", place / "reference.bin"
     weights, script = place / "weights.npz", place / "slow_hash.py"
-    save_weights(weights, random_weights())
+    save_model(weights, random_model())
     script.write_text(SCRIPT)
     slow = [sys.executable, script, "hash", folder.path, "--weights", weights, "--batch-size", "8", "--workers", "1"]
     slow += ["--json", "-o"]

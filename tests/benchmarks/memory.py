@@ -27,9 +27,9 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import Block, write_blocks
-from drhn_cli.network.weights_file import save_weights
+from drhn_cli.network.model import save_model
 from tests.drawing import write_class_folders
-from tests.networks import random_weights, tiny_config
+from tests.networks import random_model, tiny_config
 
 N_BITS = 48
 
@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="drhn-memory-") as root:
         place = Path(root)
-        save_weights(place / "weights.npz", random_weights(tiny_config(bits=N_BITS, input_size=32)))
+        save_model(place / "weights.npz", random_model(tiny_config(bits=N_BITS, input_size=32)))
         originals = sorted(write_class_folders(place / "originals", n=75).rglob("*.png"))
         for n in (options.pictures // 10, options.pictures):
             link_pictures(place / f"{n}", originals, n)

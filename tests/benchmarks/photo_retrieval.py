@@ -57,10 +57,8 @@ from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.evaluation.data import LabelledPaths, find_classes
 from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.load import load_batches, load_image
-from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encoder import load_encoder
-from drhn_cli.network.model import choose_bits
-from drhn_cli.network.weights_file import Weights, load_weights
+from drhn_cli.network.model import Model, choose_bits, load_model
 
 DEPTH = 100
 SIDE = 512  # of the enlarged pictures, in pixels
@@ -224,7 +222,7 @@ def enlarged(path: bytes) -> Image.Image:
 
 
 def hash_pictures(
-    pictures: Iterable[Image.Image], weights: Weights, n_bits: int, batch_size: int = 256
+    pictures: Iterable[Image.Image], weights: Model, n_bits: int, batch_size: int = 256
 ) -> NDArray[np.uint8]:
     """Return the packed codes of pictures as if each had been read from a file."""
     encoder = load_encoder(weights, device="cpu", n_images=batch_size)
@@ -248,7 +246,7 @@ def drawn_paths(folder: Path, n_pictures: int, seed: int) -> LabelledPaths:
     return replace(paths, paths=tuple(paths.paths[i] for i in drawn), labels=paths.labels[drawn])
 
 
-def changes(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
+def changes(folder: Path, weights: Model, n_bits: int, n_pictures: int, seed: int) -> None:
     radii = [0, *(n_bits // share for share in (128, 64, 32, 16, 8))]
     originals = [enlarged(path) for path in drawn_paths(folder, n_pictures, seed).paths]
     codes = hash_pictures(originals, weights, n_bits)
@@ -275,7 +273,7 @@ def cut(picture: Image.Image, place: float, shape: tuple[int, int]) -> Image.Ima
     return picture.crop((x, y, x + width, y + height))
 
 
-def shapes(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
+def shapes(folder: Path, weights: Model, n_bits: int, n_pictures: int, seed: int) -> None:
     drawn = drawn_paths(folder, n_pictures, seed)
     cuts = []
     for path in drawn.paths:
@@ -289,7 +287,7 @@ def shapes(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: i
         report(name, n_bits, codes[:n_queries], drawn.labels[:n_queries], codes[n_queries:], drawn.labels[n_queries:])
 
 
-def bits(folder: Path, weights: Weights, n_bits: int, n_pictures: int, seed: int) -> None:
+def bits(folder: Path, weights: Model, n_bits: int, n_pictures: int, seed: int) -> None:
     codes = hash_pictures(map(enlarged, drawn_paths(folder, n_pictures, seed).paths), weights, n_bits)
     is_set = unpack_bits(codes, n_bits).astype(float)
     share = is_set.mean(axis=0)
@@ -336,7 +334,7 @@ def main() -> None:
         {"rivals": rivals, "features": features}[options.command](options.queries, options.gallery)
     else:
         measure = {"changes": changes, "shapes": shapes, "bits": bits}[options.command]
-        weights = load_weights(find_weights(options.weights))
+        weights = load_model(options.weights)
         measure(options.folder, weights, choose_bits(options.bits, weights), options.pictures, options.seed)
 
 

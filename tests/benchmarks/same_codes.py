@@ -20,10 +20,9 @@ import torch
 
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
-from drhn_cli.network.bundled import find_weights
 from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.network.model import Model, load_model
 from drhn_cli.network.numpy_backend import NumpyEncoder
-from drhn_cli.network.weights_file import Weights, load_weights
 
 TOLERANCE = 1e-4
 BATCH_SIZE = 500
@@ -32,8 +31,8 @@ BATCH_SIZE = 500
 class Comparison:
     """What numpy and torch have said of all pictures so far."""
 
-    def __init__(self, weights: Weights) -> None:
-        self._threshold = np.float32(weights.network.threshold)
+    def __init__(self, weights: Model) -> None:
+        self._threshold = np.float32(weights.config.threshold)
         self._encoders = NumpyEncoder(weights), TorchEncoder(weights, torch.device("cpu"))
         self.n_pictures = self.n_bits = self.n_different = self.n_wrong = self.n_near = 0
         self.largest_difference = 0.0
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     arguments = parser.parse_args()
-    weights = load_weights(find_weights(arguments.weights))
+    weights = load_model(arguments.weights)
     paths = [file.path for file in find_images(arguments.folders).files]
     chosen = random.Random(arguments.seed).sample(paths, min(arguments.pictures, len(paths)))
     comparison = Comparison(weights)

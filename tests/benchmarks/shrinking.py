@@ -22,9 +22,8 @@ from PIL import Image
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.images.load import load_image
-from drhn_cli.network.bundled import find_weights
+from drhn_cli.network.model import load_model
 from drhn_cli.network.numpy_backend import NumpyEncoder
-from drhn_cli.network.weights_file import load_weights
 from tests.benchmarks.photographs import draw_photograph
 
 SCALE = 8
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, nargs="+", default=[2, 3, 4, 6, 8])
     parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     arguments = parser.parse_args()
-    weights = load_weights(find_weights(arguments.weights))
+    weights = load_model(arguments.weights)
     encoder, full = NumpyEncoder(weights), replace(weights.preprocessing, shrink_gap=0)
     results: list[dict[str, float | str]] = []
     for gap in arguments.gaps:
@@ -73,9 +72,9 @@ def main() -> None:
             f"1/8, {gap} times the input": [loader(replace(full, shrink_gap=gap))(data) for data in pictures],
             f"a copy at quality 85, {size[0]} x {size[1]}": [loader(full)(data) for data in again],
         }
-        bits = encoder.activations(pixels) > weights.network.threshold  # (n, bits)
+        bits = encoder.activations(pixels) > weights.config.threshold  # (n, bits)
         for change, changed in changes.items():
-            different = bits != (encoder.activations(np.stack(changed)) > weights.network.threshold)
+            different = bits != (encoder.activations(np.stack(changed)) > weights.config.threshold)
             distance = np.abs(np.stack(changed).astype(int) - pixels)
             shares = {"bits_changed": float(different.mean()), "codes_changed": float(different.any(axis=1).mean())}
             results.append({"change": change, "gap": gap, **shares, "pixel_change": float(distance.mean())})

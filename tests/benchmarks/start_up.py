@@ -29,8 +29,7 @@ from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.network.bundled import find_weights
-from drhn_cli.network.weights_file import Weights, load_weights
+from drhn_cli.network.model import Model, load_model
 from tests.drawing import write_class_folders
 
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"
@@ -54,9 +53,9 @@ def seconds_of(command: list[str], clock: Callable[[], float], environment: dict
     return clock() - started
 
 
-def write_random_codes(path: Path, n: int, weights: Weights) -> None:
+def write_random_codes(path: Path, n: int, weights: Model) -> None:
     """Write a code file as the weights make it, of n pictures that are not there."""
-    n_bits = weights.network.bits
+    n_bits = weights.config.bits
     codes = np.random.default_rng(0).integers(0, 256, (n, code_size(n_bits)), dtype=np.uint8)
     zeros = np.zeros(n, np.int64)
     entries = Entries.from_columns([b"%09d.jpg" % i for i in range(n)], zeros, zeros, zeros)
@@ -80,8 +79,8 @@ def main() -> None:
     if arguments.busy:
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     drhn = [sys.executable, "-m", "drhn_cli"]
-    weights = load_weights(find_weights(None))
-    n_digits = 2 * code_size(weights.network.bits)
+    weights = load_model(None)
+    n_digits = 2 * code_size(weights.config.bits)
     with tempfile.TemporaryDirectory() as root:
         pictures, codes = write_class_folders(Path(root, "pictures"), n=50), f"{root}/codes.bin"
         query = Path(root, "query.png")

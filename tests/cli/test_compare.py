@@ -47,7 +47,7 @@ def test_as_json_at_another_length(compare):
 
 def test_tta_gives_the_distance_of_a_code_file_made_with_it(compare, update):
     pair = A, "photos/square/0001.png"
-    update(tta=True)
+    update(views=2)
     with CodeFile.open("codes.bin") as file:
         rows = [file.find(path.removeprefix("photos/").encode()) for path in pair]
         distance = int(hamming_distances(*(np.array(file.codes[row : row + 1]) for row in rows))[0, 0])

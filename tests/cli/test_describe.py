@@ -7,14 +7,13 @@ import pytest
 from drhn_cli.cli.describe import describe_bundled, describe_file
 from drhn_cli.codes import layout
 from drhn_cli.errors import CodeFileError, DrhnError, WeightsError
-from drhn_cli.network.bundled import DEFAULT
 from drhn_cli.network.drhn import DRHN
-from drhn_cli.network.weights_file import load_weights
+from drhn_cli.network.model import DEFAULT, load_model
 
 
 def test_a_code_file(photos, update, weights_path):
     update("photos", n_bits=12)
-    weights = load_weights(weights_path)
+    weights = load_model(weights_path)
     described = describe_file("codes.bin")
     assert described["preprocessing"] == weights.preprocessing.to_dict()
     assert (
@@ -33,9 +32,9 @@ def test_a_code_file(photos, update, weights_path):
 
 
 def test_a_weights_file(weights_path):
-    weights = load_weights(weights_path)
+    weights = load_model(weights_path)
     described = describe_file(weights_path)
-    assert described["parameters"] == sum(p.numel() for p in DRHN(weights.network).parameters())
+    assert described["parameters"] == sum(p.numel() for p in DRHN(weights.config).parameters())
     assert (
         described.items()
         >= {

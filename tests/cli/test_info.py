@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.network.weights_file import save_weights
-from tests.networks import random_weights
+from drhn_cli.network.model import save_model
+from tests.networks import random_model
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_weights_file_as_json(drhn, weights_path):
 def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
     path = tmp_path / "w.npz"
     measured = {"on": "test", "lengths": {"16": {"accuracy": None, "mean_average_precision": 0.123456789}}}
-    save_weights(path, random_weights(measured=measured))
+    save_model(path, random_model(measured=measured))
     told = dict(line.split(": ", 1) for line in drhn("info", path).lines)
     assert told["measured"] == "on test, lengths 16 accuracy -, mean_average_precision 0.123457"
 
@@ -53,7 +53,7 @@ def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
 def test_what_would_be_a_long_line_is_indented_below_its_name(drhn, tmp_path):
     path = tmp_path / "w.npz"
     earlier = {"name": "photos", "training": {"epochs": 15, "command": ["drhn", "train", *["--option"] * 30]}}
-    save_weights(path, random_weights(training={"epochs": 5, "from": earlier}))
+    save_model(path, random_model(training={"epochs": 5, "from": earlier}))
     lines = drhn("info", path).lines
     place = lines.index("training:")
     command = "drhn train" + 30 * " --option"

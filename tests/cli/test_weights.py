@@ -1,6 +1,6 @@
 import json
 
-from drhn_cli.network import bundled
+from drhn_cli.network.model import DEFAULT
 
 
 def test_bundled_models_are_listed_with_their_measured_map(drhn):
@@ -9,23 +9,23 @@ def test_bundled_models_are_listed_with_their_measured_map(drhn):
     assert (result.status, result.err) == (0, "")
     assert header == ["model", "bits", "classes", "mAP", ""]
     (default,) = [row for row in rows if row[-1] == "default"]
-    assert default[0] == bundled.DEFAULT
+    assert default[0] == DEFAULT
     assert all(0.1 < float(row[3]) < 1 for row in rows)
 
 
 def test_json_is_an_object_a_model(drhn):
     models = [json.loads(line) for line in drhn("weights", "--json").lines]
-    assert [model["name"] for model in models if model["default"]] == [bundled.DEFAULT]
+    assert [model["name"] for model in models if model["default"]] == [DEFAULT]
     assert all(model["kind"] == "weights" and model["measured"]["lengths"] for model in models)
 
 
 def test_a_model_without_figures_has_a_dash(drhn, weights_path, monkeypatch):
-    monkeypatch.setattr(bundled, "bundled_folder", lambda: weights_path.parent)
+    monkeypatch.setattr("drhn_cli.network.model.bundled_folder", lambda: weights_path.parent)
     assert drhn("weights").lines[1:] == ["tiny\t12 16 48 64\t4\t-\t"]
 
 
 def test_no_bundled_models_are_an_empty_table(drhn, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundled, "bundled_folder", lambda: tmp_path)
+    monkeypatch.setattr("drhn_cli.network.model.bundled_folder", lambda: tmp_path)
     assert len(drhn("weights").lines) == 1
     result = drhn("hash", tmp_path, "-o", tmp_path / "codes.bin")
     assert (result.status, "no such weights" in result.err) == (2, True)

@@ -19,7 +19,7 @@ from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
 from drhn_cli.network import encoder as encoders
-from drhn_cli.network.weights_file import load_weights, save_weights
+from drhn_cli.network.model import load_model, save_model
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
@@ -701,9 +701,9 @@ def test_a_root_without_a_code_file_is_refused(update, rebuild):
 def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_path):
     plain = stored()
     with pytest.raises(CodeFileError, match=r"made without --tta.*--rebuild"):
-        update("photos", tta=True)
+        update("photos", views=2)
     assert stored() == plain
-    assert counts(update("photos", tta=True, rebuild=True)) == {"added": 8}
+    assert counts(update("photos", views=2, rebuild=True)) == {"added": 8}
     assert stored() != plain
     write_picture("photos/new.png")
     assert counts(update("photos")) == {"added": 1, "unchanged": 8}
@@ -714,18 +714,18 @@ def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_pat
         (answer,) = answer_queries(FileGallery(file), [Query(name=b"q", image="elsewhere.png")], options)
     assert os.path.abspath("photos/circle/0000.png").encode() in [match.path for match in answer.matches]
     with pytest.raises(CodeFileError, match=r"made with --tta.*leave --no-tta out"):
-        update("photos", tta=False)
+        update("photos", views=1)
     update("photos", rebuild=True)
     assert {path: code for path, code in stored().items() if path in plain} == plain
 
 
 @pytest.mark.usefixtures("photos")
 def test_weights_may_say_that_there_are_two_views(update, weights_path):
-    weights = load_weights(weights_path)
-    save_weights("two.npz", weights.with_views(2))
+    weights = load_model(weights_path)
+    save_model("two.npz", weights.with_views(2))
     update("photos", weights="two.npz")
     two = stored()
-    update("photos", weights="two.npz", tta=False, rebuild=True)
+    update("photos", weights="two.npz", views=1, rebuild=True)
     one = stored()
     update("photos", rebuild=True)
     assert (stored() == one, one == two) == (True, False)

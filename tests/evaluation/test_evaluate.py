@@ -12,12 +12,12 @@ from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode import TorchEncoder
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
-from tests.networks import drawn, random_weights, tiny_config
+from tests.networks import drawn, random_model, tiny_config
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return random_weights(tiny_config(nested=(5, 9), threshold=0.4), class_names=KINDS)
+    return random_model(tiny_config(nested=(5, 9), threshold=0.4), class_names=KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_asymmetric_rank_is_measured_on_the_bits_of_each_length(weights, queries
     query_activations, gallery_activations = (encoder.activations(images.pixels) for images in (queries, gallery))
     for one in found:
         assert one.asymmetric_map == asymmetric_mean_average_precision(
-            bit_probabilities(query_activations, weights.network, one.n_bits),
+            bit_probabilities(query_activations, weights.config, one.n_bits),
             queries.labels,
             pack_bits(gallery_activations[:, : one.n_bits] > 0.4),
             gallery.labels,

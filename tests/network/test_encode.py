@@ -6,7 +6,7 @@ from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.config import Preprocessing
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.encode import TorchEncoder, build_network, encode_pixels
-from tests.networks import drawn, random_weights, tiny_config
+from tests.networks import drawn, random_model, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def weights():
-    return random_weights(tiny_config(nested=(3, 9)), preprocessing=Preprocessing(size=16, mean=(0.3, 0.5, 0.7)))
+    return random_model(tiny_config(nested=(3, 9)), preprocessing=Preprocessing(size=16, mean=(0.3, 0.5, 0.7)))
 
 
 def test_the_network_is_built_from_the_arrays(weights):
@@ -70,7 +70,7 @@ def test_a_bit_is_set_exactly_where_the_activation_is_above_the_threshold(thresh
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6])
 def test_codes_are_packed_activations_above_the_threshold(pixels, threshold):
-    weights = random_weights(tiny_config(threshold=threshold))
+    weights = random_model(tiny_config(threshold=threshold))
     encoder = TorchEncoder(weights, CPU)
     activations = encoder.activations(pixels)
     assert np.array_equal(encoder.codes(pixels, 16), pack_bits(activations > threshold))
@@ -80,7 +80,7 @@ def test_codes_are_packed_activations_above_the_threshold(pixels, threshold):
 def test_a_shorter_code_is_the_beginning_of_the_whole_code(weights, pixels):
     encoder = TorchEncoder(weights, CPU)
     bits = unpack_bits(encoder.codes(pixels, 16), 16)
-    for n_bits in weights.network.code_lengths:
+    for n_bits in weights.config.code_lengths:
         assert np.array_equal(encoder.codes(pixels, n_bits), pack_bits(bits[:, :n_bits]))
 
 

@@ -13,16 +13,16 @@ from drhn_cli.network import encoder as encoders
 from drhn_cli.network.devices import use_one_thread
 from drhn_cli.network.encoder import NUMPY_LIMIT, EvenEncoder, load_encoder
 from drhn_cli.network.in_threads import ThreadedEncoder
-from tests.networks import random_weights, tiny_config
+from tests.networks import random_model, tiny_config
 
-WEIGHTS = random_weights(tiny_config())
+WEIGHTS = random_model(tiny_config())
 PIXELS = np.random.default_rng(0).integers(0, 256, (67, 16, 16, 3), dtype=np.uint8)
 
 
 class FirstValue:
     """An encoder whose activation is the first value of a picture; notes what it was asked, and where."""
 
-    weights = WEIGHTS
+    model = WEIGHTS
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -44,7 +44,7 @@ def test_threads_change_nothing(n: int, n_images: int, monkeypatch: pytest.Monke
     assert isinstance(shared, ThreadedEncoder)
     np.testing.assert_array_equal(shared.activations(PIXELS[:n]), alone.activations(PIXELS[:n]))
     np.testing.assert_array_equal(shared.codes(PIXELS[:n], 16), alone.codes(PIXELS[:n], 16))
-    assert shared.weights is WEIGHTS
+    assert shared.model is WEIGHTS
 
 
 def test_pictures_are_shared_out_in_order_to_threads_that_are_prepared() -> None:

@@ -12,13 +12,14 @@ import pytest
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import WeightsError
-from drhn_cli.network.weights_file import array_shapes, halve_filters, load_weights, save_weights
-from tests.networks import random_weights, tiny_config
+from drhn_cli.network.model import load_model, save_model
+from drhn_cli.network.weights_file import array_shapes, halve_filters
+from tests.networks import random_model, tiny_config
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return random_weights(
+    return random_model(
         tiny_config(widths=(2, 2, 3, 3, 4, 4), bits=12, nested=(4,), threshold=0.4),
         preprocessing=Preprocessing(size=16, fit="pad", mean=(0.1, 0.2, 0.3)),
         training={"seed": 3, "command": ["drhn", "train", "ünï"]},
@@ -29,7 +30,7 @@ def weights():
 @pytest.fixture(scope="module")
 def content(weights, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.npz"
-    save_weights(path, weights)
+    save_model(path, weights)
     return path.read_bytes()
 
 
@@ -61,8 +62,8 @@ def assert_same(found, expected):
 
 
 def test_weights_come_back_as_they_were(path, weights):
-    assert_same(load_weights(path), weights)
-    assert_same(load_weights(os.fsencode(path)), weights)
+    assert_same(load_model(path), weights)
+    assert_same(load_model(os.fsencode(path)), weights)
 
 
 def test_filters_are_stored_in_half_precision_and_nothing_else_is(weights):
@@ -73,7 +74,7 @@ def test_filters_are_stored_in_half_precision_and_nothing_else_is(weights):
 
 def test_numpy_alone_reads_the_file(path, weights):
     with np.load(path, allow_pickle=False) as archive:
-        assert set(archive) == {"manifest", *array_shapes(weights.network)}
+        assert set(archive) == {"manifest", *array_shapes(weights.config)}
         assert json.loads(str(archive["manifest"])) == weights.manifest()
         for name, array in weights.arrays.items():
             assert np.array_equal(archive[name], array)
@@ -87,10 +88,9 @@ class Blocker:
         if name.split(".")[0] in ("torch", "torchvision"):
             raise ImportError(name)
 sys.meta_path.insert(0, Blocker())
-from drhn_cli.network.bundled import bundled_paths
-from drhn_cli.network.weights_file import load_weights
+from drhn_cli.network.model import bundled_paths, load_model
 assert bundled_paths() is not None
-print(load_weights(sys.argv[1]).fingerprint)
+print(load_model(sys.argv[1]).fingerprint)
 """
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=False)
@@ -100,7 +100,7 @@ print(load_weights(sys.argv[1]).fingerprint)
 def test_a_fingerprint_tells_all_that_decides_a_code(weights):
     name = "hash.weight"
     others = [
-        replace(weights, network=replace(weights.network, threshold=0.5)),
+        replace(weights, config=replace(weights.config, threshold=0.5)),
         replace(weights, preprocessing=replace(weights.preprocessing, fit="crop")),
         replace(weights, arrays={**weights.arrays, name: weights.arrays[name] + 1}),
         replace(weights, arrays={**weights.arrays, name: weights.arrays[name].astype(np.float16)}),
@@ -111,8 +111,8 @@ def test_a_fingerprint_tells_all_that_decides_a_code(weights):
 
 def test_a_file_is_replaced_whole(path, weights):
     other = replace(weights, name="other")
-    save_weights(path, other)
-    assert load_weights(path).name == "other"
+    save_model(path, other)
+    assert load_model(path).name == "other"
     assert os.listdir(path.parent) == ["w.npz"]
 
 
@@ -120,9 +120,9 @@ def test_arrays_that_do_not_fit_are_not_written(tmp_path, weights):
     path = tmp_path / "w.npz"
     wrong = {**weights.arrays, "hash.weight": np.zeros((3, 3), np.float32)}
     with pytest.raises(WeightsError, match=r"'hash.weight' does not fit .*expected \(12, 4\), found \(3, 3\)"):
-        save_weights(path, replace(weights, arrays=wrong))
+        save_model(path, replace(weights, arrays=wrong))
     with pytest.raises(WeightsError, match=r"'extra' does not fit .*expected no such array"):
-        save_weights(path, replace(weights, arrays={**weights.arrays, "extra": np.zeros(1)}))
+        save_model(path, replace(weights, arrays={**weights.arrays, "extra": np.zeros(1)}))
     assert not path.exists()
 
 
@@ -131,29 +131,29 @@ def test_what_is_not_a_number_is_not_saved(tmp_path, weights, value):
     hash_weight = weights.arrays["hash.weight"].copy()
     hash_weight[0, 0] = value
     with pytest.raises(WeightsError, match=r"array 'hash.weight' holds what is not a number; train at lower rates"):
-        save_weights(tmp_path / "w.npz", replace(weights, arrays={**weights.arrays, "hash.weight": hash_weight}))
+        save_model(tmp_path / "w.npz", replace(weights, arrays={**weights.arrays, "hash.weight": hash_weight}))
     assert not list(tmp_path.iterdir())
 
 
 def test_pictures_of_another_size_than_the_networks_are_refused(path, weights):
-    size = weights.network.input_size
+    size = weights.config.input_size
     rewrite(path, preprocessing={**weights.preprocessing.to_dict(), "size": size + 1})
     with pytest.raises(WeightsError, match=rf"not valid .expected pictures of {size} pixels, found {size + 1}"):
-        load_weights(path)
+        load_model(path)
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path, weights):
     with pytest.raises(WeightsError, match=r"cannot write the weights .*No such file"):
-        save_weights(tmp_path / "none" / "w.npz", weights)
+        save_model(tmp_path / "none" / "w.npz", weights)
     with pytest.raises(WeightsError, match=r"cannot write the weights .*folder"):
-        save_weights(tmp_path, weights)
+        save_model(tmp_path, weights)
 
 
 def test_every_truncation_is_refused(path, content):
     for length in reversed(range(len(content))):
         os.truncate(path, length)
         with pytest.raises(WeightsError):
-            load_weights(path)
+            load_model(path)
 
 
 def test_flipped_bytes_are_refused_or_change_nothing(path, content, weights):
@@ -170,7 +170,7 @@ def test_flipped_bytes_are_refused_or_change_nothing(path, content, weights):
         damaged[spot] ^= int(rng.integers(1, 256))
         path.write_bytes(damaged)
         try:
-            found = load_weights(path)
+            found = load_model(path)
         except WeightsError:
             n_refused += 1
         else:
@@ -181,19 +181,19 @@ def test_flipped_bytes_are_refused_or_change_nothing(path, content, weights):
 @pytest.mark.full
 def test_every_flipped_byte_is_refused_or_changes_nothing(tmp_path):
     path = tmp_path / "w.npz"
-    weights = random_weights(tiny_config(widths=(1,) * 6, bits=8, n_classes=2, input_size=8))
-    save_weights(path, weights)
+    weights = random_model(tiny_config(widths=(1,) * 6, bits=8, n_classes=2, input_size=8))
+    save_model(path, weights)
     n_harmless = 0
     with path.open("r+b", buffering=0) as stream:
         for place, value in enumerate(path.read_bytes()):
             os.pwrite(stream.fileno(), bytes([value ^ 1 << place % 8]), place)
             try:
-                assert_same(load_weights(path), weights)
+                assert_same(load_model(path), weights)
                 n_harmless += 1  # dates and the like
             except WeightsError:
                 pass
             os.pwrite(stream.fileno(), bytes([value]), place)
-    assert_same(load_weights(path), weights)
+    assert_same(load_model(path), weights)
     assert n_harmless < place / 4
 
 
@@ -254,7 +254,7 @@ def test_a_foreign_file_is_refused(tmp_path, monkeypatch, data, message):
     monkeypatch.chdir(tmp_path)
     Path("w.npz").write_bytes(data)
     with pytest.raises(WeightsError, match=message):
-        load_weights("w.npz")
+        load_model("w.npz")
     assert os.listdir() == ["w.npz"]  # no pickle was run
 
 
@@ -262,7 +262,7 @@ def test_a_pickle_in_the_place_of_an_array_is_refused_and_not_run(path, monkeypa
     monkeypatch.chdir(path.parent)
     rewrite(path, arrays={"hash.weight": np.array([Trap()], dtype=object)})
     with pytest.raises(WeightsError, match="Object arrays cannot be loaded"):
-        load_weights(path)
+        load_model(path)
     assert os.listdir() == [path.name]
 
 
@@ -271,43 +271,43 @@ def test_compression_that_numpy_never_writes_is_refused(path, method):
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("manifest.npy", npy("{}"))
     with pytest.raises(WeightsError, match="not a drhn weights file"):
-        load_weights(path)
+        load_model(path)
 
 
 def test_a_compressed_file_is_read_too(path, weights):
     with np.load(path) as archive:
         members = dict(archive)
     np.savez_compressed(path, **members)
-    assert_same(load_weights(path), weights)
+    assert_same(load_model(path), weights)
 
 
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"none.npz: no such weights file; train weights"):
-        load_weights(tmp_path / "none.npz")
+        load_model(tmp_path / "none.npz")
     with pytest.raises(WeightsError, match=r"cannot read the weights .*directory"):
-        load_weights(tmp_path)
+        load_model(tmp_path)
     with pytest.raises(WeightsError):
-        load_weights("a\0b")
+        load_model(Path("a\0b"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(WeightsError, match=r"pipe: cannot read the weights \(found a pipe or device\)"):
-        load_weights(tmp_path / "pipe")
+        load_model(tmp_path / "pipe")
 
 
 def test_weights_of_a_newer_version_are_refused(path):
     rewrite(path, format=2, network={"another": "shape"})
     with pytest.raises(WeightsError, match=r"newer drhn .*format 1 or older, found format 2\); update drhn"):
-        load_weights(path)
+        load_model(path)
 
 
-@pytest.mark.parametrize("key", random_weights().manifest())
+@pytest.mark.parametrize("key", random_model().manifest())
 def test_a_manifest_without_a_key_is_refused(path, key):
     rewrite(path, **{key: None})
     with pytest.raises(WeightsError, match=f"a manifest without '{key}'"):
-        load_weights(path)
+        load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_manifest_without_a_key_is_refused(path, key):
 def test_a_manifest_that_makes_no_sense_is_refused(path, change):
     rewrite(path, **change)
     with pytest.raises(WeightsError):
-        load_weights(path)
+        load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -352,11 +352,11 @@ def test_a_manifest_that_makes_no_sense_is_refused(path, change):
 def test_an_array_that_does_not_belong_is_refused(path, array, message):
     rewrite(path, arrays={"hash.weight": array})
     with pytest.raises(WeightsError, match=message):
-        load_weights(path)
+        load_model(path)
 
 
 def test_a_manifest_that_would_fill_the_memory_is_not_read(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.npy", bytes(2**24 + 1))
     with pytest.raises(WeightsError, match="not a drhn weights file"):
-        load_weights(path)
+        load_model(path)

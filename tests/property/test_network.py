@@ -15,10 +15,11 @@ from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.network.binarise import codes_of
 from drhn_cli.network.drhn import DRHN, count_multiply_adds
-from drhn_cli.network.weights_file import array_shapes, load_weights, save_weights
+from drhn_cli.network.model import load_model, save_model
+from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training.augment import flip_alternately, translate
 from drhn_cli.training.optimizers import rate_at
-from tests.networks import random_weights, tiny_config
+from tests.networks import random_model, tiny_config
 
 few = settings(max_examples=40, deadline=None)
 on_one_file = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,25 +72,25 @@ def test_every_valid_network_runs_and_is_described(config):
 def test_weights_of_every_network_come_back(tmp_path_factory, config, seed):
     path = tmp_path_factory.mktemp("weights") / "w.npz"
     config = replace(config, input_size=8 * config.input_size)  # pictures have 8 pixels or more each way
-    weights = random_weights(config, seed)
-    save_weights(path, weights)
-    found = load_weights(path)
+    weights = random_model(config, seed)
+    save_model(path, weights)
+    found = load_model(path)
     assert found.manifest() == weights.manifest()
     assert found.fingerprint == weights.fingerprint
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    weights = random_weights(tiny_config(widths=(1, 1, 2, 2, 3, 3), bits=9))
+    weights = random_model(tiny_config(widths=(1, 1, 2, 2, 3, 3), bits=9))
     path = tmp_path_factory.mktemp("weights") / "w.npz"
-    save_weights(path, weights)
+    save_model(path, weights)
     return path.read_bytes(), weights
 
 
 def load_or_refuse(path, weights):
     """A damaged file is refused as such, or is what it was: anything else that is raised fails the test."""
     try:
-        found = load_weights(path)
+        found = load_model(path)
     except WeightsError:
         return
     assert found.manifest() == weights.manifest()
@@ -136,7 +137,7 @@ def test_any_json_in_the_manifest_is_read_or_refused(tmp_path, written, data):
         members = {**archive, "manifest": np.array(json.dumps(manifest))}
     np.savez(tmp_path / "w.npz", **members)
     try:
-        found = load_weights(tmp_path / "w.npz")
+        found = load_model(tmp_path / "w.npz")
     except WeightsError:
         return
     assert found.arrays_sha256 == written[1].arrays_sha256

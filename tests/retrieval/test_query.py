@@ -14,13 +14,13 @@ from drhn_cli.images import load as load_module
 from drhn_cli.images.load import load_image
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.binarise import bit_probabilities
+from drhn_cli.network.model import load_model, save_model
 from drhn_cli.network.numpy_backend import NumpyEncoder
-from drhn_cli.network.weights_file import load_weights, save_weights
 from drhn_cli.retrieval import gallery
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
-from tests.networks import random_weights, tiny_config
+from tests.networks import random_model, tiny_config
 
 STORED = "photos/circle/0000.png"
 
@@ -49,7 +49,7 @@ def paths(answer):
 @pytest.mark.parametrize("n_bits", [12, 16, 48, 64, 128])
 def test_faiss_opens_the_file_and_finds_the_same_distances(update, tmp_path, n_bits):
     path = tmp_path / "w.npz"
-    save_weights(path, random_weights(tiny_config(bits=n_bits)))
+    save_model(path, random_model(tiny_config(bits=n_bits)))
     update("photos", weights=str(path))
     index = faiss.read_index_binary("codes.bin")
     assert (index.ntotal, index.d) == (8, -(-n_bits // 8) * 8)
@@ -224,9 +224,9 @@ def test_without_itself_by_asymmetric_rank(ask, weights_path):
 
 
 def test_asymmetric_rank_is_by_activations_against_stored_bits(file, ask, weights_path):
-    weights = load_weights(weights_path)
+    weights = load_model(weights_path)
     activations = NumpyEncoder(weights).activations(load_image(STORED, weights.preprocessing)[np.newaxis])
-    scores = np.abs(bit_probabilities(activations, weights.network, 64) - unpack_bits(file.codes, 64)).sum(axis=1)
+    scores = np.abs(bit_probabilities(activations, weights.config, 64) - unpack_bits(file.codes, 64)).sum(axis=1)
     answer = ask(STORED, asymmetric=True, weights=str(weights_path), top_k=None)
     order = np.argsort(scores, kind="stable")
     assert [match.path for match in answer.matches] == [

@@ -13,7 +13,7 @@ from drhn_cli.evaluation.data import split_validation
 from drhn_cli.evaluation.evaluate import evaluate_weights
 from drhn_cli.evaluation.splits import load_split
 from drhn_cli.network.encode import build_network
-from drhn_cli.network.weights_file import load_weights, save_weights
+from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training import train as train_job
 from drhn_cli.training.train import (
     DataNumbers,
@@ -66,10 +66,10 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     )
     weights, evaluations = train(data, tmp_path, hooks)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".w.npz.lock", "w.history.jsonl", "w.npz"]
-    found = load_weights(tmp_path / "w.npz")
+    found = load_model(tmp_path / "w.npz")
     assert found.manifest() == weights.manifest()
     assert found.class_names == tuple(sorted(KINDS))
-    assert (found.name, found.network.bits, found.network.n_classes, found.network.blocks) == ("w", 16, 4, 1)
+    assert (found.name, found.config.bits, found.config.n_classes, found.config.blocks) == ("w", 16, 4, 1)
     assert found.preprocessing.size == 16
     assert found.training.items() >= {"seed": 0, "epochs": 3, "data": str(data), "n_images": 32}.items()
     assert found.training["command"] == ["drhn", "train"]
@@ -94,9 +94,7 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
     kept, _ = split_validation(gallery.labels, 0.25, 0)
     gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
     lengths = (8, 16)
-    again = list(
-        evaluate_weights(load_weights(tmp_path / "w.npz"), queries, gallery, code_lengths=lengths, device="cpu")
-    )
+    again = list(evaluate_weights(load_model(tmp_path / "w.npz"), queries, gallery, code_lengths=lengths, device="cpu"))
     assert again == evaluations
     assert again[0].retrieval.n_queries == 16
     assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
@@ -330,7 +328,7 @@ def go_on(data, folder, path, **changes):
 def test_training_starts_from_the_network_and_settings_of_other_weights(data, tmp_path, started):
     path, start = started
     weights, _ = go_on(data, tmp_path, path)
-    assert weights.network == start.network
+    assert weights.config == start.config
     assert weights.preprocessing == start.preprocessing
     learnt = [name for name in start.arrays if not name.endswith(("running_mean", "running_var"))]
     for name in learnt:
@@ -347,7 +345,7 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
     others = write_class_folders(tmp_path / "others", n=8, size=20)
     (others / "circle").rename(others / "disc")
     weights, _ = go_on(others, tmp_path, path, network={"bits": 12})
-    assert weights.network == replace(start.network, bits=12)
+    assert weights.config == replace(start.config, bits=12)
     np.testing.assert_allclose(weights.arrays["hash.weight"], start.arrays["hash.weight"][:12], atol=1e-3)
     assert weights.arrays["classify.weight"].shape == (4, 12)
     own, _ = go_on(data, tmp_path, path, network={"bits": 8})
@@ -359,12 +357,12 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
     assert not np.allclose(same_length.arrays["classify.weight"], start.arrays["classify.weight"], atol=1e-3)
     longer, _ = go_on(data, tmp_path, path, network={"bits": 24})
     assert longer.arrays["hash.weight"].shape == (24, 32)
-    assert go_on(data, tmp_path, path, network={"bits": 8})[0].network.nested == ()
+    assert go_on(data, tmp_path, path, network={"bits": 8})[0].config.nested == ()
 
 
 def test_the_similarity_of_shorter_codes_is_taken_over_only_where_there_are_some(data, tmp_path, started):
     path = tmp_path / "similar.npz"
-    save_weights(path, replace(started[1], training={**started[1].training, "similarity": 2.0}))
+    save_model(path, replace(started[1], training={**started[1].training, "similarity": 2.0}))
     assert go_on(data, tmp_path, path)[0].training["similarity"] == 2.0
     shortest, _ = go_on(data, tmp_path, path, network={"bits": 8})
     assert shortest.training["similarity"] == 0
@@ -383,7 +381,7 @@ def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path
         go_on(data, tmp_path, started[0], hooks=stop_after(1))
     other = tmp_path / "other.npz"
     arrays = {**started[1].arrays, "classify.bias": started[1].arrays["classify.bias"] + 1}
-    save_weights(other, replace(started[1], arrays=arrays))
+    save_model(other, replace(started[1], arrays=arrays))
     with pytest.raises(CheckpointError, match="other weights to start from;"):
         go_on(data, tmp_path, other, resume=True)
     assert go_on(data, tmp_path, started[0], resume=True)[0].training["from"]["fingerprint"] == started[1].fingerprint

@@ -11,7 +11,7 @@ from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training import trainer as train
 from drhn_cli.training.checkpoint import load_checkpoint
 from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
-from tests.networks import drawn, random_weights, tiny_config
+from tests.networks import drawn, random_model, tiny_config
 
 EPOCHS = 4
 NETWORK = tiny_config(nested=(8,))
@@ -160,7 +160,7 @@ def test_an_averaged_run_resumes_too(images, tmp_path):
 def test_an_averaged_network_knows_what_it_has_not_seen():
     images, unseen = drawn(24), drawn(15, seed=5)
     trained = run(images, epochs=8, average=0.5)
-    network = build_network(replace(random_weights(NETWORK), arrays=trained.arrays), torch.device("cpu"))
+    network = build_network(replace(random_model(NETWORK), arrays=trained.arrays), torch.device("cpu"))
     activations = encode_pixels(network, unseen.pixels, Preprocessing(size=16), precision="float32")
     assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
 

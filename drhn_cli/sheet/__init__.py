@@ -1,1 +1,0 @@
-"""Answers drawn as a page or a picture: data in, bytes out."""
