@@ -181,11 +181,14 @@ class _Output:
                 write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
 
     def write_failure(self, query: bytes, error: DrhnError) -> None:
-        """Report a query that has no answer on stderr."""
+        """Report a query that has no answer."""
         if error.path is None:
             report(f"{display_path(query)}: {error.message}")
         else:
             report_error(error)
+        if self.json:
+            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
+            write_json({"query": os.fsdecode(query), "error": error.reason, "path": path})
 
     def _draw(self, answer: Answer) -> None:
         from rich.table import Table

@@ -154,8 +154,8 @@ class _Lookup:
 
         pixels = self._pixels(query)
         activations = self._encoder.activations(pixels)
-        (probabilities,) = bit_probabilities(activations, self._model.config, self._gallery.manifest.n_bits)
-        return probabilities
+        probabilities = bit_probabilities(activations, self._model.config, self._gallery.manifest.n_bits)  # (1, n_bits)
+        return probabilities.reshape(-1)
 
     def _pixels(self, query: Query) -> NDArray[np.uint8]:
         """Return the input of the network, (1, views * s, s, 3)."""

@@ -70,6 +70,23 @@ def test_json_is_an_object_a_match(query):
     assert rows[0]["distance"] == 0
 
 
+def test_a_query_that_failed_is_an_object_too(query):
+    Path("text.jpg").write_text("no picture")
+    result = query("nowhere.jpg", IMAGE, "text.jpg", "--json", "--top", "1")
+    first, found, last = map(json.loads, result.lines)
+    assert (result.status, found["query"], found["rank"]) == (2, IMAGE, 1)
+    assert (first["query"], first["path"]) == ("nowhere.jpg", "nowhere.jpg")
+    assert first["error"] == "no such file; check the path; it may have been moved"
+    assert (last["query"], last["path"], last["error"].split(" (")[0]) == ("text.jpg", "text.jpg", "not a picture")
+    assert [line.split(": ")[1] for line in result.err.splitlines()] == ["nowhere.jpg", "text.jpg"]
+
+
+def test_a_failed_query_without_a_path_has_none(query):
+    result = query("-", "--json", stdin=b"no picture")
+    (answer,) = map(json.loads, result.lines)
+    assert (result.status, answer["query"], answer["path"], set(answer)) == (2, "-", None, {"query", "error", "path"})
+
+
 def test_paths_alone(query):
     lines = query(IMAGE, "--paths").lines
     assert sorted(lines) == sorted(map(str, Path("photos").rglob("*.png")))
