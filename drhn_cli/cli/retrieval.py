@@ -50,7 +50,7 @@ def query(
     code: Annotated[
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
-    rank: Annotated[
+    order: Annotated[
         Literal["hamming", "asymmetric"],
         typer.Option(help="The order of matches; asymmetric: by how sure the network is of each bit."),
     ] = "hamming",
@@ -96,7 +96,7 @@ def query(
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,
-        asymmetric=rank == "asymmetric",
+        asymmetric=order == "asymmetric",
         not_self=not_self,
         weights=weights,
         device=device,

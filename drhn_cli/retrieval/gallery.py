@@ -220,8 +220,8 @@ class TableGallery(Gallery):
         """Refuse: a table counts bits and nothing else."""
         raise ConfigError(
             "a table ranks by hamming distance only",
-            expected="--rank hamming",
-            found="--rank asymmetric",
+            expected="--order hamming",
+            found="--order asymmetric",
             hint=_ASK_FILE,
         )
 

@@ -148,7 +148,7 @@ class _Lookup:
                 "a code has no activations to rank by",
                 expected="a picture",
                 found=query.code,
-                hint="name the picture instead, or leave --rank out",
+                hint="name the picture instead, or leave --order out",
             )
         from drhn_cli.network.binarise import bit_probabilities
 

@@ -251,7 +251,7 @@ def test_asymmetric_rank_keeps_the_radius_and_the_folder(ask, weights_path):
 
 
 def test_asymmetric_rank_needs_a_picture(ask):
-    with pytest.raises(DrhnError, match=r"a code has no activations to rank by .*leave --rank out"):
+    with pytest.raises(DrhnError, match=r"a code has no activations to rank by .*leave --order out"):
         ask(code="00" * 8, asymmetric=True)
 
 
