@@ -1,12 +1,11 @@
-"""Settings as frozen dataclasses, checked when they are made and stored as JSON inside the files they shape."""
+"""The settings of preprocessing, network and training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-from drhn_cli.errors import ConfigError
+from drhn_cli.settings import Settings, require
 
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
@@ -17,42 +16,8 @@ N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
 
 
-class _Stored:
-    """What all settings share: they go into JSON and come back, checked on the way."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values."""
-        values = asdict(self)  # type: ignore[call-overload]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild settings from ``to_dict``'s values.
-
-        Raises:
-            ConfigError: a name is missing or unknown, or a value is out of its range.
-        """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} is not complete", expected="named settings", found=repr(values))
-        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise ConfigError(
-                f"unknown setting {unknown[0]!r} in {cls.__name__}", hint="update drhn: a newer version wrote this"
-            )
-        try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__} is not complete", found=str(error)) from error
-
-
-def _require(condition: bool, setting: str, expected: str, found: object) -> None:
-    if not condition:
-        raise ConfigError(f"{setting} is out of range", expected=expected, found=repr(found))
-
-
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing(_Stored):
+class Preprocessing(Settings):
     """How a picture becomes the network's input. Part of the fingerprint: another preprocessing makes other codes.
 
     Attributes:
@@ -78,14 +43,15 @@ class Preprocessing(_Stored):
     views: int = 1
     shrink_gap: int = 4
 
-    def __post_init__(self) -> None:
-        _require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
-        _require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
-        _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
-        _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
-        _require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
+    def check(self) -> None:
+        """Refuse values that are out of their range."""
+        require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
+        require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
+        require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
+        require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
+        require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
         is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
-        _require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+        require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
@@ -106,7 +72,7 @@ class Preprocessing(_Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(_Stored):
+class NetworkConfig(Settings):
     """The shape of a Deep Residual Hashing Network.
 
     Attributes:
@@ -139,33 +105,34 @@ class NetworkConfig(_Stored):
     hash_norm: bool = True
     nested: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        _require(isinstance(self.n_classes, int) and self.n_classes >= 2, "classes", "2 or more", self.n_classes)
-        _require(isinstance(self.blocks, int) and 1 <= self.blocks <= 200, "blocks", "1..200", self.blocks)
-        _require(isinstance(self.bits, int) and 1 <= self.bits <= 4096, "bits", "1..4096", self.bits)
-        _require(0 < self.threshold < 1, "threshold", "above 0 and below 1", self.threshold)
-        _require(
+    def check(self) -> None:
+        """Refuse values that are out of their range."""
+        require(isinstance(self.n_classes, int) and self.n_classes >= 2, "classes", "2 or more", self.n_classes)
+        require(isinstance(self.blocks, int) and 1 <= self.blocks <= 200, "blocks", "1..200", self.blocks)
+        require(isinstance(self.bits, int) and 1 <= self.bits <= 4096, "bits", "1..4096", self.bits)
+        require(0 < self.threshold < 1, "threshold", "above 0 and below 1", self.threshold)
+        require(
             len(self.widths) == N_GROUPS and all(isinstance(w, int) and w >= 1 for w in self.widths),
             "widths",
             f"{N_GROUPS} channel counts of 1 or more",
             self.widths,
         )
         narrower = any(after < before for before, after in zip(self.widths, self.widths[1:], strict=False))
-        _require(not narrower, "widths", "no group narrower than the one before it", self.widths)
+        require(not narrower, "widths", "no group narrower than the one before it", self.widths)
         groups = range(1, N_GROUPS + 1)
-        _require(set(self.downsample_at) <= set(groups), "downsample_at", f"groups 1..{N_GROUPS}", self.downsample_at)
-        _require(
+        require(set(self.downsample_at) <= set(groups), "downsample_at", f"groups 1..{N_GROUPS}", self.downsample_at)
+        require(
             self.downsample in get_args(Downsample), "downsample", " or ".join(get_args(Downsample)), self.downsample
         )
-        _require(self.stem_stride in (1, 2), "stem_stride", "1 or 2", self.stem_stride)
+        require(self.stem_stride in (1, 2), "stem_stride", "1 or 2", self.stem_stride)
         shrink = self.stem_stride * 2 ** len(set(self.downsample_at))
-        _require(
+        require(
             isinstance(self.input_size, int) and self.input_size >= shrink and self.input_size % shrink == 0,
             "input size",
             f"a multiple of {shrink} pixels",
             self.input_size,
         )
-        _require(
+        require(
             all(isinstance(b, int) and 1 <= b < self.bits for b in self.nested)
             and list(self.nested) == sorted(set(self.nested)),
             "nested",
@@ -197,7 +164,7 @@ DEFAULT_PRESET: Preset = "fast"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Stored):
+class TrainConfig(Settings):
     """How a network is trained.
 
     Attributes:
@@ -250,18 +217,19 @@ class TrainConfig(_Stored):
     teaching: float = 0.0
     precision: Precision = "float32"
 
-    def __post_init__(self) -> None:
-        _require(isinstance(self.epochs, int) and self.epochs >= 1, "epochs", "1 or more", self.epochs)
-        _require(isinstance(self.batch_size, int) and self.batch_size >= 2, "batch size", "2 or more", self.batch_size)
-        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
+    def check(self) -> None:
+        """Refuse values that are out of their range."""
+        require(isinstance(self.epochs, int) and self.epochs >= 1, "epochs", "1 or more", self.epochs)
+        require(isinstance(self.batch_size, int) and self.batch_size >= 2, "batch size", "2 or more", self.batch_size)
+        require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
         for name in ("conv_rate", "rate"):
-            _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("momentum", "warm_up", "average", "sharpness", "label_smoothing", "colour"):
-            _require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
-        _require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
+            require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
+        require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
         for name in ("weight_decay", "quantisation", "similarity", "teaching"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("translate", "cutout"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 0, name, "whole pixels, 0 or more", value)
-        _require(self.precision in get_args(Precision), "precision", " or ".join(get_args(Precision)), self.precision)
+            require(isinstance(value, int) and value >= 0, name, "whole pixels, 0 or more", value)
+        require(self.precision in get_args(Precision), "precision", " or ".join(get_args(Precision)), self.precision)

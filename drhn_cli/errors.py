@@ -11,15 +11,15 @@ import os
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-def display_path(path: AnyPath) -> str:
-    """Return a path as one line of printable text: control characters and undecodable bytes become backslash escapes.
+def printable(text: AnyPath) -> str:
+    """Return foreign text, a path or any other, as one line that leaves nothing for a terminal to obey.
 
-    Source: ours.
+    Control characters and undecodable bytes become backslash escapes.
     """
-    text = os.fsdecode(path)
-    if text.isprintable():
-        return text
-    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    decoded = os.fsdecode(text)
+    if decoded.isprintable():
+        return decoded
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in decoded)
     return "".join(escaped)
 
 
@@ -53,16 +53,16 @@ class DrhnError(Exception):
     @property
     def message(self) -> str:
         """The whole error on one line: ``path: problem (expected X, found Y); hint``."""
-        text = self.problem if self.path is None else f"{display_path(self.path)}: {self.problem}"
+        text = self.problem if self.path is None else f"{printable(self.path)}: {self.problem}"
         details = [f"{word} {value}" for word, value in (("expected", self.expected), ("found", self.found)) if value]
         if details:
             text += f" ({', '.join(details)})"
-        return f"{text}; {self.hint}" if self.hint else text
+        return printable(f"{text}; {self.hint}" if self.hint else text)
 
     @property
     def reason(self) -> str:
         """The message without the path, for lists that name the path in a column of its own."""
-        return self.message if self.path is None else self.message.removeprefix(f"{display_path(self.path)}: ")
+        return self.message if self.path is None else self.message.removeprefix(f"{printable(self.path)}: ")
 
 
 class ConfigError(DrhnError):

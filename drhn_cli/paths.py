@@ -1,10 +1,11 @@
-"""Paths as the system means them."""
+"""Paths as the system means them: bytes, and absolute from where they enter."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable
 
-from drhn_cli.errors import AnyPath, SourceError
+from drhn_cli.errors import AnyPath, DrhnError, SourceError
 
 
 def absolute_path(path: AnyPath) -> bytes:
@@ -37,3 +38,30 @@ def absolute_folder(folder: AnyPath) -> bytes:
     if not os.fsencode(folder):
         raise SourceError("not a path", expected="a folder", found="an empty name")
     return absolute_path(folder)
+
+
+def common_folder(folders: Iterable[bytes], otherwise: DrhnError | None = None) -> bytes:
+    """Return the deepest folder that holds all of these, one or more.
+
+    Args:
+        folders: absolute paths.
+        otherwise: the error where there is none. Default: one that speaks of sources.
+
+    Raises:
+        DrhnError: they lie on different drives, or not all of them are absolute.
+    """
+    try:
+        return os.path.commonpath(list(folders))
+    except ValueError as error:
+        hint = "make a code file for each drive"
+        raise otherwise or SourceError("the sources have no folder in common", hint=hint) from error
+
+
+def is_below(path: bytes, folders: Collection[bytes]) -> bool:
+    """Tell whether an absolute path is one of these folders or inside one, at any depth."""
+    while path not in folders:
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+    return True

@@ -7,6 +7,7 @@ never ends: https://github.com/python/cpython/issues/74174.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +23,16 @@ _T = TypeVar("_T")
 _Handler = Callable[[int, FrameType | None], object]
 
 
+def n_processors() -> int:
+    """Return how many processors this process may use, at least 1: containers and ``taskset`` allow it fewer."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block ends. For blocks that do not wait: nothing stops them.
-
-    Source: ours.
-    """
+    """Hold Ctrl-C and SIGTERM back until the block ends. For blocks that do not wait: nothing stops them."""
     hold = _Hold()
     try:
         hold.begin()
@@ -100,8 +105,6 @@ class ThreadPool:
         n_threads: at most, at least 1.
         name: what the threads' names begin with.
         prepare: called first in each thread.
-
-    Source: ours.
     """
 
     def __init__(self, n_threads: int, name: str, prepare: Callable[[], object] | None = None) -> None:

@@ -17,6 +17,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection.update import HashOptions, HashSummary, hash_pictures
 from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.model import save_model
+from drhn_cli.progress import SILENT, Progress
 from tests.drawing import write_class_folders
 from tests.networks import random_model, tiny_config
 
@@ -86,9 +87,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def update(photos: Path, weights_path: Path) -> Callable[..., HashSummary]:
     """``hash_pictures`` of ``photos``, or other sources, into ``codes.bin`` with the untrained network."""
 
-    def call(*sources: object, hooks: dict[str, object] | None = None, **options: object) -> HashSummary:
+    def call(*sources: object, progress: Progress = SILENT, **options: object) -> HashSummary:
         options = {"weights": str(weights_path), "device": "cpu", "workers": 2, **options}
-        return hash_pictures(sources or [photos], "codes.bin", HashOptions(**options), **(hooks or {}))
+        return hash_pictures(sources or [photos], "codes.bin", HashOptions(**options), progress)
 
     return call
 

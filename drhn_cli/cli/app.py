@@ -13,7 +13,7 @@ from drhn_cli import __version__
 from drhn_cli.cli.commands import Commands
 from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import DrhnError, display_path
+from drhn_cli.errors import DrhnError, printable
 
 app = typer.Typer(
     name="drhn",
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             error.show()
         given = sys.argv[1:] if arguments is None else arguments
         for name in (name for name in given if name.startswith("-") and os.path.lexists(name)):
-            report(f"{display_path(name)} begins with a dash; a file of that name is ./{display_path(name)}")
+            report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
         for old, new in _RENAMED.items():
             if any(name.partition("=")[0] == old for name in given):
                 report(f"{old} is now {new}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
+from drhn_cli.files import os_errors
 
 if TYPE_CHECKING:
     from drhn_cli.network.model import Model
@@ -30,16 +31,12 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
     """
     if isinstance(path, str) and is_table(path):
         return _describe_table(path, verify=verify)
-    try:
+    start = b""
+    with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
         # Anything but a regular file is left to CodeFile to refuse: to open a pipe is to wait for its writer.
-        start = b""
         if stat.S_ISREG(os.stat(path).st_mode):
             with open(path, "rb") as stream:
                 start = stream.read(len(_ZIP_MAGIC))
-    except OSError as error:
-        raise DrhnError(
-            "cannot read the file", path=path, found=error.strerror or str(error), hint="check the path"
-        ) from error
     if start.startswith(_ZIP_MAGIC):
         from drhn_cli.network.model import load_model  # a code file does not need it
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import format_number, progress_bar, report_error, write_json, write_rows
+from drhn_cli.cli.output import TerminalProgress, format_number, report_error, write_json, write_rows
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
@@ -70,7 +70,7 @@ def eval_(
     )
     for failure in (*query_images.failures, *gallery_images.failures):
         report_error(failure)
-    with progress_bar("hashing", quiet=quiet) as show:
+    with TerminalProgress(quiet=quiet) as progress:
         evaluations = list(
             evaluate_weights(
                 model,
@@ -81,7 +81,7 @@ def eval_(
                 curves=plot is not None,
                 asymmetric=order == "asymmetric",
                 device=device,
-                on_progress=show,
+                progress=progress,
             )
         )
     write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)

@@ -9,7 +9,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.output import counted, path_form, report, shown_path, write_bytes
-from drhn_cli.errors import ConfigError, display_path
+from drhn_cli.errors import ConfigError, printable
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
         raise ConfigError(
             "no such format for stdout" if to_stdout else "no such format",
             expected=" or ".join(known),
-            found=display_path(chosen) or "no suffix",
+            found=printable(chosen) or "no suffix",
             hint="write to a file with -o" if chosen in FORMATS else "choose one with --format",
         )
     end = b"\0" if null else b"\n"
@@ -55,4 +55,4 @@ def export(
             return
         export_file(file, output, chosen, show_path=shown_path, end=end)
         if not quiet:
-            report(f"{display_path(output)}: {counted(file.n_items, 'code')}")
+            report(f"{printable(output)}: {counted(file.n_items, 'code')}")

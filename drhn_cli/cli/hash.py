@@ -11,18 +11,28 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.output import (
+    TerminalProgress,
     counted,
     discard,
-    progress_bar,
     report,
-    report_error,
     shown_path,
     telling_how_to_go_on,
-    telling_to_wait,
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import DrhnError, display_path
+from drhn_cli.errors import DrhnError, printable
+
+
+class _JsonProgress(TerminalProgress):
+    """Tells of failures on stdout, too."""
+
+    def failure(self, error: DrhnError) -> None:
+        super().failure(error)
+        path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
+        try:
+            write_json({"path": path, "error": error.reason, "failed": True})
+        except BrokenPipeError:  # whoever reads no further still wants the pictures hashed
+            discard(sys.stdout)
 
 
 def hash_(
@@ -109,60 +119,26 @@ def hash_(
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 
-    n_failed = 0
-
-    def tell_failure(error: DrhnError) -> None:
-        nonlocal n_failed
-        n_failed += 1
-        report_error(error)
-        if json:
-            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
-            try:
-                write_json({"path": path, "error": error.reason, "failed": True})
-            except BrokenPipeError:  # who does not want to know more wants the pictures hashed all the same
-                discard(sys.stdout)
-
-    # Processes of torchrun share a terminal.
-    no_bar = quiet or (part is not None and part.told_by is not None)
-    has_begun = False
-
-    def tell_start(total: int) -> None:
-        nonlocal has_begun
-        has_begun = True
-        show(0, total, 0, "hashing")
+    shares_terminal = part is not None and part.told_by is not None  # with other processes of torchrun
+    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=not shares_terminal)
 
     def way_to_go_on() -> str:
-        if not has_begun:
+        if progress.current != "hashing":
             return "nothing was changed"
         again = "run it again without --rebuild" if rebuild else "run the same command again"
         return f"what was hashed is kept: {again} to go on"
 
     way_on = telling_how_to_go_on(way_to_go_on, quiet=quiet)
-    with saving_on_sigterm(), way_on, progress_bar("listing", quiet=no_bar) as show:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            show(done, None, n_failed)
-
-        summary = hash_pictures(
-            all_sources,
-            output,
-            hash_options,
-            on_wait=telling_to_wait(output, quiet=quiet),
-            on_found=lambda n_found: show(n_found, None),
-            on_start=tell_start,
-            on_progress=advance,
-            on_failure=tell_failure,
-        )
+    with saving_on_sigterm(), way_on, progress:
+        summary = hash_pictures(all_sources, output, hash_options, progress)
+    n_failed = progress.n_failed
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     if json:
         write_json({**counts, "failed": n_failed, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
     elif not quiet:
         told = ", ".join(f"{count:,} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
         n_pictures = counted(summary.n_items, "picture")
-        report(f"{display_path(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
+        report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
         if not told and part is None:
             report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import counted, telling_to_wait, write_summary
-from drhn_cli.errors import display_path
+from drhn_cli.cli.output import TerminalProgress, counted, write_summary
+from drhn_cli.errors import printable
 
 
 def import_(
@@ -37,6 +37,6 @@ def import_(
     from drhn_cli.collection.import_codes import import_codes
 
     listed = options.read_files_from(paths, null=null)
-    summary = import_codes(array, listed, output, bits, on_wait=telling_to_wait(output, quiet=quiet))
-    told = f"{display_path(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
+    summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
+    told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
     write_summary(summary, told, json=json, quiet=quiet)

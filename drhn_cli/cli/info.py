@@ -9,7 +9,7 @@ import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.output import format_number, write_bytes, write_json
-from drhn_cli.errors import display_path
+from drhn_cli.errors import printable
 
 _LONGEST = 240  # characters of a line with several entries
 
@@ -57,4 +57,4 @@ def _on_one_line(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return format_number(None) if value is None else display_path(str(value))
+    return format_number(None) if value is None else printable(str(value))

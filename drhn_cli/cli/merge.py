@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import counted, telling_to_wait, write_summary
-from drhn_cli.errors import display_path
+from drhn_cli.cli.output import TerminalProgress, counted, write_summary
+from drhn_cli.errors import printable
 
 
 def merge(
@@ -30,7 +30,7 @@ def merge(
     """
     from drhn_cli.collection.merge import merge_codes
 
-    summary = merge_codes(parts, output, partial=partial, on_wait=telling_to_wait(output, quiet=quiet))
+    summary = merge_codes(parts, output, partial=partial, progress=TerminalProgress(quiet=quiet))
     merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
-    told = f"{display_path(output)}: {merged} in {summary.seconds:.1f} s"
+    told = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
     write_summary(summary, told, json=json, quiet=quiet)

@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from drhn_cli.errors import AnyPath, DrhnError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, printable
+from drhn_cli.progress import Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.progress import Progress as RichProgress
     from rich.table import Table
 
 
@@ -86,7 +88,7 @@ def report_error(error: DrhnError) -> None:
     if error.path is None:
         report(error.message)
     else:
-        report(f"{display_path(shown_path(os.fsencode(error.path)))}: {error.reason}")
+        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
 @contextlib.contextmanager
@@ -98,11 +100,6 @@ def telling_how_to_go_on(hint: Callable[[], str], *, quiet: bool) -> Iterator[No
         if not quiet:
             report(f"stopped; {hint()}")
         raise
-
-
-def telling_to_wait(path: AnyPath, *, quiet: bool) -> Callable[[], None]:
-    """Return what tells on stderr that another run, which writes the same code file, is waited for."""
-    return lambda: None if quiet else report(f"{display_path(path)}: waiting for another drhn, which is writing it")
 
 
 def shown_path(path: bytes) -> bytes:
@@ -117,7 +114,7 @@ def shown_path(path: bytes) -> bytes:
 def terminal_text(path: AnyPath) -> str:
     """Return a path as text that the terminal on stdout does not obey and has characters for; others are escaped."""
     encoding = sys.stdout.encoding
-    return display_path(path).encode(encoding, "backslashreplace").decode(encoding)
+    return printable(path).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def path_form(end: bytes) -> Callable[[bytes], bytes]:
@@ -181,48 +178,73 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-class ShowProgress(Protocol):
-    """Draws progress."""
+class TerminalProgress(Progress):
+    """Tells on stderr what long work tells, and draws a bar, the rate and the remaining time if that is a terminal.
 
-    def __call__(
-        self, done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /
-    ) -> None:
-        """Draw how many things are done, how many there are, and how many failed; another description begins anew.
-
-        None leaves a thing as it is.
-        """
-
-
-@contextlib.contextmanager
-def progress_bar(description: str, *, quiet: bool) -> Iterator[ShowProgress]:
-    """Show progress, its rate and the remaining time on stderr while the block runs, if that is a terminal.
+    A context manager, which takes the bar away in the end.
 
     Args:
-        description: stands before the bar.
-        quiet: show nothing.
+        quiet: tell of nothing but failures.
+        bar: draw it; False where others share the terminal.
 
-    Yields:
-        What draws it.
+    Attributes:
+        current: name of the phase; empty before the first.
+        n_failed: failures so far.
     """
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
+
+    def __init__(self, *, quiet: bool, bar: bool = True) -> None:
+        self.current = ""
+        self.n_failed = 0
+        self._quiet = quiet
+        self._draws = bar and not quiet and sys.stderr.isatty()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Begin to draw a phase."""
+        self.current = name
+        if not self._draws:
+            return
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._bar.start()
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._bar.add_task(name, total=total, told="")
+
+    def advance(self, n: int = 1) -> None:
+        """Draw how far it is."""
+        if self._bar is None:
+            return
+        (task,) = self._bar.tasks
+        completed = task.completed + n
+        rate = completed / (task.elapsed or 1)  # rich's own jumps where batches end close to each other
+        failed = f"  {self.n_failed:,} failed" if self.n_failed else ""
+        told = f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if completed else failed
+        self._bar.update(task.id, completed=completed, told=told)
+
+    def failure(self, error: DrhnError) -> None:
+        """Report and count a failure."""
+        self.n_failed += 1
+        report_error(error)
+
+    def note(self, text: str) -> None:
+        """Report it unless quiet."""
+        if not self._quiet:
+            report(text)
+
+
+def _new_bar() -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     told = TextColumn("{task.fields[told]}")
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), told)
     console = Console(stderr=True, soft_wrap=True)  # a message stays on its line: the terminal wraps it, if it must
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=None, told="")
-
-        def show(done: int | None, total: int | None, n_failed: int = 0, description: str | None = None, /) -> None:
-            if description is not None:
-                progress.reset(task, description=description, told="")
-            progress.update(task, completed=done, total=total)
-            so_far = progress.tasks[task]
-            rate = so_far.completed / (so_far.elapsed or 1)  # rich's own jumps where batches end close to each other
-            failed = f"  {n_failed:,} failed" if n_failed else ""
-            progress.update(task, told=f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if so_far.completed else failed)
-
-        yield show
+    return Progress(*columns, console=console, transient=True)

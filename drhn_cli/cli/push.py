@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import counted, progress_bar, telling_how_to_go_on, write_summary
+from drhn_cli.cli.output import TerminalProgress, counted, telling_how_to_go_on, write_summary
 
 
 def push(
@@ -34,8 +34,8 @@ def push(
     from drhn_cli.clickhouse.push_file import push_codes
 
     way_on = telling_how_to_go_on(lambda: "run the same command again to go on", quiet=quiet)
-    with way_on, progress_bar("pushing", quiet=quiet) as show:
-        summary = push_codes(codes, url, name=name, on_progress=show)
+    with way_on, TerminalProgress(quiet=quiet) as progress:
+        summary = push_codes(codes, url, name=name, progress=progress)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
     there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
     write_summary(summary, f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)

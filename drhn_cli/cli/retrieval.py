@@ -26,7 +26,7 @@ from drhn_cli.cli.output import (
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import ConfigError, DrhnError, display_path
+from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
     from drhn_cli.retrieval.query import Answer, Query
@@ -183,7 +183,7 @@ class _Output:
     def write_failure(self, query: bytes, error: DrhnError) -> None:
         """Report a query that has no answer."""
         if error.path is None:
-            report(f"{display_path(query)}: {error.message}")
+            report(f"{printable(query)}: {error.message}")
         else:
             report_error(error)
         if self.json:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.output import counted, progress_bar, report, report_error, telling_how_to_go_on
+from drhn_cli.cli.output import TerminalProgress, telling_how_to_go_on
 from drhn_cli.cli.terminated import saving_on_sigterm
 from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
-from drhn_cli.errors import ConfigError, ImageError
-
-if TYPE_CHECKING:
-    from drhn_cli.training.train import DataNumbers
-    from drhn_cli.training.trainer import EpochReport
+from drhn_cli.errors import ConfigError
 
 _NETWORK, _TRAINING = "The network", "The training"
 
@@ -212,7 +207,7 @@ def train(
         "precision": precision,
     }
     from drhn_cli.training.distributed import find_team
-    from drhn_cli.training.train import TrainHooks, TrainOptions, train_weights
+    from drhn_cli.training.train import TrainOptions, train_weights
 
     train_options = TrainOptions(
         data=data,
@@ -237,38 +232,10 @@ def train(
     way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if team.size == 1 else nullcontext()
-    with stopping, way_on, progress_bar("training", quiet=silent) as show:
-
-        def tell_data(numbers: DataNumbers, failures: Sequence[ImageError]) -> None:
-            for failure in failures:
-                report_error(failure)
-            if not quiet:
-                report(
-                    f"{counted(numbers.n_images, 'picture')} to train on, {numbers.n_validation:,} to validate on, "
-                    f"{numbers.n_test:,} to test with; {numbers.n_classes:,} classes"
-                )
-
-        def tell_epoch(epoch: EpochReport) -> None:
-            if not quiet:
-                report(_epoch_line(epoch))
-
-        hooks = TrainHooks(
-            on_data=tell_data,
-            on_start=lambda done: report(f"going on after epoch {done}") if done and not quiet else None,
-            on_step=show,
-            on_epoch=tell_epoch,
-        )
-        weights, evaluations = train_weights(train_options, hooks)
+    with stopping, way_on, TerminalProgress(quiet=silent) as progress:
+        weights, evaluations = train_weights(train_options, progress)
     write_evaluations(evaluations, str(output), json=json, tta=weights.preprocessing.views == 2)
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def _epoch_line(epoch: EpochReport) -> str:
-    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
-    if epoch.validation_accuracy is not None and epoch.validation_mean_average_precision is not None:
-        line += f", validation accuracy {epoch.validation_accuracy:.4f}"
-        line += f", mAP {epoch.validation_mean_average_precision:.4f}"
-    return f"{line}, {epoch.seconds:.0f} s"

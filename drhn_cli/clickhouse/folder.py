@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from drhn_cli.errors import TableError
+from drhn_cli.files import os_errors
 
 _OPENED = {"tmp", "status"}
 """What the engine makes at first, and may have left where it was killed; the first table brings a folder metadata."""
@@ -17,8 +18,6 @@ def require_database(folder: str, url: str) -> None:
 
     Raises:
         TableError: it is not there, or something else.
-
-    Source: ours.
     """
     if _holds_database(folder):
         return
@@ -33,14 +32,10 @@ def make_place(folder: str, url: str) -> None:
 
     Raises:
         TableError: it cannot be made or written, or holds files but no database.
-
-    Source: ours.
     """
-    try:
+    with os_errors(TableError, "no place for a database", path=url, hint=_ELSEWHERE):
         os.makedirs(folder, exist_ok=True)
         holds_others = not _holds_database(folder) and not _OPENED.issuperset(os.listdir(folder))
-    except OSError as error:
-        raise TableError("no place for a database", path=url, found=error.strerror, hint=_ELSEWHERE) from error
     if holds_others:
         expected, hint = "a database, or an empty folder", "name a folder of its own"
         raise TableError("no place for a database", path=url, expected=expected, found="other files", hint=hint)

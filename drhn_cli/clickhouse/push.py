@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from drhn_cli.clickhouse.connection import Connection
@@ -11,7 +11,8 @@ from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.rows import pack_rows
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, Schema
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import TableError, display_path
+from drhn_cli.errors import TableError, printable
+from drhn_cli.progress import SILENT, Progress
 
 SLICE_ROWS = 1_000_000
 _SLICE_BYTES = 128 << 20  # of rows, where codes are long
@@ -24,8 +25,6 @@ _SETTINGS = {
     "min_insert_block_size_rows": 2 * SLICE_ROWS,
     "min_insert_block_size_bytes": 4 * _SLICE_BYTES,
 }
-
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,7 @@ class Loaded:
     n_table: int
 
 
-def load_codes(
-    file: CodeFile, connection: Connection, name: bytes, on_progress: OnProgress = lambda *_: None
-) -> Loaded:
+def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Progress = SILENT) -> Loaded:
     """Make the rows of a name those of a code file, and make the table where there is none.
 
     Until the last row is in, readers see what was there before. What an interrupted push has sent is not sent again.
@@ -54,12 +51,10 @@ def load_codes(
         file: an open, verified code file.
         connection: to the table.
         name: what tells the code file from others of the table; rows pushed under it before are replaced.
-        on_progress: is called with the rows that are there, and all rows.
+        progress: is told of the rows that are there ("pushing").
 
     Raises:
         TableError: the table is foreign or holds codes of another model, or a statement failed.
-
-    Source: ours.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)
@@ -78,7 +73,7 @@ def load_codes(
     )
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         files.write(push)
-    n_sent = _Slices(file, connection, schema, generation).fill(on_progress)
+    n_sent = _Slices(file, connection, schema, generation).fill(progress)
     current = next((each for each in live if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
         files.write(replace(push, state=LIVE, version=push.version + 1))
@@ -101,7 +96,7 @@ class _Slices:
         size = file.codes.shape[1]
         self._n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (size + _PATH_BYTES)))
 
-    def fill(self, on_progress: OnProgress) -> int:
+    def fill(self, progress: Progress) -> int:
         """Make the table hold every row once; return how many were sent.
 
         Raises:
@@ -112,14 +107,14 @@ class _Slices:
             # Some came twice: the table knows nothing of blocks that came before.
             self._schema.drop_generation(self._generation)
             counts = {}
-        n_there = n_sent = 0
+        progress.phase("pushing", len(self._file))
+        n_sent = 0
         for place, rows in self._read({place for place, n in sizes.items() if counts.get(place) == n}):
             if rows:
                 token = {"insert_deduplication_token": f"{self._generation}-{self._n_rows}-{place}"}
                 self._connection.insert(self._schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
                 n_sent += sizes[place]
-            n_there += sizes[place]
-            on_progress(n_there, len(self._file))
+            progress.advance(sizes[place])
         if n_sent and self._count() != sizes:
             raise TableError(
                 "not all rows have arrived, or others push the same name",
@@ -168,7 +163,7 @@ def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:
                 f"{m.model} ({m.fingerprint[:12]}), {m.n_bits} bits" for m in (other.manifest, file.manifest)
             )
             raise TableError(
-                f"the table holds codes of another model, those of {display_path(other.name)}",
+                f"the table holds codes of another model, those of {printable(other.name)}",
                 path=path,
                 expected=expected,
                 found=found,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from drhn_cli.clickhouse.connection import Connection
@@ -12,6 +11,7 @@ from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
+from drhn_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def push_codes(
     url: str,
     *,
     name: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> PushSummary:
     """Make a table hold a code file, in the place of what was pushed under the same name before.
 
@@ -48,7 +48,7 @@ def push_codes(
         codes_path: the code file.
         url: of the table, which is made where there is none.
         name: what tells the code file from others of the table. None: its absolute path.
-        on_progress: is called with the rows that are there, and all rows.
+        progress: is told of the rows that are there ("pushing").
 
     Raises:
         CodeFileError: the code file cannot be read, or is damaged.
@@ -62,7 +62,7 @@ def push_codes(
         # Codes that are taken over lose their checksum.
         file.verify(index=False)
         with Connection(address, may_create=True) as connection:
-            loaded = load_codes(file, connection, os.fsencode(name), on_progress)
+            loaded = load_codes(file, connection, os.fsencode(name), progress)
         return PushSummary(
             name=name,
             n_items=len(file),

@@ -28,8 +28,6 @@ def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries:
         first_id: the first row's id.
         codes: (n, code_size) uint8.
         entries: n of them.
-
-    Source: ours.
     """
     n, size = codes.shape
     lengths = np.diff(entries.offsets)  # (n,)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -22,8 +21,8 @@ from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
 from drhn_cli.clickhouse.schema import Schema, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
-from drhn_cli.errors import AnyPath, DrhnError, TableError, display_path
-from drhn_cli.paths import absolute_folder
+from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
+from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
 
 _Result = TypeVar("_Result")
@@ -45,7 +44,13 @@ class CodeTable:
         self._files: list[PushedFile] = []
         self._read_files()
         roots = [os.fsencode(file.manifest.root) for file in self._files]
-        self.manifest = replace(self._files[0].manifest, root=os.fsdecode(os.path.commonpath(roots)))
+        apart = TableError(
+            "the code files of the table have no folder in common",
+            path=self.path,
+            found=", ".join(map(printable, roots)),
+            hint="push the code files of each drive to a table of their own",
+        )
+        self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -54,8 +59,6 @@ class CodeTable:
         Raises:
             ConfigError: not a URL, or packages are missing.
             TableError: nobody answers, there is no such table, it is empty, or it holds codes of several models.
-
-        Source: ours.
         """
         connection = Connection(TableAddress.parse(url))
         try:
@@ -71,9 +74,7 @@ class CodeTable:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -104,8 +105,6 @@ class CodeTable:
 
         Raises:
             TableError: some are missing, or there twice.
-
-        Source: ours.
         """
         self._twice(self._verify)
 
@@ -114,8 +113,6 @@ class CodeTable:
 
         Raises:
             TableError: the statement failed.
-
-        Source: ours.
         """
         inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
         if not inside:
@@ -154,8 +151,6 @@ class CodeTable:
             DrhnError: a query of another shape or dtype, or a folder that holds no root and lies in none.
             ConfigError: a number out of its range.
             TableError: a statement failed, or rows are missing.
-
-        Source: ours.
         """
         check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
         return self._twice(lambda: self._search(query, top_k, max_distance, under))
@@ -219,7 +214,7 @@ class CodeTable:
                 if prefix.startswith(root) and file not in whole
             ]
             if not whole and not inside:
-                expected = f"a folder below {display_path(self.root)}"
+                expected = f"a folder below {printable(self.root)}"
                 raise DrhnError("the folder is outside of the table", path=folder, expected=expected)
             conditions += (f"generation = {file.generation}" for file in whole)
             conditions += (

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drhn_cli.errors import DrhnError
+from drhn_cli.files import FileStamp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,11 @@ class Entry:
     mtime_ns: int
     inode: int
 
+    @property
+    def stamp(self) -> FileStamp:
+        """What the file was known by when it was hashed."""
+        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Entries(Sequence[Entry]):
@@ -45,7 +51,7 @@ class Entries(Sequence[Entry]):
     Raises:
         DrhnError: the columns have different lengths.
 
-    Source: ours; the layout of Arrow's binary columns.
+    Source: the layout of Arrow's binary columns.
     """
 
     blob: bytes
@@ -73,8 +79,6 @@ class Entries(Sequence[Entry]):
 
         Raises:
             DrhnError: the columns have different lengths.
-
-        Source: ours.
         """
         offsets = np.zeros(len(paths) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, paths), dtype=np.int64, count=len(paths)), out=offsets[1:])
@@ -87,11 +91,18 @@ class Entries(Sequence[Entry]):
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Entries]) -> Self:
-        """Join several, in order; none give an empty one.
+    def from_stamps(cls, paths: Sequence[bytes], stamps: Sequence[FileStamp]) -> Self:
+        """Build from n paths relative to the root, in any order, and the stamp of each."""
+        columns = (
+            [stamp.size for stamp in stamps],
+            [stamp.mtime_ns for stamp in stamps],
+            [stamp.inode for stamp in stamps],
+        )
+        return cls.from_columns(paths, *columns)
 
-        Source: ours.
-        """
+    @classmethod
+    def concatenate(cls, parts: Sequence[Entries]) -> Self:
+        """Join several, in order; none give an empty one."""
         ends = np.cumsum([0, *(int(part.offsets[-1]) for part in parts)], dtype=np.int64)
         shifted = [part.offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
         return cls(

@@ -153,10 +153,7 @@ class Trailer:
 
 
 def pack_block(entries: Entries) -> bytes:
-    """Return one block of the entries section.
-
-    Source: ours.
-    """
+    """Return one block of the entries section."""
     columns = ((entries.sizes, "<i8"), (entries.mtimes_ns, "<i8"), (entries.inodes, "<u8"), (entries.offsets, "<u4"))
     return b"".join([column.astype(dtype).tobytes() for column, dtype in columns] + [entries.blob])
 
@@ -166,8 +163,6 @@ def unpack_block(raw: bytes, n_rows: int) -> Entries:
 
     Raises:
         ValueError: the block is not made of ``n_rows`` entries.
-
-    Source: ours.
     """
     blob_start = _blob_start(n_rows)
     if len(raw) < blob_start:

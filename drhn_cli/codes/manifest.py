@@ -89,10 +89,7 @@ class CodeManifest:
         code_size(self.n_bits)
 
     def to_json(self, *, n_items: int, format_version: int) -> bytes:
-        """Return the manifest as JSON in ASCII. Equal manifests give equal bytes: sorted keys, no time of day.
-
-        Source: ours.
-        """
+        """Return the manifest as JSON in ASCII. Equal manifests give equal bytes: sorted keys, no time of day."""
         values = {
             "format_version": format_version,
             "root": self.root,
@@ -116,8 +113,6 @@ class CodeManifest:
 
         Raises:
             CodeFileError: not JSON, or a key is missing or of another type. The caller adds the path.
-
-        Source: ours.
         """
         try:
             values = json.loads(text)

@@ -24,8 +24,6 @@ def code_size(n_bits: int) -> int:
 
     Raises:
         ConfigError: ``n_bits`` is out of its range.
-
-    Source: ours.
     """
     if not 1 <= n_bits <= MAX_BITS:
         raise ConfigError("code length is out of range", expected=f"1..{MAX_BITS} bits", found=str(n_bits))
@@ -33,18 +31,12 @@ def code_size(n_bits: int) -> int:
 
 
 def last_byte_mask(n_bits: int) -> int:
-    """Return which bits of a code's last byte belong to the code, 0x01..0xff; the others are padding.
-
-    Source: ours.
-    """
+    """Return which bits of a code's last byte belong to the code, 0x01..0xff; the others are padding."""
     return 0xFF >> (-n_bits % 8)
 
 
 def padding_mask(n_bits: int) -> int:
-    """Return which bits of a code's last byte are padding, 0x00..0xfe.
-
-    Source: ours.
-    """
+    """Return which bits of a code's last byte are padding, 0x00..0xfe."""
     return 0xFF & ~last_byte_mask(n_bits)
 
 
@@ -59,8 +51,6 @@ def check_codes(codes: NDArray[np.uint8], n_bits: int, name: str = "codes") -> N
     Raises:
         ConfigError: ``n_bits`` is out of its range.
         DrhnError: the array has another shape or dtype.
-
-    Source: ours.
     """
     size = code_size(n_bits)
     if codes.ndim != 2 or codes.shape[1] != size or codes.dtype != np.uint8:
@@ -111,10 +101,7 @@ def unpack_bits(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.bool_]:
 
 
 def format_hex(code: NDArray[np.uint8]) -> str:
-    """Return one packed code, (code_size,) uint8, as lower-case hexadecimal text, two digits a byte.
-
-    Source: ours.
-    """
+    """Return one packed code, (code_size,) uint8, as lower-case hexadecimal text, two digits a byte."""
     return code.tobytes().hex()
 
 
@@ -130,8 +117,6 @@ def parse_hex(text: str, n_bits: int) -> NDArray[np.uint8]:
 
     Raises:
         DrhnError: a character is no hexadecimal digit, the text has another length, or a padding bit is set.
-
-    Source: ours.
     """
     size = code_size(n_bits)
     expected = f"{2 * size} hexadecimal digits for {n_bits} bits"

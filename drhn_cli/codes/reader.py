@@ -1,4 +1,4 @@
-"""Reading a code file. ``layout`` has its bytes, ``write`` makes one, ``lock`` keeps two writers apart."""
+"""Reading a code file. ``layout`` has its bytes, ``write`` makes one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
-from drhn_cli.nonblocking import open_nonblocking
+from drhn_cli.files import open_nonblocking, os_errors, refuse_overwrite
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
@@ -62,23 +61,17 @@ class CodeFile:
 
         Raises:
             CodeFileError: the file is missing, unreadable, empty, foreign, truncated, damaged, or of a newer version.
-
-        Source: ours.
         """
-        try:
+        absent = CodeFileError("no such code file", path=path, hint=_MAKE_ONE)
+        with os_errors(CodeFileError, "cannot open the code file", path=path, absent=absent):
             descriptor = open_nonblocking(path)
-        except FileNotFoundError as error:
-            raise CodeFileError("no such code file", path=path, hint=_MAKE_ONE) from error
-        except OSError as error:
-            raise CodeFileError("cannot open the code file", path=path, found=error.strerror) from error
         try:
-            status = os.fstat(descriptor)
-            _require_regular(path, status, _NAME_ONE)
-            if not status.st_size:
-                raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
-            contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise CodeFileError("cannot read the code file", path=path, found=error.strerror) from error
+            with os_errors(CodeFileError, "cannot read the code file", path=path):
+                status = os.fstat(descriptor)
+                _require_regular(path, status, _NAME_ONE)
+                if not status.st_size:
+                    raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
+                contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
         return cls(path, contents)
@@ -93,9 +86,7 @@ class CodeFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -184,8 +175,6 @@ class CodeFile:
 
         Raises:
             CodeFileError: naming the part that is damaged.
-
-        Source: ours.
         """
         self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
         if index and self._trailer.index is not None:
@@ -347,24 +336,19 @@ def require_code_file(path: AnyPath) -> None:
 
     Raises:
         CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
-
-    Source: ours.
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
-    try:
-        _require_regular(path, os.stat(path), "name another file")  # to open a pipe is to wait for its writer
-        with open(path, "rb") as stream:
-            start = stream.read(len(layout.FAISS_MAGIC))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise CodeFileError("cannot open the code file", path=path, found=error.strerror) from error
-    if start and start != layout.FAISS_MAGIC:
-        raise CodeFileError(
+    with os_errors(CodeFileError, "cannot open the code file", path=path), contextlib.suppress(FileNotFoundError):
+        _require_regular(path, os.stat(path), "name another file")
+
+    def refusal(head: bytes) -> CodeFileError:
+        return CodeFileError(
             "not a code file, and it would be overwritten",
             path=path,
             expected=f"{layout.FAISS_MAGIC.decode()} at its start",
-            found=repr(start),
+            found=repr(head[: len(layout.FAISS_MAGIC)]),
             hint="name another file, or remove this one first",
         )
+
+    refuse_overwrite(path, "code file", lambda head: head.startswith(layout.FAISS_MAGIC), refusal)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
+from drhn_cli.files import atomic_write, os_errors
 
 Block = tuple[NDArray[np.uint8], Entries]
 """Codes and entries of some rows."""
@@ -26,7 +25,7 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
 
     Equal content gives equal bytes, whatever the order of the rows. An existing file keeps its permissions, and a
     symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced. Hold
-    ``lock_code_file`` meanwhile, or the work of another writer may be lost.
+    its lock meanwhile, or the work of another writer may be lost.
 
     Args:
         path: of the code file; its folder exists.
@@ -38,8 +37,6 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
         CodeFileError: the file cannot be written (no space, no permission, not a regular file), or two entries have the
             same path.
         DrhnError: codes, entries and manifest do not fit each other.
-
-    Source: ours.
     """
     check_codes(codes, manifest.n_bits)
     if len(codes) != len(entries):
@@ -71,25 +68,11 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
     Raises:
         CodeFileError: the file cannot be written. What ``blocks`` raises passes through, and leaves the old file.
         DrhnError: codes have padding bits that are set.
-
-    Source: ours.
     """
-    with _replace(path) as stream:
+    hint = "the old file, if there was one, is unchanged"
+    writing = os_errors(CodeFileError, "cannot write the code file", path=path, hint=hint)
+    with writing, atomic_write(path) as stream:
         _write_parts(stream, blocks, n_items, manifest)
-
-
-@contextmanager
-def _replace(path: AnyPath) -> Iterator[BinaryIO]:
-    try:
-        with atomic_write(path) as stream:
-            yield stream
-    except OSError as error:
-        raise CodeFileError(
-            "cannot write the code file",
-            path=path,
-            found=error.strerror or str(error),
-            hint="the old file, if there was one, is unchanged",
-        ) from error
 
 
 def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
@@ -106,7 +89,7 @@ def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
         if not 0 < len(name) < layout.MAX_PATH_BYTES:
             raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
         if name == previous:
-            raise CodeFileError("two entries have the same path", path=path, found=display_path(name))
+            raise CodeFileError("two entries have the same path", path=path, found=printable(name))
         previous = name
     return order
 

@@ -9,13 +9,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.layout import FAISS_MAGIC
 from drhn_cli.codes.pack import format_hex
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
-from drhn_cli.jobs.place import read_head
+from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
 
 TEXT_FORMATS = ("tsv", "ndjson")
 FORMATS = ("npy", *TEXT_FORMATS, "parquet")
@@ -62,16 +61,13 @@ def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath
     _require_no_other_kind(path)
     if form == "parquet":
         _import_pyarrow()
-    try:
-        with atomic_write(path) as stream:
-            if form == "npy":
-                np.lib.format.write_array(stream, np.ascontiguousarray(file.codes), allow_pickle=False)
-            elif form == "parquet":
-                _write_parquet(file, stream, show_path)
-            else:
-                stream.writelines(export_rows(file, form, show_path=show_path, end=end))
-    except OSError as error:
-        raise DrhnError("cannot write the export", path=path, found=error.strerror or str(error)) from error
+    with os_errors(DrhnError, "cannot write the export", path=path), atomic_write(path) as stream:
+        if form == "npy":
+            np.lib.format.write_array(stream, np.ascontiguousarray(file.codes), allow_pickle=False)
+        elif form == "parquet":
+            _write_parquet(file, stream, show_path)
+        else:
+            stream.writelines(export_rows(file, form, show_path=show_path, end=end))
 
 
 def _rows(file: CodeFile, show_path: ShowPath) -> Iterator[tuple[str, Entry, bytes]]:
@@ -116,7 +112,10 @@ def _require_no_other_kind(path: AnyPath) -> None:
         return
     from drhn_cli.images.formats import picture_suffixes  # Pillow, which is seldom needed
 
-    is_code_file = read_head(path, "export").startswith(FAISS_MAGIC)
-    if is_code_file or os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
-        kind = "another code file" if is_code_file else "a picture"
-        raise ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")
+    def refusal(kind: str) -> ConfigError:
+        return ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")
+
+    no_codes = lambda head: not head.startswith(FAISS_MAGIC)  # noqa: E731
+    refuse_overwrite(path, "export", no_codes, lambda _: refusal("another code file"))
+    if os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
+        raise refusal("a picture")

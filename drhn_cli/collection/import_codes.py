@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL, CodeManifest
 from drhn_cli.codes.pack import MAX_BITS, code_size, pack_bits, padding_mask
 from drhn_cli.codes.reader import require_code_file
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
-from drhn_cli.errors import AnyPath, DrhnError, SourceError
-from drhn_cli.paths import absolute_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, SourceError
+from drhn_cli.files import CORRUPT, FileStamp, lock_file, os_errors
+from drhn_cli.paths import absolute_path, common_folder
+from drhn_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def import_codes(
     codes_path: AnyPath,
     n_bits: int | None,
     *,
-    on_wait: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> ImportSummary:
     """Write a code file, replacing one that is there.
 
@@ -51,7 +52,7 @@ def import_codes(
         paths: n of them, of row i the i-th; relative ones are taken from the working directory.
         codes_path: the code file.
         n_bits: length of a code. None: all columns.
-        on_wait: called once if another run that writes the code file has to be waited for.
+        progress: is told if another run that writes the code file has to be waited for.
 
     Raises:
         DrhnError: no such array, another number of paths than of rows, a length that does not fit, bits set beyond it.
@@ -64,17 +65,14 @@ def import_codes(
         raise DrhnError("a path is needed for each code", path=array_path, expected=str(len(codes)), found=found)
     if not all(map(os.path.basename, absolute)):
         raise DrhnError("no picture has this path", path=os.sep, hint="remove it from the list, and its code")
-    try:
-        root = os.path.commonpath({os.path.dirname(path) for path in absolute}) if absolute else os.getcwdb()
-    except ValueError as error:
-        raise SourceError("the paths have no folder in common", hint="make a code file for each drive") from error
+    apart = SourceError("the paths have no folder in common", hint="make a code file for each drive")
+    root = common_folder({os.path.dirname(path) for path in absolute}, apart) if absolute else os.getcwdb()
     prefix = len(os.path.join(root, b""))
-    sizes, mtimes_ns, inodes = zip(*map(_stat, absolute), strict=True) if absolute else ((), (), ())
-    entries = Entries.from_columns([path[prefix:] for path in absolute], sizes, mtimes_ns, inodes)
+    entries = Entries.from_stamps([path[prefix:] for path in absolute], list(map(_stamp_of, absolute)))
     manifest = CodeManifest(
         root=os.fsdecode(root), n_bits=length, model=IMPORTED_MODEL, fingerprint=IMPORTED_FINGERPRINT
     )
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
+    with lock_file(codes_path, "code file", CodeFileError, LOCK_TIMEOUT_SECONDS, progress=progress):
         require_code_file(codes_path)
         write_code_file(codes_path, codes, entries, manifest)
     return ImportSummary(n_items=len(codes), n_bits=length)
@@ -85,12 +83,12 @@ def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], i
     if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for a writer
         hint, found = "write it to a file first: it is mapped, not read", "a folder, pipe or device"
         raise DrhnError("cannot read the codes", path=path, expected="a .npy file", found=found, hint=hint)
+    problem, expected = "cannot read the codes", "a .npy file"
     try:
-        with np.errstate(over="ignore"):  # of more rows than there can be
+        with os_errors(DrhnError, problem, path=path, expected=expected), np.errstate(over="ignore"):
             array = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # no pickles, and no other kind of file
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        found = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise DrhnError("cannot read the codes", path=path, expected="a .npy file", found=found) from error
+    except CORRUPT as error:
+        raise DrhnError(problem, path=path, expected=expected, found=" ".join(str(error).split())) from error
     if array.ndim != 2 or array.dtype not in (np.uint8, np.bool_):
         found = f"shape {array.shape} {array.dtype}"
         raise DrhnError("no codes", path=path, expected="shape (n, bytes) uint8 or (n, bits) bool", found=found)
@@ -111,10 +109,9 @@ def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], i
     return codes, length
 
 
-def _stat(path: bytes) -> tuple[int, int, int]:
-    """Return size, time in ns and inode of a file; zeros where it cannot be looked at."""
+def _stamp_of(path: bytes) -> FileStamp:
+    """Return the stamp of a file; zeros where it cannot be looked at."""
     try:
-        status = os.stat(path)
+        return FileStamp.of(os.stat(path))
     except (OSError, ValueError):
-        return 0, 0, 0
-    return status.st_size, status.st_mtime_ns, status.st_ino
+        return FileStamp(size=0, mtime_ns=0)

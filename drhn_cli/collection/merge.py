@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.reader import CodeFile, require_code_file
 from drhn_cli.collection.merge_codes import merge_code_files
 from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
+from drhn_cli.files import lock_file
+from drhn_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def merge_codes(
     codes_path: AnyPath,
     *,
     partial: bool = False,
-    on_wait: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> MergeSummary:
     """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
 
@@ -45,7 +46,7 @@ def merge_codes(
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
         partial: join what there is of the parts of ``drhn hash --shard``, missing and unfinished ones or not.
-        on_wait: called once if another run that writes the code file has to be waited for.
+        progress: is told if another run that writes the code file has to be waited for.
 
     Raises:
         CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
@@ -56,7 +57,8 @@ def merge_codes(
     clock = time.monotonic()
     if not parts:
         raise DrhnError("nothing to merge", hint="name the code files to join")
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait), ExitStack() as stack:
+    locked = lock_file(codes_path, "code file", CodeFileError, LOCK_TIMEOUT_SECONDS, progress=progress)
+    with locked, ExitStack() as stack:
         require_code_file(codes_path)
         files = [stack.enter_context(CodeFile.open(path)) for path in parts]
         for file in files:
@@ -103,7 +105,7 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
                 hint = "there are parts of other sources, too: hash each part again with the same ones"
             raise CodeFileError(
                 "parts are missing",
-                expected=f"all {count} of {display_path(root)}",
+                expected=f"all {count} of {printable(root)}",
                 found=f"{len(there)}, without {shown}",
                 hint=hint,
             )

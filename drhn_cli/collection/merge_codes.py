@@ -14,14 +14,15 @@ from drhn_cli.codes.layout import BLOCK_ROWS
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, write_blocks
-from drhn_cli.errors import AnyPath, CodeFileError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, printable
+from drhn_cli.paths import common_folder
 
 
 def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     """Write the rows of several code files into one, as if they had been hashed together.
 
     Paths become relative to the deepest folder that holds the roots of all. Memory does not grow with the number of
-    rows: two blocks or so of each file are held. ``path`` may be one of the files. Hold ``lock_code_file`` meanwhile.
+    rows: two blocks or so of each file are held. ``path`` may be one of the files. Hold its lock meanwhile.
 
     Args:
         path: of the code file to write.
@@ -33,15 +34,10 @@ def merge_code_files(path: AnyPath, files: Sequence[CodeFile]) -> CodeManifest:
     Raises:
         CodeFileError: two files hold the same picture, have no folder in common, or the file cannot be written; the
             old file is as it was.
-
-    Source: ours.
     """
     roots = [os.fsencode(file.root) for file in files]
-    try:
-        root = os.path.commonpath(roots)
-    except ValueError as error:
-        found = display_path(files[-1].root)
-        raise CodeFileError("the parts have no folder in common", path=files[-1].path, found=found) from error
+    found = printable(files[-1].root)
+    root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
     first = files[0].manifest
     manifest = CodeManifest(
         root=os.fsdecode(root),
@@ -108,7 +104,7 @@ def _merge(parts: list[_Part]) -> Iterator[Block]:
                 raise CodeFileError(
                     "two parts hold the same picture",
                     path=parts[owners[row]].path,
-                    found=f"{display_path(names[row])}, also in {display_path(parts[owners[following]].path)}",
+                    found=f"{printable(names[row])}, also in {printable(parts[owners[following]].path)}",
                     hint="merge parts that have no picture in common",
                 )
         columns = (joined.sizes[order], joined.mtimes_ns[order], joined.inodes[order])

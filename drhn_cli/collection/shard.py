@@ -43,8 +43,6 @@ class Shard:
 
         It follows from the path alone: a picture that comes or goes moves no other one to another part, and processes
         that list a folder at different times still agree on all that they have both seen.
-
-        Source: ours.
         """
         digest = blake2b(name, digest_size=8).digest()
         return int.from_bytes(digest) % self.count == self.number - 1

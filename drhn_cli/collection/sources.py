@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drhn_cli.collection.shard import Shard
@@ -11,7 +11,8 @@ from drhn_cli.errors import AnyPath, DrhnError, SourceError
 from drhn_cli.images.find import find_images, find_members
 from drhn_cli.images.packed import archive_of, is_empty_archive
 from drhn_cli.images.source import FoundFile
-from drhn_cli.paths import absolute_path
+from drhn_cli.paths import absolute_path, common_folder, is_below
+from drhn_cli.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Gathered:
 
         Not where nothing is known, and not in an archive that was not named: folders are not searched for archives.
         """
-        if not _is_below(path, self.roots) or _is_below(path, self.missing):
+        if not is_below(path, self.roots) or is_below(path, self.missing):
             return False
         archive = archive_of(path)
         return archive is None or archive in self.archives
@@ -59,7 +60,7 @@ def gather_pictures(
     follow: bool,
     is_known: Callable[[bytes], bool] = lambda _: False,
     is_known_folder: Callable[[bytes], bool] = lambda _: False,
-    on_found: Callable[[int], None] = lambda _: None,
+    progress: Progress,
 ) -> Gathered:
     """Find the pictures of a part, or all.
 
@@ -75,12 +76,12 @@ def gather_pictures(
         is_known: tells whether a source was a picture, or there have been some below it. It is missing if it is an
             empty folder now, as the mount point of an unplugged drive is, or an empty archive.
         is_known_folder: tells whether there have been pictures below a source. It is missing if it is a file now.
-        on_found: called with the pictures found so far after each folder and archive.
+        progress: is advanced by the pictures of each folder and archive.
 
     Raises:
         SourceError: no source can be read, or they lie on different drives.
     """
-    found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow, on_found=on_found)
+    found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow, progress=progress)
     # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
@@ -107,7 +108,7 @@ def gather_pictures(
             break
         members = find_members(path, exclude=exclude, hidden=hidden)
         n_images += len(members.files)
-        on_found(n_images)
+        progress.advance(len(members.files))
         if is_own(path):
             files += members.files
             failures += members.failures
@@ -137,28 +138,6 @@ def _emptied(problem: str, source: bytes) -> SourceError:
 def _refuse_nothing(failures: list[DrhnError], roots: set[bytes], missing: set[bytes]) -> None:
     if failures and roots <= missing:
         raise SourceError(f"no source can be read: {failures[0].message}", hint="nothing was changed")
-
-
-def common_folder(folders: Iterable[bytes]) -> bytes:
-    """Return the deepest folder that holds all of these.
-
-    Raises:
-        SourceError: they lie on different drives.
-    """
-    try:
-        return os.path.commonpath(list(folders))
-    except ValueError as error:
-        raise SourceError("the sources have no folder in common", hint="make a code file for each drive") from error
-
-
-def _is_below(path: bytes, folders: set[bytes]) -> bool:
-    """Tell whether a path is one of these folders or inside one."""
-    while path not in folders:
-        parent = os.path.dirname(path)
-        if parent == path:
-            return False
-        path = parent
-    return True
 
 
 def _is_empty_folder(path: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import CodeFile, require_code_file
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.shard import Shard
-from drhn_cli.collection.sources import Gathered, common_folder, gather_pictures
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, display_path
+from drhn_cli.collection.sources import Gathered, gather_pictures
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
+from drhn_cli.files import FileStamp, lock_file
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.packed import is_gone, is_there
@@ -28,8 +28,9 @@ from drhn_cli.images.source import FoundFile
 from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
 from drhn_cli.network.model import Model, choose_bits, load_model, model_of
-from drhn_cli.paths import absolute_folder
-from drhn_cli.threads import ThreadPool
+from drhn_cli.paths import absolute_folder, common_folder
+from drhn_cli.progress import SILENT, Progress
+from drhn_cli.threads import ThreadPool, n_processors
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
@@ -111,6 +112,10 @@ class _Noted(NamedTuple):
     inode: int
     row: int
 
+    @property
+    def stamp(self) -> FileStamp:
+        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
+
 
 class _Part(NamedTuple):
     """Some pictures: absolute paths; sizes, times and inodes; (n, code_size) uint8."""
@@ -160,12 +165,7 @@ def hash_pictures(
     sources: Sequence[AnyPath],
     codes_path: AnyPath,
     options: HashOptions,
-    *,
-    on_wait: Callable[[], None] = lambda: None,
-    on_found: Callable[[int], None] = lambda _: None,
-    on_start: Callable[[int], None] = lambda _: None,
-    on_progress: Callable[[int], None] = lambda _: None,
-    on_failure: Callable[[DrhnError], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> HashSummary:
     """Bring a code file up to date with its pictures.
 
@@ -178,11 +178,8 @@ def hash_pictures(
         sources: files and folders.
         codes_path: the code file; it need not exist yet.
         options: how pictures are found and hashed.
-        on_wait: called once if another run that writes the code file has to be waited for.
-        on_found: called with the number of pictures found so far, now and then.
-        on_start: called once with the number of pictures that have to be decoded.
-        on_progress: called with the number of pictures decoded since the last call.
-        on_failure: called with the error of each file that could not be hashed, as it happens.
+        progress: is told of pictures found ("listing") and decoded ("hashing"), of files that could not be hashed, and
+            if another run that writes the code file has to be waited for.
 
     Returns:
         What was done.
@@ -196,7 +193,8 @@ def hash_pictures(
     """
     clock = time.monotonic()
     check_device(options.device)
-    with lock_code_file(codes_path, LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
+    progress.phase("listing")
+    with lock_file(codes_path, "code file", CodeFileError, LOCK_TIMEOUT_SECONDS, progress=progress):
         update = _Update(codes_path, options)
         gathered = gather_pictures(
             sources,
@@ -207,15 +205,15 @@ def hash_pictures(
             follow=options.follow,
             is_known=update.holds,
             is_known_folder=update.holds_some_below,
-            on_found=on_found,
+            progress=progress,
         )
         for failure in gathered.failures:
-            on_failure(failure)
+            progress.failure(failure)
         pending = update.take_over(gathered)
-        on_start(len(pending))
+        progress.phase("hashing", len(pending))
         # A part that is run again has the codes that it would have had at once: by the same encoder.
         n_images = gathered.n_images if options.shard else len(pending)
-        failures = update.encode(pending, n_images, on_progress, on_failure) if pending else []
+        failures = update.encode(pending, n_images, progress) if pending else []
         # On a machine where a drive is not there, a part must not pass for whole.
         update.finish(complete=gathered.complete)
         return update.summary([*gathered.failures, *failures], time.monotonic() - clock)
@@ -289,7 +287,7 @@ class _Update:
         pending = []
         for file in gathered.files:
             noted = self._noted.get(file.path)
-            if noted and file.is_as(*noted[:3]):
+            if noted and file.is_as(noted.stamp):
                 # The inode is the file's of today: a copy that was put in its place is the same picture.
                 kept[file.path] = noted._replace(inode=file.inode)
                 self._counts["unchanged"] += 1
@@ -319,16 +317,10 @@ class _Update:
         rows = np.array([one.row for one in noted.values()], dtype=np.int64)
         return _Part(list(noted), [one[:3] for one in noted.values()], self._noted_codes[rows])
 
-    def encode(
-        self,
-        pending: list[FoundFile],
-        n_images: int,
-        on_progress: Callable[[int], None],
-        on_failure: Callable[[DrhnError], None],
-    ) -> list[DrhnError]:
+    def encode(self, pending: list[FoundFile], n_images: int, progress: Progress) -> list[DrhnError]:
         """Decode and hash files by the encoder for ``n_images``, saving now and then; return the errors."""
         options = self._options
-        n_threads = options.workers or os.cpu_count() or 1
+        n_threads = options.workers or n_processors()
         batches = load_batches(
             [file.source for file in pending],
             self._weights.preprocessing,
@@ -353,14 +345,14 @@ class _Update:
                 for index, error in batch.failures:
                     self._give_up(pending[index])
                     failures.append(error)
-                    on_failure(error)
+                    progress.failure(error)
                 files = [pending[index] for index in batch.indices.tolist()]
                 n_step = encoder.result().step  # not all at once: a batch may take a CPU some seconds
                 for start in range(0, max(1, len(files)), n_step):
                     step = slice(start, start + n_step)
                     self._add(files[step], encoder.result().codes(batch.pixels[step], self._n_bits))
                     is_last = step.stop >= len(files)
-                    on_progress(len(files[step]) + (len(batch.failures) if is_last else 0))
+                    progress.advance(len(files[step]) + (len(batch.failures) if is_last else 0))
                 if time.monotonic() > next_save:
                     started = time.monotonic()
                     self._save()
@@ -430,7 +422,7 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
         raise SourceError(
             "no picture of the code file is below this folder",
             path=root,
-            expected=f"the folder that was {display_path(file.root)}",
+            expected=f"the folder that was {printable(file.root)}",
             hint="paths in a code file are relative to the root that drhn info shows",
         )
     return absolute

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.config import Preprocessing
-from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, display_path
+from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, printable
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 
@@ -90,10 +90,10 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
     labels: list[int] = []
     for name in sorted(folders):
         if name not in label_of:
-            known = ", ".join(display_path(known) for known in names)
+            known = ", ".join(printable(known) for known in names)
             hint = "rename or remove the folder, or train with it"
             raise SourceError(
-                "unknown class", path=folders[name], expected=f"one of {known}", found=display_path(name), hint=hint
+                "unknown class", path=folders[name], expected=f"one of {known}", found=printable(name), hint=hint
             )
         pictures = _class_pictures(folders[name])
         paths += pictures
@@ -122,7 +122,7 @@ def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
         return find_classes(path), None
     if test_folder is None and len(inside) > 1:
         if _has_only_folders(inside[TRAIN_FOLDER]):  # to learn to tell train from dev is of no use
-            others = ", ".join(display_path(os.path.basename(inside[name])) for name in inside if name != TRAIN_FOLDER)
+            others = ", ".join(printable(os.path.basename(inside[name])) for name in inside if name != TRAIN_FOLDER)
             raise SourceError(
                 "there are class folders in train/, and no test pictures beside it",
                 path=path,
@@ -167,7 +167,7 @@ def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, work
     if lost.size:
         name = labelled.class_names[lost[0]]
         first = next(error for i, error in failures if labelled.labels[i] == lost[0])
-        raise SourceError(f"no picture of class {display_path(name)!r} can be read", found=first.message)
+        raise SourceError(f"no picture of class {printable(name)!r} can be read", found=first.message)
     return LabelledPixels(
         pixels=pixels[:n_loaded],
         labels=labels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from drhn_cli.evaluation.metrics import (
 )
 from drhn_cli.network.binarise import bit_probabilities, codes_of
 from drhn_cli.network.model import Model, choose_bits
+from drhn_cli.progress import SILENT, Progress
 
 _PROGRESS_STEP = 1000  # images
 
@@ -55,7 +56,7 @@ def evaluate_weights(
     curves: bool = False,
     asymmetric: bool = False,
     device: str = "auto",
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> Iterator[Evaluation]:
     """Yield an evaluation for each code length.
 
@@ -68,7 +69,7 @@ def evaluate_weights(
         curves: whether to measure precision and recall for each radius, too.
         asymmetric: whether to measure mean average precision by asymmetric rank, too.
         device: auto, cuda, mps or cpu.
-        on_progress: called with the pictures hashed so far and their number.
+        progress: is told of the pictures hashed ("hashing").
 
     Raises:
         ConfigError: the network was not trained for a code length.
@@ -85,17 +86,16 @@ def evaluate_weights(
             found=str(queries.class_names),
         )
     encoder = TorchEncoder(weights, choose_device(device))
-    total = len(queries.labels) + len(gallery.labels)
+    progress.phase("hashing", len(queries.labels) + len(gallery.labels))
 
-    def activations_of(images: LabelledPixels, done: int) -> NDArray[np.float32]:
+    def activations_of(images: LabelledPixels) -> NDArray[np.float32]:
         parts = []
         for start in range(0, len(images.labels), _PROGRESS_STEP):
             parts.append(encoder.activations(images.pixels[start : start + _PROGRESS_STEP]))
-            on_progress(done + min(start + _PROGRESS_STEP, len(images.labels)), total)
+            progress.advance(len(parts[-1]))
         return np.concatenate(parts)
 
-    query_activations = activations_of(queries, 0)
-    gallery_activations = activations_of(gallery, len(queries.labels))
+    query_activations, gallery_activations = activations_of(queries), activations_of(gallery)
     for n_bits in lengths:
         query_codes = codes_of(query_activations, weights.config, n_bits)
         gallery_codes = codes_of(gallery_activations, weights.config, n_bits)

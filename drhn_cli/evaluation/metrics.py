@@ -127,15 +127,7 @@ def precision_recall_by_radius(
     interpolation. At radius 2, the precision is ``RetrievalMetrics.precision_at_radius2``. Queries without one relevant
     item are left out, as there.
 
-    Args:
-        query_codes: (q, code_size(n_bits)) uint8, padding bits zero, q >= 1.
-        query_labels: (q,) integers, the class of each query.
-        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        gallery_labels: (n,) integers.
-        n_bits: length of a code, 1..4096.
-
-    Raises:
-        DrhnError: arrays of another shape or dtype, an empty one, or no query with a relevant item in the gallery.
+    The arrays are those of ``evaluate_retrieval``, and so are the errors.
 
     Source: a failed lookup has precision 0 as in Liu et al., Supervised hashing with kernels, CVPR 2012.
     """

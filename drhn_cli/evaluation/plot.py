@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError
 from drhn_cli.evaluation.evaluate import Evaluation
-from drhn_cli.jobs.place import refuse_foreign
+from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +49,7 @@ def require_plot(path: AnyPath) -> None:
     _format_of(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plotting needs matplotlib", hint="install it with `pip install 'drhn[plot]'`")
-    refuse_foreign(path, _MARK, "plot")
+    refuse_overwrite(path, "plot", lambda head: _MARK in head)
 
 
 def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
@@ -72,11 +71,8 @@ def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
     with mpl.rc_context(_LOOKS):
         figure = Figure(figsize=(9, 4), layout="constrained")
         _draw(figure, sorted(evaluations, key=lambda one: one.n_bits))
-        try:
-            with atomic_write(path) as stream:
-                figure.savefig(stream, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-        except OSError as error:
-            raise DrhnError("cannot write the plot", path=path, found=error.strerror or str(error)) from error
+        with os_errors(DrhnError, "cannot write the plot", path=path), atomic_write(path) as stream:
+            figure.savefig(stream, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _format_of(path: AnyPath) -> str:

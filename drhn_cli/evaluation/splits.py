@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.evaluation.data import LabelledPixels, find_classes, find_split, load_labelled
+from drhn_cli.threads import n_processors
 
 CIFAR10 = "cifar10"
 
@@ -37,7 +37,7 @@ def load_split(
     if _is_cifar10(data):
         return _load_cifar10(preprocessing, data_dir, download)
     train, test = find_split(data)
-    threads = workers or os.cpu_count() or 1
+    threads = workers or n_processors()
     return load_labelled(train, preprocessing, workers=threads), load_labelled(
         test, preprocessing, workers=threads
     ) if test else None
@@ -81,7 +81,7 @@ def load_queries_and_gallery(
         if test_paths is None:
             raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
         query_paths = test_paths
-    threads = workers or os.cpu_count() or 1
+    threads = workers or n_processors()
     return load_labelled(query_paths, preprocessing, workers=threads), load_labelled(
         gallery_paths, preprocessing, workers=threads
     )

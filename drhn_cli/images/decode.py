@@ -98,8 +98,6 @@ def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_s
     Raises:
         ImageError: it cannot be opened (see ``open_picture``), is no picture, is damaged or cut short, has more than
             ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
-
-    Source: ours.
     """
     ignore_pillow_warnings()
     _allow_pillow(max_pixels)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple, cast
 
-from drhn_cli.errors import AnyPath, DrhnError, SourceError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.globs import compile_excludes
 from drhn_cli.images.packed import archive_of, list_members
 from drhn_cli.images.source import FoundFile, PackedFile
 from drhn_cli.paths import absolute_path
+from drhn_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ def find_images(
     exclude: Sequence[str] = (),
     hidden: bool = False,
     follow: bool = False,
-    on_found: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Found:
     """Find the picture files in folders, at any depth, and those named one by one.
 
@@ -79,12 +80,12 @@ def find_images(
         exclude: globs of names, or with a ``/`` of paths relative to the source: see ``compile_excludes``.
         hidden: take files and folders whose name starts with a dot.
         follow: follow symbolic links inside folders.
-        on_found: called with the number of files found so far, after each folder.
+        progress: is advanced by the files of each folder.
 
     Returns:
         The files, and what could not be read. One unreadable folder never hides the others.
     """
-    search = _Search(exclude=exclude, hidden=hidden, follow=follow, on_found=on_found)
+    search = _Search(exclude=exclude, hidden=hidden, follow=follow, progress=progress)
     for source in sources:
         search.add(source)
     return search.result()
@@ -166,11 +167,12 @@ def _split_at_nul(stream: BinaryIO) -> Iterator[bytes]:
 class _Search:
     """One run of ``find_images``: the rules, and what has been found so far."""
 
-    def __init__(self, *, exclude: Sequence[str], hidden: bool, follow: bool, on_found: Callable[[int], None]) -> None:
+    def __init__(self, *, exclude: Sequence[str], hidden: bool, follow: bool, progress: Progress) -> None:
         self._excluded = compile_excludes(exclude)
         self._hidden = hidden
         self._follow = follow
-        self._on_found = on_found
+        self._progress = progress
+        self._n_told = 0
         self._suffixes = picture_suffixes()
         self._files: dict[bytes, FoundFile] = {}
         self._failures: list[DrhnError] = []
@@ -200,7 +202,7 @@ class _Search:
         except OSError as error:
             self._missing.append(path)
             archive = archive_of(path)
-            hint = f"name the archive, {display_path(archive)}" if archive else hint_for_absent(raw)
+            hint = f"name the archive, {printable(archive)}" if archive else hint_for_absent(raw)
             self._fail(raw if hint else path, error, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):
@@ -242,7 +244,8 @@ class _Search:
                     continue
                 if inner is not None:
                     stack.append(inner)
-            self._on_found(len(self._files))
+            self._progress.advance(len(self._files) - self._n_told)
+            self._n_told = len(self._files)
 
     def _visit(self, folder: _Folder, entry: os.DirEntry[bytes]) -> _Folder | None:
         """Keep a picture; return a folder that is to be searched."""

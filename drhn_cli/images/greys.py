@@ -26,8 +26,6 @@ def to_8_bit_grey(picture: Image.Image) -> Image.Image:
 
     Returns:
         A picture of mode ``L``, without transparency: the colour that a PNG marks as transparent becomes white.
-
-    Source: ours.
     """
     pixels = np.asarray(picture)  # (height, width)
     if picture.mode.startswith("I;16"):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from drhn_cli.errors import AnyPath, ImageError
+from drhn_cli.files import open_nonblocking
 from drhn_cli.images.absent import hint_for_absent
 from drhn_cli.images.packed import locate_packed, open_packed
 from drhn_cli.images.source import PackedFile
-from drhn_cli.nonblocking import open_nonblocking
 
 PictureSource = AnyPath | BinaryIO | PackedFile
 """A file, also one in a tar archive, by its path or as it was found there; or a stream."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError
+from drhn_cli.files import os_errors
 from drhn_cli.images.source import PackedFile
 from drhn_cli.paths import absolute_path
 
@@ -66,14 +67,11 @@ def list_members(archive: bytes) -> Iterator[tuple[TarMember, PackedFile | Sourc
     """
     from drhn_cli.images.archive import read_members  # brings tarfile, which few pictures need
 
-    try:
-        with open(archive, "rb", buffering=0) as stream:
-            status = os.fstat(stream.fileno())
-            for member in read_members(stream, status.st_size, archive):
-                if member.kind != "a folder":
-                    yield member, _as_file(member, archive, status)
-    except OSError as error:
-        raise SourceError("cannot be read", path=archive, found=error.strerror or str(error)) from error
+    with os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", buffering=0) as stream:
+        status = os.fstat(stream.fileno())
+        for member in read_members(stream, status.st_size, archive):
+            if member.kind != "a folder":
+                yield member, _as_file(member, archive, status)
 
 
 def locate_packed(path: AnyPath) -> PackedFile | None:

@@ -34,8 +34,6 @@ def fit_image(
 
     Returns:
         (views * size, size, 3) pixels in 0..255, one view below the other.
-
-    Source: ours.
     """
     size = preprocessing.size
     left, top, right, bottom = margins

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from drhn_cli.files import FileStamp
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundFile:
@@ -27,9 +29,14 @@ class FoundFile:
         """What ``open_picture`` takes."""
         return self.path
 
-    def is_as(self, size: int, mtime_ns: int, inode: int) -> bool:  # noqa: ARG002 - of a copy it is another
-        """Tell whether this is what had these three when it was hashed: the same content, as far as can be seen."""
-        return (self.size, self.mtime_ns) == (size, mtime_ns)
+    @property
+    def stamp(self) -> FileStamp:
+        """What it is known by."""
+        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
+
+    def is_as(self, stamp: FileStamp) -> bool:
+        """Tell whether this is what had this stamp when it was hashed: the same content, as far as can be seen."""
+        return self.stamp.is_same_content(stamp)
 
     def is_unchanged(self) -> bool:
         """Tell whether the file is there still, as it was when it was found."""
@@ -59,9 +66,9 @@ class PackedFile(FoundFile):
         """What ``open_picture`` takes."""
         return self
 
-    def is_as(self, size: int, mtime_ns: int, inode: int) -> bool:
-        """Tell whether this is what had these three when it was hashed; a copy of the archive is the same archive."""
-        return (self.size, self.mtime_ns, self.inode >> 32) == (size, mtime_ns, inode >> 32)
+    def is_as(self, stamp: FileStamp) -> bool:
+        """Tell whether this is what had this stamp when it was hashed; a copy of the archive is the same archive."""
+        return self.stamp.is_same_content(stamp, in_archive=True)
 
     def is_unchanged(self) -> bool:
         """Tell whether the archive is there still, as it was when the file was found in it."""

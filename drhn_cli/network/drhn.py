@@ -106,8 +106,6 @@ class DRHN(nn.Module):
 
         Returns:
             (n, n_classes) float32.
-
-        Source: ours.
         """
         n_bits = n_bits or self.config.bits
         return self._vote(self.classify, activations, slice(first, first + n_bits))

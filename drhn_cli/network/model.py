@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from drhn_cli import __version__
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, CodeManifest
 from drhn_cli.config import NetworkConfig, Preprocessing
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, display_path
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, printable
 from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
 
 DEFAULT = "photos"
@@ -200,7 +200,7 @@ def choose_bits(n_bits: int | None, model: Model) -> int:
         return lengths[-1]
     if n_bits not in lengths:
         raise ConfigError(
-            f"{display_path(model.name)} makes no codes of {n_bits} bits",
+            f"{printable(model.name)} makes no codes of {n_bits} bits",
             expected=" or ".join(map(str, lengths)),
             hint="choose one of these with --bits, or train a network for that length",
         )

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import ConfigError, WeightsError
-from drhn_cli.nonblocking import open_regular
+from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
 
 FORMAT_VERSION = 1
 WEIGHTS_MARK = b"manifest.npy"
@@ -30,11 +26,6 @@ WEIGHTS_MARK = b"manifest.npy"
 
 _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
-_DAMAGE = (
-    *(ValueError, TypeError, KeyError, EOFError, RuntimeError, NotImplementedError, SyntaxError, MemoryError),
-    *(OverflowError, zlib.error, struct.error, tokenize.TokenError),
-)
-"""What zipfile, numpy and json raise on bytes that nobody wrote."""
 
 
 def array_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
@@ -80,11 +71,8 @@ def write_weights(
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"array {name!r} holds what is not a number", path=path, hint="train at lower rates")
-    try:
-        with atomic_write(path) as stream:
-            np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise WeightsError("cannot write the weights", path=path, found=error.strerror or str(error)) from error
+    with os_errors(WeightsError, "cannot write the weights", path=path), atomic_write(path) as stream:
+        np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
 
 
 def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, Any], dict[str, NDArray[Any]]]:
@@ -98,8 +86,14 @@ def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, An
             fit its own configuration.
     """
     hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
+    reading = os_errors(
+        WeightsError,
+        "cannot read the weights",
+        path=path,
+        absent=WeightsError("no such weights file", path=path, hint=hint),
+    )
     try:
-        with _open(path) as stream, zipfile.ZipFile(stream) as archive:
+        with reading, _open(path) as stream, zipfile.ZipFile(stream) as archive:
             # Numpy writes no other kinds, and each of them would bring an error of its own.
             if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
                 raise WeightsError(
@@ -123,16 +117,12 @@ def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, An
                 if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
                     raise WeightsError(f"array {name!r} is larger than the network it belongs to", path=path)
             arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
-    except FileNotFoundError as error:
-        raise WeightsError("no such weights file", path=path, hint=hint) from error
-    except OSError as error:
-        raise WeightsError("cannot read the weights", path=path, found=error.strerror or str(error)) from error
     except zipfile.BadZipFile as error:
         found = "an empty file" if path.stat().st_size == 0 else str(error)
         raise WeightsError(
             "not a drhn weights file, or a damaged one", path=path, expected="an .npz", found=found, hint=hint
         ) from error
-    except _DAMAGE as error:
+    except CORRUPT as error:
         raise WeightsError(
             "the weights file is damaged or foreign", path=path, found=str(error) or type(error).__name__
         ) from error

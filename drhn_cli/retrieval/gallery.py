@@ -17,7 +17,7 @@ from drhn_cli.clickhouse.scheme import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import AnyPath, ConfigError, DrhnError, display_path
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable
 from drhn_cli.paths import absolute_folder
 from drhn_cli.search.hamming import Neighbours, search
 
@@ -241,7 +241,7 @@ def _innermost_folders(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np
             innermost[:] = number
             continue
         if not prefix.startswith(root):
-            expected = f"a folder below {display_path(file.root)}"
+            expected = f"a folder below {printable(file.root)}"
             raise DrhnError("the folder is outside of the code file", path=folders[number], expected=expected)
         inside = prefix[len(root) :]
         beyond = inside[:-1] + bytes([inside[-1] + 1])  # the first path after all that begin with ``inside``

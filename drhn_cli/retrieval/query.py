@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
+from drhn_cli.files import FileStamp
 from drhn_cli.network.devices import check_device
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.gallery import Gallery, Match
@@ -180,7 +181,7 @@ class _Lookup:
 def _is_current(path: bytes, entry: Entry) -> bool:
     """Tell whether a picture is as it was when it was hashed."""
     try:
-        status = os.stat(path)
+        return FileStamp.of(os.stat(path)).is_same_content(entry.stamp)
     except OSError:
         from drhn_cli.images.packed import locate_packed
 
@@ -189,5 +190,4 @@ def _is_current(path: bytes, entry: Entry) -> bool:
         except ImageError:
             packed = None
         # A picture that is gone still has its code here.
-        return packed is None or packed.is_as(entry.size, entry.mtime_ns, entry.inode)
-    return (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        return packed is None or packed.is_as(entry.stamp)

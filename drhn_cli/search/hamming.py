@@ -6,7 +6,6 @@ built and nothing but the chunk is copied, so codes may be a mapped file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -84,7 +83,7 @@ def search(
         max_distance=n_bits if max_distance is None else min(max_distance, n_bits),
     )
     if n_threads is None:
-        n_threads = max(1, min(os.cpu_count() or 1, n_rows // _THREAD_ROWS))
+        n_threads = _count_threads(n_rows)
     if n_threads == 1:
         return [nearest.result() for nearest in scan.run(0, n_rows)]
     from drhn_cli.threads import ThreadPool  # milliseconds that small files need not pay
@@ -93,6 +92,14 @@ def search(
     with ThreadPool(n_threads, "drhn-scan") as pool:  # numpy and C release the interpreter lock
         ranges = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
     return [_merge(parts) for parts in zip(*ranges, strict=True)]
+
+
+def _count_threads(n_rows: int) -> int:
+    if n_rows < 2 * _THREAD_ROWS:
+        return 1
+    from drhn_cli.threads import n_processors
+
+    return min(n_processors(), n_rows // _THREAD_ROWS)
 
 
 def check_search(

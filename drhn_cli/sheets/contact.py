@@ -42,8 +42,6 @@ class ContactSheet:
     Args:
         stream: takes a PNG file.
         about: for the head of the sheet.
-
-    Source: ours.
     """
 
     def __init__(self, stream: BinaryIO, about: About) -> None:

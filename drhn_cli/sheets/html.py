@@ -22,8 +22,6 @@ class HtmlSheet:
     Args:
         stream: takes an UTF-8 document.
         about: for the head of the page.
-
-    Source: ours.
     """
 
     def __init__(self, stream: BinaryIO, about: About) -> None:

@@ -9,17 +9,16 @@ from itertools import islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from drhn_cli.atomic import atomic_write
-from drhn_cli.errors import AnyPath, DrhnError, ImageError, display_path
+from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
+from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
 from drhn_cli.images.packed import archive_of
-from drhn_cli.jobs.place import refuse_foreign
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.query import Answer, Query, QueryOptions, answer_queries
 from drhn_cli.sheets.contact import ContactSheet
 from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
 from drhn_cli.sheets.html import HtmlSheet
 from drhn_cli.sheets.thumbnail import make_thumbnail
-from drhn_cli.threads import ThreadPool
+from drhn_cli.threads import ThreadPool, n_processors
 
 if TYPE_CHECKING:
     from drhn_cli.retrieval.gallery import Gallery, Match
@@ -59,24 +58,22 @@ def answer_on_sheet(
     kind = _KINDS.get(Path(os.fsdecode(path)).suffix.lower())
     if kind is None:
         raise DrhnError("no kind of sheet", path=path, expected=f"a name that ends in {' or '.join(_KINDS)}")
-    refuse_foreign(path, MARK, "sheet")
-    try:
-        asked, drawn = tee(queries)
-        with ThreadPool(os.cpu_count() or 1, "drhn-sheet") as pool, atomic_write(path) as stream:
-            sheet = kind(stream, _about(gallery))
-            for query, answer in zip(drawn, answer_queries(gallery, asked, options), strict=True):
-                yield answer
-                sheet.add(_section(gallery, query, answer, pool))
-            sheet.finish()
-    except OSError as error:
-        raise DrhnError("cannot write the sheet", path=path, found=error.strerror or str(error)) from error
+    refuse_overwrite(path, "sheet", lambda head: MARK in head)
+    asked, drawn = tee(queries)
+    writing = os_errors(DrhnError, "cannot write the sheet", path=path)
+    with writing, ThreadPool(n_processors(), "drhn-sheet") as pool, atomic_write(path) as stream:
+        sheet = kind(stream, _about(gallery))
+        for query, answer in zip(drawn, answer_queries(gallery, asked, options), strict=True):
+            yield answer
+            sheet.add(_section(gallery, query, answer, pool))
+        sheet.finish()
 
 
 def _about(gallery: Gallery) -> About:
     name = os.path.basename(os.path.abspath(os.fsdecode(gallery.path)))
     n_items = f"{len(gallery):,} picture{'s' * (len(gallery) != 1)}"
-    root, n_bits = display_path(gallery.manifest.root), gallery.manifest.n_bits
-    return About(codes=display_path(name), summary=f"{n_items} in {root}, {n_bits}-bit codes")
+    root, n_bits = printable(gallery.manifest.root), gallery.manifest.n_bits
+    return About(codes=printable(name), summary=f"{n_items} in {root}, {n_bits}-bit codes")
 
 
 def _section(gallery: Gallery, query: Query, answer: Answer, pool: ThreadPool) -> Section:
@@ -99,7 +96,7 @@ def _match_card(root: bytes, match: Match) -> Card:
 
 def _query_card(gallery: Gallery, query: Query, answer: Answer) -> Card:
     if query.image is None:
-        return Card(name=display_path(query.name), folder="", path=None, picture="a code, not a picture")
+        return Card(name=printable(query.name), folder="", path=None, picture="a code, not a picture")
     if not isinstance(query.image, str | bytes | os.PathLike):
         name, folder, path = "standard input", "", None
     else:
@@ -119,7 +116,7 @@ def _link(path: bytes) -> bytes | None:
 def _name_and_folder(path: bytes, root: bytes) -> tuple[str, str]:
     folder, name = os.path.split(path)
     inside = os.path.join(folder, b"").removeprefix(os.path.join(root, b""))
-    return display_path(name), display_path(inside.rstrip(os.fsencode(os.sep))) if inside else ""
+    return printable(name), printable(inside.rstrip(os.fsencode(os.sep))) if inside else ""
 
 
 def _picture(source: AnyPath | BinaryIO) -> Thumbnail | str:

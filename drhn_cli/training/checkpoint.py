@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from drhn_cli.atomic import atomic_write
 from drhn_cli.errors import CheckpointError
+from drhn_cli.files import CORRUPT, atomic_write, os_errors
 
 FORMAT_VERSION = 1
 _DERIVED = {"mean", "std", "n_classes", "batch_size"}  # of the pictures, the last where it is not told
@@ -23,11 +21,6 @@ _RUN_PARTS = {
     "teacher": "another teacher",
     "training": "other settings",
 }
-_DAMAGE = (
-    *(ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
-)
-"""What zipfile and torch raise on bytes that nobody wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +52,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    try:
-        with atomic_write(path) as stream:
-            torch.save({"format": FORMAT_VERSION, **vars(checkpoint)}, stream)
-    except OSError as error:
-        raise CheckpointError("cannot write the checkpoint", path=path, found=error.strerror or str(error)) from error
+    with os_errors(CheckpointError, "cannot write the checkpoint", path=path), atomic_write(path) as stream:
+        torch.save({"format": FORMAT_VERSION, **vars(checkpoint)}, stream)
 
 
 def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
@@ -76,9 +66,12 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
     Raises:
         CheckpointError: the file is damaged, foreign, of a newer version, or of another run.
     """
+    if not path.exists():
+        return None
     try:
-        _check_bytes(path)
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with os_errors(CheckpointError, "cannot read the checkpoint", path=path):
+            _check_bytes(path)
+            values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("format")
         if version > FORMAT_VERSION:
             raise CheckpointError(
@@ -86,11 +79,7 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
             )
         checkpoint = Checkpoint(**values)
         other = dict(checkpoint.run)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError("cannot read the checkpoint", path=path, found=error.strerror or str(error)) from error
-    except _DAMAGE as error:
+    except CORRUPT as error:
         hint = f"remove {os.fspath(path)} to start anew"
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
     if run != other:

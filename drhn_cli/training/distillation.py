@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import AnyPath, SourceError, display_path
-from drhn_cli.nonblocking import open_regular
-
-_DAMAGE = (
-    *(ValueError, LookupError, EOFError, SyntaxError, MemoryError, OverflowError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
-)
-"""What zipfile and numpy raise on bytes that nobody wrote."""
+from drhn_cli.errors import AnyPath, SourceError, printable
+from drhn_cli.files import CORRUPT, open_regular, os_errors
 
 _MOST = 256  # features that are kept
 _ROWS = 4096  # turned at a time
@@ -53,7 +43,7 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
         raise SourceError(
             "the teacher has not seen every training picture",
             path=path,
-            expected=f"a row for {display_path(missing)}",
+            expected=f"a row for {printable(missing)}",
             found=f"{len(rows)} pictures",
             hint="paths are relative to the folder of the class folders",
         )
@@ -87,19 +77,18 @@ def require_features(path: AnyPath) -> None:
 
 def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
     expected = "an .npz with paths, (m,) bytes or text, and features, (m, d) floating-point numbers"
-    try:
+    absent = SourceError("no such file", path=path, expected=expected)
+    with os_errors(SourceError, "cannot be read", path=path, absent=absent):
         stream = open_regular(path)
         if stream is None:
             raise SourceError("not a file", path=path, expected=expected)
-        with stream:
-            archive = np.load(stream, allow_pickle=False)
-            paths, features = archive["paths"], archive["features"]
-    except FileNotFoundError as error:
-        raise SourceError("no such file", path=path, expected=expected) from error
-    except OSError as error:
-        raise SourceError("cannot be read", path=path, found=error.strerror or str(error)) from error
-    except _DAMAGE as error:
-        raise SourceError("holds no features, or is damaged", path=path, expected=expected, found=str(error)) from error
+        try:
+            with stream:
+                archive = np.load(stream, allow_pickle=False)
+                paths, features = archive["paths"], archive["features"]
+        except CORRUPT as error:
+            problem = "holds no features, or is damaged"
+            raise SourceError(problem, path=path, expected=expected, found=str(error)) from error
     if (
         paths.ndim != 1
         or paths.dtype.kind not in "SU"

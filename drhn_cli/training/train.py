@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drhn_cli.atomic import atomic_write, remove_leftovers
 from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
-from drhn_cli.errors import CheckpointError, ConfigError, ImageError, SourceError, WeightsError
+from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
 from drhn_cli.evaluation.data import LabelledPixels, check_validation, split_validation
 from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
 from drhn_cli.evaluation.splits import load_split
-from drhn_cli.jobs.place import refuse_foreign
-from drhn_cli.lock import lock_file
+from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
+from drhn_cli.progress import SILENT, Progress
+from drhn_cli.threads import n_processors
 from drhn_cli.training.distillation import load_features, require_features
 from drhn_cli.training.start import network_settings_from, training_settings_from
 from drhn_cli.training.trainer import EpochReport, check_augmentation, measure_colours, train_network
@@ -77,33 +77,6 @@ class TrainOptions:
     command: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataNumbers:
-    """How many pictures there are to train on, to validate on and to test with, and of how many classes."""
-
-    n_images: int
-    n_validation: int
-    n_test: int
-    n_classes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainHooks:
-    """What a run tells while it goes on.
-
-    Attributes:
-        on_data: called once with the numbers of pictures, and the errors of those that were left out.
-        on_start: called once with the number of epochs that an earlier run has done.
-        on_step: called after each step with the steps done in this epoch and the steps of an epoch.
-        on_epoch: called after each epoch.
-    """
-
-    on_data: Callable[[DataNumbers, Sequence[ImageError]], None] = lambda *_: None
-    on_start: Callable[[int], None] = lambda _: None
-    on_step: Callable[[int, int], None] = lambda *_: None
-    on_epoch: Callable[[EpochReport], None] = lambda _: None
-
-
 def checkpoint_path_of(weights_path: Path) -> Path:
     """Return where the state of an unfinished run is kept."""
     return weights_path.with_name(f"{weights_path.name}.checkpoint")
@@ -114,11 +87,15 @@ def history_path_of(weights_path: Path) -> Path:
     return weights_path.with_suffix(".history.jsonl")
 
 
-def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Model, list[Evaluation]]:
+def train_weights(options: TrainOptions, progress: Progress = SILENT) -> tuple[Model, list[Evaluation]]:
     """Train a network, measure it and write its weights.
 
     It is measured on the test pictures if there are any, else on the validation part. Under ``torchrun`` all processes
     train, and the first alone tells, measures and writes.
+
+    Args:
+        options: what is trained, on what.
+        progress: is told of pictures that are left out, of the data, and of steps and epochs ("training").
 
     Returns:
         The weights as written, and what was measured, one evaluation for each code length; empty where there was
@@ -134,16 +111,16 @@ def train_weights(options: TrainOptions, hooks: TrainHooks) -> tuple[Model, list
 
     team = find_team()
     if not team.leads:
-        return _train(options, hooks, team)
+        return _train(options, progress, team)
     _check_paths(options)
     with lock_file(options.weights_path, "weights file", WeightsError):
         _check_checkpoint(options)
         for path in (checkpoint_path_of(options.weights_path), history_path_of(options.weights_path)):
             remove_leftovers(path)  # what a killed run was writing
-        return _train(options, hooks, team)
+        return _train(options, progress, team)
 
 
-def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model, list[Evaluation]]:
+def _train(options: TrainOptions, progress: Progress, team: Team) -> tuple[Model, list[Evaluation]]:
     from drhn_cli.network.devices import choose_device, choose_precision
 
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
@@ -162,11 +139,11 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model,
     def tell_start(earlier: Sequence[EpochReport]) -> None:
         if earlier:  # its last line is missing where the run was killed between the checkpoint and the history
             _write_history(history_path_of(options.weights_path), earlier)
-        hooks.on_start(len(earlier))
+            progress.note(f"going on after epoch {len(earlier)}")
 
     def tell_epoch(history: Sequence[EpochReport]) -> None:
         _write_history(history_path_of(options.weights_path), history)
-        hooks.on_epoch(history[-1])
+        progress.note(_epoch_line(history[-1]))
 
     with team.assembled(device):
         with team.first_here_first() if options.download else nullcontext():
@@ -178,13 +155,13 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model,
         if "batch_size" not in options.training:
             config = replace(config, batch_size=_batch_size(len(images.labels), config.batch_size))
         if team.leads:
-            numbers = DataNumbers(
-                n_images=len(images.labels),
-                n_validation=len(validation.labels) if validation else 0,
-                n_test=len(test.labels) if test else 0,
-                n_classes=len(train.class_names),
+            for failure in (*train.failures, *(test.failures if test else ())):
+                progress.failure(failure)
+            n_images, n_validation, n_test = (len(part.labels) if part else 0 for part in (images, validation, test))
+            progress.note(
+                f"{n_images:,} picture{'s' * (n_images != 1)} to train on, {n_validation:,} to validate on, "
+                f"{n_test:,} to test with; {len(train.class_names):,} classes"
             )
-            hooks.on_data(numbers, [*train.failures, *(test.failures if test else ())])
         trained = train_network(
             images,
             network_config=network_config,
@@ -197,8 +174,8 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model,
             validation=validation,
             checkpoint_path=checkpoint_path_of(options.weights_path),
             on_start=tell_start,
-            on_step=hooks.on_step,
             on_epoch=tell_epoch,
+            progress=progress,
         )
     weights = Model(
         name=options.weights_path.stem,
@@ -214,7 +191,7 @@ def _train(options: TrainOptions, hooks: TrainHooks, team: Team) -> tuple[Model,
             "n_images": len(images.labels),
             "validation": options.validation,
             "command": list(options.command),
-            "hardware": f"{_processor()}, {os.cpu_count()} cores, {team.size} x {device.type}",
+            "hardware": f"{_processor()}, {n_processors()} cores, {team.size} x {device.type}",
             "hours": round(trained.seconds / 3600, 3),
             "cpu_hours": round(trained.cpu_seconds / 3600, 3),
         },
@@ -249,8 +226,8 @@ def _check_paths(options: TrainOptions) -> None:
         raise WeightsError(
             "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
         )
-    refuse_foreign(path, WEIGHTS_MARK, "weights")
-    refuse_foreign(history, b'"training_accuracy"', "history")
+    refuse_overwrite(path, "weights", lambda head: WEIGHTS_MARK in head)
+    refuse_overwrite(history, "history", lambda head: b'"training_accuracy"' in head)
 
 
 def _check_checkpoint(options: TrainOptions) -> None:
@@ -334,13 +311,18 @@ def _measured(evaluations: Sequence[Evaluation], *, on: str, n_views: int) -> di
     }
 
 
+def _epoch_line(epoch: EpochReport) -> str:
+    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
+    if epoch.validation_accuracy is not None and epoch.validation_mean_average_precision is not None:
+        line += f", validation accuracy {epoch.validation_accuracy:.4f}"
+        line += f", mAP {epoch.validation_mean_average_precision:.4f}"
+    return f"{line}, {epoch.seconds:.0f} s"
+
+
 def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
-    try:
-        with atomic_write(path) as stream:
-            for report in history:
-                stream.write(f"{json.dumps(asdict(report))}\n".encode())
-    except OSError as error:
-        raise WeightsError("cannot write the history", path=path, found=error.strerror or str(error)) from error
+    with os_errors(WeightsError, "cannot write the history", path=path), atomic_write(path) as stream:
+        for report in history:
+            stream.write(f"{json.dumps(asdict(report))}\n".encode())
 
 
 def _processor() -> str:

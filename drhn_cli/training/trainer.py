@@ -28,6 +28,7 @@ from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encode import encode_pixels, predict_classes
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment, normalise
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.training.distributed import ALONE, Team
@@ -139,8 +140,8 @@ def train_network(
     validation: LabelledPixels | None = None,
     checkpoint_path: Path | None = None,
     on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
-    on_step: Callable[[int, int], None] = lambda *_: None,
     on_epoch: Callable[[Sequence[EpochReport]], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> TrainedNetwork:
     """Train a network, from scratch or from other weights, or go on with the run whose checkpoint is there.
 
@@ -162,8 +163,8 @@ def train_network(
         validation: images that are measured after every epoch and never trained on.
         checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
         on_start: called once with the reports of the epochs that an earlier run has done.
-        on_step: called after each step with the steps done in this epoch and the steps of an epoch.
         on_epoch: called after each epoch with the reports of all so far.
+        progress: is told of the steps of each epoch ("training").
 
     Raises:
         ConfigError: images would be shifted or blanked by their whole size or more, or the first process trains
@@ -172,7 +173,7 @@ def train_network(
         CheckpointError: the checkpoint is damaged, of another run or another process's, or cannot be written.
     """
     if not team.leads:
-        on_start, on_step, on_epoch = (lambda _: None), (lambda *_: None), (lambda _: None)
+        on_start, on_epoch, progress = (lambda _: None), (lambda _: None), SILENT
     if len(images.labels) < 2:
         raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
     check_augmentation(config, network_config.input_size)
@@ -222,7 +223,7 @@ def train_network(
     clock, cpu_clock, earlier_cpu_seconds = time.monotonic(), time.process_time(), cpu_seconds
     for epoch in range(len(history), config.epochs):
         loss, accuracy = _train_epoch(
-            network, team, optimisers, average, images, features, epoch, config, preprocessing, on_step
+            network, team, optimisers, average, images, features, epoch, config, preprocessing, progress
         )
         measured: tuple[float, float] | tuple[None, None] = (None, None)
         if validation and team.leads:
@@ -289,7 +290,7 @@ def _train_epoch(
     epoch: int,
     config: TrainConfig,
     preprocessing: Preprocessing,
-    on_step: Callable[[int, int], None],
+    progress: Progress,
 ) -> tuple[float, float]:
     """Go once over the training images, this process over its share of each batch.
 
@@ -303,6 +304,7 @@ def _train_epoch(
     share = team.share_of(batch_size)
     weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have
     network.train()
+    progress.phase("training", n_steps)
     total_loss = torch.zeros((), device=device)
     n_right = torch.zeros((), device=device)
     for step, (indices, batch) in enumerate(_batches(images, team, epoch, config, preprocessing, device)):
@@ -314,7 +316,7 @@ def _train_epoch(
             average.update_parameters(network)
         total_loss += loss
         n_right += (scores.argmax(dim=1) == truth).sum()
-        on_step(step + 1, n_steps)
+        progress.advance()
     # Batch normalisation has taken each process's share by itself: its running statistics differ.
     team.average(buffer for buffer in network.buffers() if buffer.is_floating_point())
     mean_loss = team.total(total_loss.item(), device) / (n_steps * team.size)

@@ -93,16 +93,19 @@ def test_a_name_in_a_table_is_neither_markup_nor_an_escape(terminal, name, shown
 
 
 def test_progress_is_silent_in_a_pipe(capfd):
-    with render.progress_bar("hashing", quiet=False) as show:
-        show(1, 2)
+    with render.TerminalProgress(quiet=False) as progress:
+        progress.phase("hashing", 2)
+        progress.advance()
     assert capfd.readouterr() == ("", "")
 
 
 def test_progress_is_drawn_on_a_terminal_and_not_on_stdout(terminal):
     stdout, stderr = terminal()
-    with render.progress_bar("hashing", quiet=False) as show:
-        show(0, 4)
-        show(3, None, 2)
+    with render.TerminalProgress(quiet=False) as progress:
+        progress.phase("hashing", 4)
+        progress.failure(DrhnError("bad"))
+        progress.failure(DrhnError("bad"))
+        progress.advance(3)
     assert "hashing" in stderr.drawn
     assert "3/4" in stderr.drawn
     assert re.search(r"\d/s  2 failed", stderr.drawn)
@@ -111,24 +114,46 @@ def test_progress_is_drawn_on_a_terminal_and_not_on_stdout(terminal):
 
 def test_progress_tells_no_rate_before_there_is_one(terminal):
     _stdout, stderr = terminal()
-    with render.progress_bar("hashing", quiet=False) as show:
-        show(0, 4)
-        show(4, None)
+    with render.TerminalProgress(quiet=False) as progress:
+        progress.phase("hashing", 4)
+        progress.advance(0)
+        progress.advance(4)
     assert not re.search(r"\b0\.0/s", stderr.drawn)
     assert "/s" in stderr.drawn
 
 
 def test_quiet_draws_no_progress(terminal):
     _stdout, stderr = terminal()
-    with render.progress_bar("hashing", quiet=True) as show:
-        show(1, 2)
+    with render.TerminalProgress(quiet=True) as progress:
+        progress.phase("hashing", 2)
+        progress.advance()
+        progress.note("nothing of importance")
     assert stderr.drawn == ""
 
 
 def test_data_written_below_a_progress_bar_stays_whole(terminal):
     stdout, stderr = terminal()
-    with render.progress_bar("hashing", quiet=False):
+    with render.TerminalProgress(quiet=False) as progress:
+        progress.phase("hashing")
         render.write_bytes(b"data\n")
         render.report("a message")
     assert stdout.drawn == "data\n"
     assert "drhn: a message" in stderr.drawn
+
+
+def test_another_phase_begins_anew(terminal):
+    _stdout, stderr = terminal()
+    with render.TerminalProgress(quiet=False) as progress:
+        progress.phase("listing")
+        progress.advance(7)
+        progress.phase("hashing", 4)
+        progress.advance(1)
+    assert "listing" in stderr.drawn
+    assert "1/4" in stderr.drawn
+
+
+def test_quiet_tells_failures_and_nothing_else(capsys):
+    with render.TerminalProgress(quiet=True) as progress:
+        progress.note("going on")
+        progress.failure(DrhnError("bad", path="a.png"))
+    assert (capsys.readouterr().err, progress.n_failed) == ("drhn: a.png: bad\n", 1)

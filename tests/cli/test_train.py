@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.cli import train as train_module
+from drhn_cli.training import train as train_job
 from tests.drawing import write_class_folders
 
 SETTINGS = (
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_with_resume(train, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "_epoch_line", interrupt)
+        patch.setattr(train_job, "_epoch_line", interrupt)
         result = train("labelled")
     assert (result.status, result.out) == (130, b"")
     assert "drhn: stopped; --resume goes on" in result.err.splitlines()[-1]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.collection import import_codes, merge
 from tests.clickhouse.test_table import write
+from tests.locking import lock_code_file
 
 WAITING = "drhn: codes.bin: waiting for another drhn, which is writing it\n"
 REFUSAL = "drhn: codes.bin: another drhn is writing this code file; wait for it to end, or name another file with -o\n"

@@ -32,6 +32,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
+from drhn_cli.progress import SILENT
 from drhn_cli.retrieval.gallery import FileGallery, TableGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
@@ -358,7 +359,7 @@ def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkey
         insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
         query=lambda _: list(enumerate(sent)),
     )
-    assert load._Slices(File(), connection, SimpleNamespace(rows="rows"), 7).fill(lambda *_: None) == n_items
+    assert load._Slices(File(), connection, SimpleNamespace(rows="rows"), 7).fill(SILENT) == n_items
     assert sent == slices
 
 
@@ -439,6 +440,15 @@ def test_a_table_of_two_models_is_not_searched(address, tmp_path):
         manifest = replace(file.manifest, fingerprint="e" * 64)
         files.write(replace(pushed, name=b"other", state=b"live", version=9, manifest=manifest))
     with pytest.raises(TableError, match=r"several models.*ffff.*eeee"):
+        open_table(address)
+
+
+def test_a_table_of_files_without_a_folder_in_common_is_refused(address, tmp_path):
+    push(write(tmp_path / "codes.bin", SOME), address)
+    push(write(tmp_path / "other.bin", SOME, root="D:\\photos"), address, b"other.bin")
+    with pytest.raises(
+        TableError, match=r"no folder in common .found /photos, D:.photos.; push the code files of each"
+    ):
         open_table(address)
 
 

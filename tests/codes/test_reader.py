@@ -17,12 +17,13 @@ from drhn_cli.codes import layout
 from drhn_cli.codes import reader as file_module
 from drhn_cli.codes import writer as write
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
 from drhn_cli.search.hamming import search
+from tests.hearing import Hearing
+from tests.locking import lock_code_file
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 NOT_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do anything")
@@ -609,11 +610,11 @@ def test_a_second_writer_waits(tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     held.wait()
-    with lock_code_file(path, timeout_seconds=10, on_wait=lambda: order.append("waiting")):
+    with lock_code_file(path, timeout_seconds=10, progress=Hearing(note=lambda _: order.append("waiting"))):
         order.append("second")
     thread.join()
     assert order == ["waiting", "first", "second"]
-    with lock_code_file(path, timeout_seconds=10, on_wait=lambda: order.append("waiting")):
+    with lock_code_file(path, timeout_seconds=10, progress=Hearing(note=lambda _: order.append("waiting"))):
         assert len(order) == 3
 
 

@@ -14,6 +14,7 @@ from drhn_cli.errors import SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_shards, write_tar
+from tests.hearing import Hearing
 
 COUNTS = ("added", "changed", "unchanged", "moved", "removed", "kept")
 
@@ -62,7 +63,7 @@ def test_an_archive_that_changes_while_the_run_is_at_it_keeps_its_codes(shards, 
     update(*shards)
     before = stored()
     os.utime(shards[0], ns=(0, 10**18))
-    summary = update(*shards, hooks={"on_start": lambda _: os.utime(shards[0], ns=(0, 2 * 10**18))})
+    summary = update(*shards, progress=Hearing(begin={"hashing": lambda: os.utime(shards[0], ns=(0, 2 * 10**18))}))
     assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 8, "kept": 4}, 4, 12)
     assert stored() == before
     assert counts(update(*shards)) == {"unchanged": 8, "changed": 4}
@@ -112,9 +113,9 @@ def test_a_member_is_no_source(shards, update):
 
 
 def test_what_is_found_is_told_while_folders_and_archives_are_listed(shards, update):
-    told = []
-    update("photos", *shards, hooks={"on_found": told.append})
-    assert told == [0, 2, 4, 6, 8, 12, 16, 20]  # the folder, the four inside of it, the archives
+    told = Hearing()
+    update("photos", *shards, progress=told)
+    assert told.steps_of("listing") == [0, 2, 4, 6, 8, 12, 16, 20]  # the folder, the four inside of it, the archives
 
 
 def test_a_single_archive_has_its_folder_as_root(shards, update, tmp_path):

@@ -7,13 +7,13 @@ import pytest
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.manifest import CodeManifest, CodePart
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection import merge as merge_module
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
+from tests.locking import lock_code_file
 
 
 def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", part=None):

@@ -15,6 +15,7 @@ from drhn_cli.errors import CodeFileError, ConfigError
 from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture
+from tests.hearing import Hearing
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
 
@@ -179,7 +180,7 @@ def test_a_finished_part_is_not_touched_and_an_interrupted_one_is_not_finished(h
 
     options = HashOptions(weights=str(weights_path), batch_size=4, shard=Shard(number=1, count=2))
     with pytest.raises(KeyboardInterrupt):
-        hash_pictures(["photos"], "codes-00001-of-00002.bin", options, on_progress=interrupt)
+        hash_pictures(["photos"], "codes-00001-of-00002.bin", options, Hearing(advance={"hashing": interrupt}))
     assert part_of("codes-00001-of-00002.bin") == CodePart(number=1, count=2, finished=False)
     with pytest.raises(CodeFileError, match=r"codes-00001-of-00002\.bin: part 1 of 2 is not finished; .*--partial"):
         merge_codes(["codes-00001-of-00002.bin", path], "merged.bin")
@@ -208,7 +209,7 @@ def test_a_part_without_one_of_its_sources_is_not_finished_until_it_is_there(pho
 
 def test_a_part_whose_pictures_went_away_while_it_was_at_them_is_not_finished(photos, weights_path):
     options = HashOptions(weights=str(weights_path), shard=Shard(number=1, count=1))
-    summary = hash_pictures([photos], "a.bin", options, on_start=lambda _: photos.rename("unplugged"))
+    summary = hash_pictures([photos], "a.bin", options, Hearing(begin={"hashing": lambda: photos.rename("unplugged")}))
     assert (summary.n_items, len(summary.failures)) == (0, 8)
     with pytest.raises(CodeFileError, match="part 1 of 1 is not finished"):
         merge_codes(["a.bin"], "merged.bin")

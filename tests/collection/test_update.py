@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drhn_cli.codes.lock import lock_code_file
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
@@ -23,6 +22,8 @@ from drhn_cli.network.model import load_model, save_model
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
+from tests.hearing import Hearing
+from tests.locking import lock_code_file
 
 CODES = Path("codes.bin")
 COUNTS = ("added", "changed", "unchanged", "moved", "removed", "kept")
@@ -55,7 +56,7 @@ def hashed(photos, update):
 
 
 def test_a_picture_that_vanishes_while_hashing_is_a_failure_and_the_rest_is_hashed(photos, update):
-    summary = update(hooks={"on_start": lambda _: (photos / "circle/0000.png").unlink()})
+    summary = update(progress=Hearing(begin={"hashing": lambda: (photos / "circle/0000.png").unlink()}))
     assert [failure.problem for failure in summary.failures] == ["no such file"]
     assert counts(summary) == {"added": 7}
     assert counts(update()) == {"unchanged": 7}
@@ -165,7 +166,7 @@ def touch(folder):
 def test_changed_pictures_that_go_away_while_the_run_is_at_them_keep_their_codes(hashed, update):
     before = stored()
     touch(hashed / "circle")
-    summary = update(hooks={"on_start": lambda _: (hashed / "circle").rename("unplugged")})
+    summary = update(progress=Hearing(begin={"hashing": lambda: (hashed / "circle").rename("unplugged")}))
     assert (counts(summary), len(summary.failures), summary.n_items) == ({"unchanged": 6, "kept": 2}, 2, 8)
     assert stored() == before
     Path("unplugged").rename(hashed / "circle")
@@ -179,7 +180,7 @@ def test_changed_pictures_that_an_interrupted_run_did_not_get_to_keep_their_code
     for kind in hashed.iterdir():
         touch(kind)
     with pytest.raises(KeyboardInterrupt):
-        update(batch_size=2, hooks={"on_progress": interrupt})
+        update(batch_size=2, progress=Hearing(advance={"hashing": interrupt}))
     assert len(names()) == 8
     assert counts(update()) == {"unchanged": 2, "changed": 6}
 
@@ -486,11 +487,11 @@ def test_files_that_are_no_pictures_are_counted_and_the_rest_is_hashed(photos, u
     (photos / "empty.png").touch()
     Image.effect_noise((64, 64), 50).save(photos / "cut.jpg")
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:900])
-    told = []
-    summary = update("photos", hooks={"on_failure": told.append})
+    told = Hearing()
+    summary = update("photos", progress=told)
     assert counts(summary) == {"added": 8}
-    assert {Path(os.fsdecode(error.path)).name for error in told} == {"text.jpg", "empty.png", "cut.jpg"}
-    assert summary.failures == told
+    assert {Path(os.fsdecode(error.path)).name for error in told.failures} == {"text.jpg", "empty.png", "cut.jpg"}
+    assert summary.failures == told.failures
 
 
 def test_too_many_pixels_are_a_failure(update):
@@ -505,9 +506,10 @@ def test_a_folder_without_pictures_makes_an_empty_file(update):
 
 def test_progress_adds_up(photos, update):
     (photos / "text.jpg").write_text("no picture")
-    started, done = [], []
-    update("photos", batch_size=2, hooks={"on_start": started.append, "on_progress": done.append})
-    assert (started, sum(done), len(done)) == ([9], 9, 5)
+    told = Hearing()
+    update("photos", batch_size=2, progress=told)
+    assert told.phases == [("listing", None), ("hashing", 9)]
+    assert (told.steps_of("hashing")[-1], len(told.steps_of("hashing"))) == (9, 5)
 
 
 def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, monkeypatch):
@@ -515,18 +517,18 @@ def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, m
     expected = stored()
     (photos / "text.jpg").write_text("no picture")
     monkeypatch.setattr("drhn_cli.network.encoder._CPU_CHUNK", 1)
-    done = []
-    summary = update("photos", rebuild=True, workers=3, hooks={"on_progress": done.append})
-    assert done == [3, 3, 3]  # the failure is told with the last two
+    told = Hearing()
+    summary = update("photos", rebuild=True, workers=3, progress=told)
+    assert told.steps_of("hashing") == [3, 6, 9]  # the failure is told with the last two
     assert (counts(summary), stored()) == ({"added": 8}, expected)
 
 
 def test_a_batch_of_failures_alone_is_progress(photos, update):
     for path in photos.glob("*/*.png"):
         path.write_text("no picture")
-    done = []
-    update("photos", batch_size=6, hooks={"on_progress": done.append})
-    assert done == [6, 2]
+    told = Hearing()
+    update("photos", batch_size=6, progress=told)
+    assert told.steps_of("hashing") == [6, 8]
 
 
 def test_ctrl_c_while_all_is_written_keeps_it(update, monkeypatch):
@@ -554,7 +556,7 @@ def test_ctrl_c_keeps_the_work_so_far_and_the_next_run_goes_on(update, n_batches
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        update("photos", batch_size=2, hooks={"on_progress": interrupt})
+        update("photos", batch_size=2, progress=Hearing(advance={"hashing": interrupt}))
     assert len(names()) == 2 * n_batches
     assert counts(update("photos")) == {"added": 8 - 2 * n_batches, "unchanged": 2 * n_batches}
 
@@ -566,7 +568,7 @@ def test_a_long_run_saves_itself_now_and_then(update, monkeypatch):
     def look(_):
         held.append(len(names()) if CODES.exists() else 0)
 
-    update("photos", batch_size=2, hooks={"on_progress": look})
+    update("photos", batch_size=2, progress=Hearing(advance={"hashing": look}))
     assert held == [0, 2, 4, 6]
     assert len(names()) == 8
 
@@ -579,7 +581,7 @@ def test_a_crash_leaves_the_old_file(hashed, update):
 
     before = CODES.read_bytes()
     with pytest.raises(ZeroDivisionError):
-        update("photos", hooks={"on_progress": crash})
+        update("photos", progress=Hearing(advance={"hashing": crash}))
     assert CODES.read_bytes() == before
 
 

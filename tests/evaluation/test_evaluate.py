@@ -12,6 +12,7 @@ from drhn_cli.network.binarise import bit_probabilities
 from drhn_cli.network.encode import TorchEncoder
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
+from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
 
 
@@ -83,11 +84,10 @@ def test_queries_of_other_classes_than_the_gallery_are_refused(weights, queries,
 def test_progress_goes_through_both_parts_and_batches_change_nothing(weights, queries, gallery, monkeypatch):
     whole = list(evaluate_weights(weights, queries, gallery, device="cpu"))
     monkeypatch.setattr(evaluate, "_PROGRESS_STEP", 10)
-    told = []
-    parts = list(
-        evaluate_weights(weights, queries, gallery, device="cpu", on_progress=lambda *numbers: told.append(numbers))
-    )
-    assert told == [(10, 36), (12, 36), (22, 36), (32, 36), (36, 36)]
+    told = Hearing()
+    parts = list(evaluate_weights(weights, queries, gallery, device="cpu", progress=told))
+    assert told.phases == [("hashing", 36)]
+    assert told.steps_of("hashing") == [10, 12, 22, 32, 36]
     assert parts == whole
 
 

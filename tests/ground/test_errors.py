@@ -3,7 +3,7 @@ import os
 import pytest
 
 from drhn_cli import errors
-from drhn_cli.errors import DrhnError, display_path
+from drhn_cli.errors import DrhnError, printable
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,14 @@ def test_reason_keeps_a_path_that_the_problem_repeats():
     ],
 )
 def test_a_path_is_shown_as_printable_text(path, shown):
-    assert display_path(path) == shown
+    assert printable(path) == shown
     assert DrhnError("broke", path=path).message == f"{shown}: broke"
     assert DrhnError("broke", path=path).reason == "broke"
+
+
+def test_foreign_text_in_a_message_is_one_line_that_a_terminal_does_not_obey():
+    error = DrhnError("it broke", found="two\nlines \x1b[31m", hint="mend 'a\nb'")
+    assert error.message == error.reason == "it broke (found two\\nlines \\x1b[31m); mend 'a\\nb'"
 
 
 def test_every_error_for_the_user_is_a_drhn_error():

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.errors import SourceError
-from drhn_cli.paths import absolute_folder, absolute_path
+from drhn_cli.errors import DrhnError, SourceError
+from drhn_cli.paths import absolute_folder, absolute_path, common_folder, is_below
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
 
@@ -47,6 +47,19 @@ def test_an_empty_name_is_no_folder(here):
     assert absolute_folder("inner") == os.fsencode(here / "inner")
     with pytest.raises(SourceError, match=r"not a path .*found an empty name"):
         absolute_folder("")
+
+
+def test_the_deepest_folder_of_all_and_none_across_drives():
+    assert common_folder([b"/a/b/c", b"/a/b", b"/a/bc"]) == b"/a"
+    with pytest.raises(SourceError, match="the sources have no folder in common; make a code file for each drive"):
+        common_folder([b"/a", b"D:"])
+    with pytest.raises(DrhnError, match=r"^apart$"):
+        common_folder([b"/a", b"D:"], DrhnError("apart"))
+
+
+def test_what_is_below_a_folder():
+    assert [is_below(path, {b"/a/b"}) for path in (b"/a/b", b"/a/b/c/d", b"/a", b"/a/bc")] == [True, True, False, False]
+    assert is_below(b"/a", {b"/"})
 
 
 def test_a_query_is_the_picture_that_was_named_and_not_one_that_looks_so(drhn, update):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.threads import ThreadPool, uninterrupted
+from drhn_cli.threads import ThreadPool, n_processors, uninterrupted
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -156,3 +156,20 @@ def test_leaving_drops_the_work_that_has_not_begun():
     with pytest.raises(KeyError):
         leave()
     assert begun == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity")
+def test_processors_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert n_processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert n_processors() == len(allowed)
+
+
+def test_processors_are_all_where_the_system_does_not_say(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert n_processors() == 1

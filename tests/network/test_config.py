@@ -97,6 +97,11 @@ def test_an_unknown_setting_is_told_as_of_a_newer_version():
         NetworkConfig.from_dict({"n_classes": 10, "attention": True})
 
 
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown setting 'treshold' in NetworkConfig; did you mean 'threshold'\?"):
+        NetworkConfig.from_dict({"n_classes": 10, "treshold": 0.5})
+
+
 @pytest.mark.parametrize("values", [{}, {"n_classes": 10, "threshold": "high"}, {"n_classes": 10, "nested": [[1]]}, []])
 def test_settings_that_are_missing_or_of_another_type_are_refused(values):
     with pytest.raises(ConfigError):

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from PIL import ExifTags, Image
 
-from drhn_cli.errors import DrhnError, ImageError, display_path
+from drhn_cli.errors import DrhnError, ImageError, printable
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
@@ -62,10 +62,10 @@ def page_of(*sections, about=None):
 
 def section_of(*names, picture="gone"):
     cards = [
-        Card(name=display_path(name), folder="in", path=b"/in/" + name, picture=picture, distance=i)
+        Card(name=printable(name), folder="in", path=b"/in/" + name, picture=picture, distance=i)
         for i, name in enumerate(names)
     ]
-    query = Card(name=display_path(names[0]), folder="", path=b"/" + names[0], picture=picture)
+    query = Card(name=printable(names[0]), folder="", path=b"/" + names[0], picture=picture)
     return Section(query=query, summary="found", matches=iter(cards))
 
 

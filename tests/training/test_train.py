@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,17 @@ from drhn_cli.evaluation.evaluate import evaluate_weights
 from drhn_cli.evaluation.splits import load_split
 from drhn_cli.network.encode import build_network
 from drhn_cli.network.model import load_model, save_model
+from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job
 from drhn_cli.training.train import (
-    DataNumbers,
-    TrainHooks,
     TrainOptions,
     checkpoint_path_of,
     history_path_of,
     train_weights,
 )
+from drhn_cli.training.trainer import EpochReport
 from tests.drawing import KINDS, write_class_folders
+from tests.hearing import Hearing
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
 TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0}
@@ -53,18 +54,13 @@ def options_of(data, folder, **changes):
     return replace(options, **changes)
 
 
-def train(data, folder, hooks=None, **changes):
-    return train_weights(options_of(data, folder, **changes), hooks or TrainHooks())
+def train(data, folder, progress=SILENT, **changes):
+    return train_weights(options_of(data, folder, **changes), progress)
 
 
 def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
-    told = {"data": [], "start": [], "epochs": []}
-    hooks = TrainHooks(
-        on_data=lambda *numbers: told["data"].append(numbers),
-        on_start=told["start"].append,
-        on_epoch=told["epochs"].append,
-    )
-    weights, evaluations = train(data, tmp_path, hooks)
+    told = Hearing()
+    weights, evaluations = train(data, tmp_path, told)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".w.npz.lock", "w.history.jsonl", "w.npz"]
     found = load_model(tmp_path / "w.npz")
     assert found.manifest() == weights.manifest()
@@ -74,10 +70,14 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     assert found.training.items() >= {"seed": 0, "epochs": 3, "data": str(data), "n_images": 32}.items()
     assert found.training["command"] == ["drhn", "train"]
     assert "cpu" in found.training["hardware"]
-    assert told["data"] == [(DataNumbers(n_images=32, n_validation=0, n_test=16, n_classes=4), [])]
-    assert told["start"] == [0]
+    assert told.notes[0] == "32 pictures to train on, 0 to validate on, 16 to test with; 4 classes"
+    assert told.failures == []
     history = [json.loads(line) for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
-    assert history == [asdict(report) for report in told["epochs"]]
+    assert all(set(report) == {field.name for field in fields(EpochReport)} for report in history)
+    assert told.notes[1:] == [
+        "epoch {epoch}: loss {loss:.4f}, training accuracy {training_accuracy:.4f}, {seconds:.0f} s".format(**report)
+        for report in history
+    ]
     assert [report["epoch"] for report in history] == [1, 2, 3]
     assert [one.n_bits for one in evaluations] == [8, 16]
 
@@ -106,10 +106,10 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
 
 
 def test_without_test_pictures_the_validation_part_is_measured(data, tmp_path):
-    told = []
-    hooks = TrainHooks(on_data=lambda *numbers: told.append(numbers))
-    weights, evaluations = train(data / "train", tmp_path, hooks, validation=0.25)
-    assert told == [(DataNumbers(n_images=24, n_validation=8, n_test=0, n_classes=4), [])]
+    told = Hearing()
+    weights, evaluations = train(data / "train", tmp_path, told, validation=0.25)
+    assert told.notes[0] == "24 pictures to train on, 8 to validate on, 0 to test with; 4 classes"
+    assert told.failures == []
     assert weights.measured["on"] == "validation"
     assert evaluations[0].retrieval.n_queries == 8
     last = json.loads(history_path_of(tmp_path / "w.npz").read_text().splitlines()[-1])
@@ -124,19 +124,18 @@ def test_with_neither_nothing_is_measured(data, tmp_path):
 def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
     data = write_class_folders(tmp_path / "data", n=3, size=16)
     (data / "circle" / "0001.png").write_bytes(b"no picture")
-    told = []
-    train(data, tmp_path, TrainHooks(on_data=lambda *numbers: told.append(numbers)))
-    [(numbers, failures)] = told
-    assert numbers == DataNumbers(n_images=11, n_validation=0, n_test=0, n_classes=4)
-    assert [Path(str(failure.path, "utf-8")).name for failure in failures] == ["0001.png"]
+    told = Hearing()
+    train(data, tmp_path, told)
+    assert told.notes[0] == "11 pictures to train on, 0 to validate on, 0 to test with; 4 classes"
+    assert [Path(str(failure.path, "utf-8")).name for failure in told.failures] == ["0001.png"]
 
 
 def stop_after(epoch):
-    def stop(report):
-        if report.epoch == epoch:
+    def stop(note):
+        if note.startswith(f"epoch {epoch}:"):
             raise KeyboardInterrupt
 
-    return TrainHooks(on_epoch=stop)
+    return Hearing(note=stop)
 
 
 def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
@@ -146,9 +145,9 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
     assert len(history_path_of(tmp_path / "w.npz").read_text().splitlines()) == 2
     with pytest.raises(CheckpointError, match=r"w.npz.checkpoint: a run with this name is unfinished; .*--resume"):
         train(data, tmp_path)
-    starts = []
-    resumed, _ = train(data, tmp_path, TrainHooks(on_start=starts.append), resume=True)
-    assert starts == [2]
+    told = Hearing()
+    resumed, _ = train(data, tmp_path, told, resume=True)
+    assert told.notes[1] == "going on after epoch 2"
     (tmp_path / "whole").mkdir()
     whole, _ = train(data, tmp_path / "whole", resume=True)
     assert resumed.fingerprint == whole.fingerprint
@@ -177,7 +176,7 @@ def test_two_runs_do_not_write_the_same_weights(data, tmp_path):
         with pytest.raises(WeightsError, match="another drhn is writing this weights file; wait for it to end, or nam"):
             train(data, tmp_path)
 
-    train(data, tmp_path, TrainHooks(on_data=begin_another))
+    train(data, tmp_path, Hearing(note=begin_another))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFO")
@@ -259,7 +258,7 @@ def test_a_validation_part_of_nothing_is_refused(tmp_path):
 def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
     history = history_path_of(tmp_path / "w.npz")
     with pytest.raises(WeightsError, match=r"w.history.jsonl: cannot write the history"):
-        train(data, tmp_path, TrainHooks(on_start=lambda _: history.mkdir()))
+        train(data, tmp_path, Hearing(begin={"training": history.mkdir}))
     assert checkpoint_path_of(tmp_path / "w.npz").exists()
 
 
@@ -378,7 +377,7 @@ def test_a_network_of_another_shape_cannot_start_from_weights(data, tmp_path, st
 
 def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path, started):
     with pytest.raises(KeyboardInterrupt):
-        go_on(data, tmp_path, started[0], hooks=stop_after(1))
+        go_on(data, tmp_path, started[0], progress=stop_after(1))
     other = tmp_path / "other.npz"
     arrays = {**started[1].arrays, "classify.bias": started[1].arrays["classify.bias"] + 1}
     save_model(other, replace(started[1], arrays=arrays))

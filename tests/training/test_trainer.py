@@ -11,6 +11,7 @@ from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training import trainer as train
 from drhn_cli.training.checkpoint import load_checkpoint
 from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
+from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
 
 EPOCHS = 4
@@ -94,16 +95,17 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_
 
 
 def test_a_run_stopped_within_an_epoch_loses_only_that_epoch(images, whole_run, tmp_path):
-    path, steps, starts = tmp_path / "checkpoint", [], []
+    path, starts = tmp_path / "checkpoint", []
 
-    def stop(step, n_steps):
-        steps.append((step, n_steps))
-        if len(steps) == 2 * 3 + 2:
+    def stop(_):
+        if len(told.steps) == 2 * 3 + 2:
             raise KeyboardInterrupt
 
+    told = Hearing(advance={"training": stop})
     with pytest.raises(KeyboardInterrupt):
-        run(images, checkpoint_path=path, hooks={"on_step": stop})
-    assert steps == [(1, 3), (2, 3), (3, 3)] * 2 + [(1, 3), (2, 3)]
+        run(images, checkpoint_path=path, hooks={"progress": told})
+    assert told.phases == [("training", 3)] * 3
+    assert told.steps_of("training") == [1, 2, 3, 1, 2, 3, 1, 2]
     resumed = run(images, checkpoint_path=path, hooks={"on_start": lambda done: starts.append(len(done))})
     assert starts == [2]
     assert_same_arrays(resumed.arrays, whole_run.arrays)
@@ -253,10 +255,10 @@ def test_every_epoch_takes_each_image_once_in_an_order_of_its_own(images, monkey
 
 
 def test_fewer_images_than_a_batch_are_one_batch():
-    steps = []
-    few = drawn(2)
-    run(few, batch_size=500, epochs=2, hooks={"on_step": lambda *step: steps.append(step)})
-    assert steps == [(1, 1), (1, 1)]
+    told = Hearing()
+    run(drawn(2), batch_size=500, epochs=2, hooks={"progress": told})
+    assert told.phases == [("training", 1)] * 2
+    assert told.steps_of("training") == [1, 1]
 
 
 def test_what_cannot_be_trained_is_refused(images):

@@ -1,1 +1,0 @@
-"""What the commands do, one file a job: they join pictures, network and codes, and never print."""
