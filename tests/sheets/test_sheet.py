@@ -12,11 +12,9 @@ from drhn_cli.errors import DrhnError, ImageError, printable
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
-from drhn_cli.sheets import thumbnail
-from drhn_cli.sheets.content import About, Card, Section
+from drhn_cli.sheets.card import MAX_SIDE, About, Card, Section, make_thumbnail
 from drhn_cli.sheets.html import HtmlSheet, file_uri
 from drhn_cli.sheets.sheet import answer_on_sheet
-from drhn_cli.sheets.thumbnail import MAX_SIDE, make_thumbnail
 from tests.drawing import draw_gradient, draw_picture
 
 HOSTILE = [
@@ -282,7 +280,7 @@ def test_thumbnails_keep_the_limits_of_decoding(tmp_path):
 
 
 def test_without_webp_thumbnails_are_jpeg(tmp_path, monkeypatch):
-    monkeypatch.setattr(thumbnail, "_FORMAT", "JPEG")
+    monkeypatch.setattr("drhn_cli.sheets.card._FORMAT", "JPEG")
     draw_gradient(60, 30).save(tmp_path / "a.png")
     page = Page(page_of(section_of(b"a", picture=make_thumbnail(tmp_path / "a.png"))))
     kind, data = page.all("img")[0]["src"].split(",")
