@@ -108,7 +108,7 @@ def query(
         if sheet is None:
             given = answer_queries(gallery, queries, query_options)
         else:
-            from drhn_cli.sheets.sheet import answer_on_sheet  # brings Pillow
+            from drhn_cli.sheets.sheet import answer_on_sheet  # imports Pillow
 
             given = answer_on_sheet(sheet, gallery, queries, query_options)
         with closing(given) as answers:

@@ -29,18 +29,14 @@ def find_duplicates(
 ) -> Iterator[list[Match]]:
     """Yield groups of two pictures or more, in the order of their first paths; no picture is opened.
 
+    The largest file of a group comes first, files of one size in the order of paths.
+
     Args:
         gallery: what is searched.
         max_distance: pictures at this distance or nearer are linked, and all that are linked are a group. None:
             ``near_distance``.
         across: only groups in more than one folder: of those that the gallery was opened with, if there are several,
             else of the pictures' own.
-
-    Yields:
-        The pictures of a group: the largest file first, files of one size in the order of paths.
-
-    Raises:
-        CodeFileError: the code file is damaged.
     """
     file = gallery.file
     rows = np.arange(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows)
@@ -74,12 +70,7 @@ def _describe(gallery: FileGallery, group: NDArray[np.int64]) -> list[Match]:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two pictures compared.
-
-    Attributes:
-        distance: bits that differ, 0..n_bits.
-        n_bits: length of the codes.
-    """
+    """How many bits of two codes differ, and how many they have."""
 
     distance: int
     n_bits: int
@@ -93,14 +84,7 @@ def compare_pictures(
     n_bits: int | None = None,
     views: int | None = None,
 ) -> Comparison:
-    """Compare the codes of two pictures.
-
-    Args:
-        first: a path, or a stream with a picture.
-        second: another.
-        weights: a bundled model's name or a weights file. None: the default model.
-        n_bits: length of the codes. None: the network's longest.
-        views: of each picture, 1 or 2, that activations are averaged over. None: as the model has it.
+    """Compare the codes of two pictures, with the arguments of ``load_model`` and ``choose_bits``.
 
     Raises:
         ImageError: a picture cannot be read.

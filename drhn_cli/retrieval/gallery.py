@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.scheme import is_table
+from drhn_cli.clickhouse.url import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
@@ -65,19 +65,16 @@ class Gallery(Protocol):
         ...
 
     def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """Return the pictures nearest to a code, (1, code_size) uint8.
+        """Return the ``top_k`` pictures nearest to a code, (1, code_size) uint8, within ``max_distance``.
 
-        Args:
-            code: what is looked for.
-            top_k: matches, 1 or more. None: all.
-            max_distance: only matches at this distance or nearer. None: any distance.
+        None stands for all matches, and for any distance.
         """
         ...
 
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
     ) -> list[Match]:
-        """Return the pictures nearest to real-valued bits, (n_bits,) in 0..1; see ``search.asymmetric``."""
+        """Return the pictures nearest to probabilities of a 1 in each bit, (n_bits,); see ``search.asymmetric``."""
         ...
 
 
@@ -85,18 +82,11 @@ class Gallery(Protocol):
 def open_gallery(
     target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
 ) -> Iterator[Gallery]:
-    """Open a code file, or connect to a table.
-
-    Args:
-        target: path of a code file or URL of a table.
-        under: only pictures in these folders.
-        exclude: globs of pictures and folders that are left out.
-        device: on a CUDA device, a code file is searched there if it fits.
+    """Open a code file by its path, or a table by its URL; for the other arguments see ``FileGallery``.
 
     Raises:
         CodeFileError, TableError: there is none, or it cannot be read.
         ConfigError: not a table's URL, or globs for a table.
-        DrhnError: a folder outside of the code file.
     """
     if not is_table(target):
         with CodeFile.open(target) as file:
@@ -115,18 +105,13 @@ class FileGallery(Gallery):
 
     Args:
         file: the code file.
-        under: only pictures in these folders.
+        under: search only pictures in these folders. One that is outside of the code file is a ``DrhnError``.
         exclude: globs of pictures and folders that are left out; see ``compile_excludes``.
-        device: on a CUDA device, codes are searched there if they fit.
+        device: a CUDA device searches the codes itself if they fit its memory.
 
     Attributes:
-        file: the code file.
-        under: the folders.
         folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
         rows: (n_items,) bool, the pictures that are searched; None for all.
-
-    Raises:
-        DrhnError: a folder outside of the code file.
     """
 
     def __init__(
@@ -148,12 +133,12 @@ class FileGallery(Gallery):
         return self.file.n_items
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """Return the entry and the code of an absolute path; see ``Gallery.find``."""
+        """See ``Gallery.find``."""
         row = self.file.find(path[len(self._root) :]) if path.startswith(self._root) else None
         return None if row is None else (self.file.entry(row), self.file.codes[row])
 
     def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """Return the pictures nearest to a code; see ``Gallery.search``."""
+        """See ``Gallery.search``."""
         if self._on_gpu is not None:
             (found,) = self._on_gpu.search(code, top_k=top_k, max_distance=max_distance)
         else:
@@ -164,7 +149,7 @@ class FileGallery(Gallery):
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
     ) -> list[Match]:
-        """Return the pictures nearest to real-valued bits; see ``Gallery.search_asymmetric``."""
+        """See ``Gallery.search_asymmetric``."""
         from drhn_cli.search.asymmetric import search_asymmetric
 
         return self._matches(
@@ -202,11 +187,11 @@ class TableGallery(Gallery):
         return self._table.n_items
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """Return the entry and the code of an absolute path; see ``Gallery.find``."""
+        """See ``Gallery.find``."""
         return self._table.find(path)
 
     def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """Return the pictures nearest to a code; see ``Gallery.search``."""
+        """See ``Gallery.search``."""
         found = self._table.search(code, top_k=top_k, max_distance=max_distance, under=self._under)
         return [Match(path=path, distance=distance) for distance, path in found]
 

@@ -81,17 +81,10 @@ class Answer:
 
 
 def answer_queries(gallery: Gallery, queries: Iterable[Query], options: QueryOptions) -> Generator[Answer, None, None]:
-    """Answer each query as it comes.
+    """Answer each query as it comes; there may be no end to them.
 
-    A picture that the gallery holds, unchanged, is not decoded; the network is loaded when first needed.
-
-    Args:
-        gallery: what is searched.
-        queries: may be endless.
-        options: how they are answered.
-
-    Yields:
-        An answer for each query, in order. A picture that cannot be read gives an answer with an error.
+    A picture that the gallery holds, unchanged, is not decoded; the network is loaded when first needed. A picture that
+    cannot be read gives an answer with an error.
 
     Raises:
         ConfigError: an unknown device, or what a table cannot do.

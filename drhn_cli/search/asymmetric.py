@@ -30,19 +30,8 @@ def search_asymmetric(
 ) -> Neighbours:
     """Find the codes that one query is nearest to by score, ties in order of rows.
 
-    Args:
-        codes: (n, code_size(n_bits)) uint8, padding bits zero.
-        probabilities: (n_bits,) in 0..1, that each bit is 1. The query's own code has a 1 where it is above 1/2.
-        top_k: matches, 1 or more. None: all.
-        max_distance: only codes at this Hamming distance from the query's code or nearer. None: any distance.
-        rows: the rows to search, as in ``search``.
-
-    Returns:
-        ``min(top_k, rows within max_distance)`` neighbours with scores and Hamming distances.
-
-    Raises:
-        DrhnError: an array of another shape or dtype, or a row that does not exist.
-        ConfigError: a number out of its range.
+    The query is the probability of a 1 in each bit, (n_bits,) in 0..1. Its code, from which Hamming distances are
+    measured, has a 1 where that is above 1/2. The other arguments and the errors are those of ``hamming.search``.
 
     Source: after Gordo et al., Asymmetric distances for binary embeddings, PAMI 2014. The lookup tables, a partial sum
         for each value of each byte, are those of product quantization (Jegou et al., PAMI 2011).

@@ -18,17 +18,7 @@ _WORKING_BYTES = 1 << 29  # that a search needs beside the codes
 
 
 class DeviceSearch:
-    """Codes on a device, ready to be searched.
-
-    Args:
-        codes: (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-        device: gets a copy of the codes.
-        rows: the rows to search, as in ``hamming.search``.
-
-    Raises:
-        DrhnError: a row that does not exist.
-    """
+    """A copy of codes on a device; arguments, results and errors are those of ``hamming.search``."""
 
     def __init__(
         self,
@@ -44,12 +34,7 @@ class DeviceSearch:
     def search(
         self, queries: NDArray[np.uint8], *, top_k: int | None = None, max_distance: int | None = None
     ) -> list[Neighbours]:
-        """Find the codes nearest to each query, (q, code_size) uint8; arguments and results as in ``hamming.search``.
-
-        Raises:
-            DrhnError: queries of another shape or dtype.
-            ConfigError: a number out of its range.
-        """
+        """Find the codes nearest to each query."""
         check_search(queries, self._n_bits, top_k=top_k, max_distance=max_distance)
         parts = (queries[first : first + _MAX_QUERIES] for first in range(0, len(queries), _MAX_QUERIES))
         return [found for part in parts for found in self._search(part, top_k, max_distance)]

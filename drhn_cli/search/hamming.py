@@ -63,9 +63,6 @@ def search(
         rows: the rows to search, as an (n,) mask or as row numbers in any order. None: all.
         n_threads: 1 or more. None: one for each million rows, at most one for each processor.
 
-    Returns:
-        q results, each of ``min(top_k, rows within max_distance)`` neighbours.
-
     Raises:
         DrhnError: an array of another shape or dtype, or a row that does not exist.
         ConfigError: a number out of its range.
@@ -110,12 +107,7 @@ def check_search(
     max_distance: int | None,
     n_threads: int | None = None,
 ) -> None:
-    """Check the arguments of ``search``.
-
-    Raises:
-        DrhnError: queries of another shape or dtype.
-        ConfigError: a number out of its range.
-    """
+    """Check the arguments of ``search``, which has the errors."""
     check_codes(queries, n_bits, "queries")
     for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0), ("n_threads", n_threads, 1)):
         if value is not None and value < least:
@@ -123,11 +115,7 @@ def check_search(
 
 
 def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
-    """Return the rows to search, ascending, each once.
-
-    Raises:
-        DrhnError: an array of another shape or dtype, or a row that does not exist.
-    """
+    """Return the rows to search, ascending, each once; the argument is that of ``search``."""
     if rows.dtype == np.bool_:
         if rows.shape != (n,):
             raise DrhnError("mask of rows of another shape", expected=f"({n},)", found=str(rows.shape))
@@ -141,17 +129,9 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return the distance of every query to every code, all of them in memory.
+    """Return the distance of every query to every code: (q, code_size) and (n, code_size) uint8 -> (q, n) uint16.
 
-    Args:
-        queries: (q, code_size) uint8, padding bits zero.
-        codes: (n, code_size) uint8, padding bits zero.
-
-    Returns:
-        (q, n) uint16.
-
-    Raises:
-        DrhnError: an array of another shape or dtype.
+    Padding bits have to be zero. Arrays of another shape or dtype are a ``DrhnError``.
     """
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)

@@ -49,18 +49,9 @@ class Components:
 def connected_components(codes: NDArray[np.uint8], n_bits: int, max_distance: int) -> Components:
     """Group rows whose codes differ in at most ``max_distance`` bits, directly or through other rows; exact.
 
-    Memory is linear in the rows. Time is that of sorting, once for distance 0 and some times for small distances; it
-    becomes quadratic in the number of different codes where they are crowded, or the distance is a large part of the
-    bits.
-
-    Args:
-        codes: (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-        max_distance: 0 or more.
-
-    Raises:
-        DrhnError: an array of another shape or dtype.
-        ConfigError: ``max_distance`` is below 0.
+    Memory is linear in the rows, (n, code_size(n_bits)) uint8. Time is that of sorting, once for distance 0 and some
+    times for small distances; it becomes quadratic in the number of different codes where they are crowded, or the
+    distance is a large part of the bits.
 
     Source: the pigeonholes are those of Norouzi, Punjani, Fleet 2012, Fast Search in Hamming Space with Multi-Index
         Hashing, and of Manku, Jain, Das Sarma 2007, Detecting Near-Duplicates for Web Crawling.

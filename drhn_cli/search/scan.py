@@ -26,29 +26,16 @@ class Scanner(Protocol):
     """Compares queries with chunks of codes."""
 
     def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """Find the codes of a chunk that are nearer than the bounds.
+        """Yield the codes of a chunk that are nearer than the bound of each query; queries without one are skipped.
 
-        Args:
-            codes: (n_rows or more, code_size) uint8, contiguous. Up to 7 rows beyond the chunk make copying faster.
-            n_rows: rows of the chunk.
-            bounds: for each query, by its number; queries that are not in it are skipped.
-
-        Yields:
-            Places in ascending order. A query may come several times, each time with later places; hits that have
-            ``top_k`` better ones before them may be left out.
+        The chunk is the first ``n_rows`` of contiguous codes; up to 7 rows beyond it make copying faster. A query may
+        come several times, with later places each time. Hits with ``top_k`` better ones before them may be left out.
         """
         ...
 
 
 def choose_scanner(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> Scanner:
-    """Return the fastest scanner there is.
-
-    Args:
-        queries: (words, q) uint64, as ``copy_words`` gives them.
-        n_bits: length of a code.
-        n_rows: rows of the largest chunk.
-        top_k: hits that each query needs, 1 or more.
-    """
+    """Return the scanner of queries, (words, q) uint64, for chunks of at most ``n_rows``."""
     library = load_library()
     if library is None:
         return NumpyScanner(queries, n_bits, n_rows)
@@ -64,7 +51,7 @@ class NumpyScanner(Scanner):
         self._counts = np.empty(self._words.shape, dtype=np.uint8)
 
     def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """Find the codes of a chunk that are nearer than the bounds; see ``Scanner.hits``."""
+        """See ``Scanner.hits``."""
         words = copy_words(codes, self._n_bits, out=self._words[:, :n_rows])
         previous = np.zeros(len(words), dtype=np.uint64)
         for number, bound in bounds.items():
@@ -89,7 +76,10 @@ class _Search(ctypes.Structure):
 
 
 class NativeScanner(Scanner):
-    """The scan in C, called by ctypes, which releases the interpreter lock."""
+    """The scan in C, called by ctypes, which releases the interpreter lock.
+
+    ``kernel`` is 0 to ``library.drhn_best_kernel()``, the default; each query needs ``top_k`` hits.
+    """
 
     def __init__(
         self,
@@ -100,15 +90,6 @@ class NativeScanner(Scanner):
         *,
         kernel: int | None = None,
     ) -> None:
-        """Allocate what the library reads and writes.
-
-        Args:
-            library: see ``load_library``.
-            queries: (words, q) uint64, as ``copy_words`` gives them.
-            n_bits: length of a code.
-            top_k: hits that each query needs, 1 or more.
-            kernel: 0 to ``library.drhn_best_kernel()``, the default.
-        """
         n_queries = queries.shape[1]
         capacity = max(_MIN_CAPACITY, _CAPACITY // max(1, n_queries))
         mask = np.full((len(queries), 1), ~np.uint64(0))
@@ -140,7 +121,7 @@ class NativeScanner(Scanner):
         self._scan.restype = ctypes.c_uint64
 
     def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """Find the codes of a chunk that are nearer than the bounds; see ``Scanner.hits``."""
+        """See ``Scanner.hits``."""
         self._bounds[:] = 0
         self._bounds[list(bounds)] = list(bounds.values())
         address, done = codes.ctypes.data, 0
@@ -162,15 +143,9 @@ def _spread(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def copy_words(codes: NDArray[np.uint8], n_bits: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
-    """Copy packed codes into 64-bit words, padding bits zero.
+    """Copy packed codes, (n, code_size) uint8, into 64-bit words, (words, n), padding bits zero.
 
-    Args:
-        codes: (n, code_size) uint8.
-        n_bits: length of a code.
-        out: (words, rows) uint64 for the first rows of the codes; with 7 or more codes beyond them it is faster.
-
-    Returns:
-        ``out``, or (words, n) uint64.
+    Into ``out`` go as many codes as it has columns; it is faster if there are 7 more.
     """
     codes = np.ascontiguousarray(codes)
     size = codes.shape[1]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.push_file import push_codes
+from drhn_cli.clickhouse.push import push_codes
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entries
