@@ -58,12 +58,13 @@ def _spans_folders(gallery: FileGallery, group: NDArray[np.int64]) -> bool:
 def _describe(gallery: FileGallery, group: NDArray[np.int64]) -> list[Match]:
     file = gallery.file
     entries = [file.entry(row) for row in group.tolist()]
-    order = sorted(range(len(group)), key=lambda place: -entries[place].size)  # stable: rows are in order of paths
+    # By size; the sort is stable, and rows are in order of paths.
+    order = sorted(range(len(group)), key=lambda place: -entries[place].stamp.size)
     codes = file.codes[group[order]]
     (distances,) = hamming_distances(codes[:1], codes)
     root = os.fsencode(file.root)
     return [
-        Match(path=os.path.join(root, entries[place].path), distance=distance, size=entries[place].size)
+        Match(path=os.path.join(root, entries[place].path), distance=distance, size=entries[place].stamp.size)
         for place, distance in zip(order, distances.tolist(), strict=True)
     ]
 

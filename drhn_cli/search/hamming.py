@@ -50,7 +50,6 @@ def search(
     top_k: int | None = None,
     max_distance: int | None = None,
     rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
-    n_threads: int | None = None,
 ) -> list[Neighbours]:
     """Find the codes nearest to each query, as faiss.IndexBinaryFlat does.
 
@@ -61,14 +60,13 @@ def search(
         top_k: matches for each query, 1 or more. None: all.
         max_distance: only codes at this distance or nearer, 0 or more. None: any distance.
         rows: the rows to search, as an (n,) mask or as row numbers in any order. None: all.
-        n_threads: 1 or more. None: one for each million rows, at most one for each processor.
 
     Raises:
         DrhnError: an array of another shape or dtype, or a row that does not exist.
         ConfigError: a number out of its range.
     """
     check_codes(codes, n_bits)
-    check_search(queries, n_bits, top_k=top_k, max_distance=max_distance, n_threads=n_threads)
+    check_search(queries, n_bits, top_k=top_k, max_distance=max_distance)
     candidates = None if rows is None else candidate_rows(rows, len(codes))
     n_rows = len(codes) if candidates is None else len(candidates)
     scan = _Scan(
@@ -79,8 +77,7 @@ def search(
         top_k=n_rows if top_k is None else top_k,
         max_distance=n_bits if max_distance is None else min(max_distance, n_bits),
     )
-    if n_threads is None:
-        n_threads = _count_threads(n_rows)
+    n_threads = count_threads(n_rows)
     if n_threads == 1:
         return [nearest.result() for nearest in scan.run(0, n_rows)]
     from drhn_cli.threads import ThreadPool  # milliseconds that small files need not pay
@@ -91,7 +88,8 @@ def search(
     return [_merge(parts) for parts in zip(*ranges, strict=True)]
 
 
-def _count_threads(n_rows: int) -> int:
+def count_threads(n_rows: int) -> int:
+    """Return how many threads scan so many rows: one for each million, at most one for each processor."""
     if n_rows < 2 * _THREAD_ROWS:
         return 1
     from drhn_cli.threads import n_processors
@@ -99,17 +97,10 @@ def _count_threads(n_rows: int) -> int:
     return min(n_processors(), n_rows // _THREAD_ROWS)
 
 
-def check_search(
-    queries: NDArray[np.uint8],
-    n_bits: int,
-    *,
-    top_k: int | None,
-    max_distance: int | None,
-    n_threads: int | None = None,
-) -> None:
+def check_search(queries: NDArray[np.uint8], n_bits: int, *, top_k: int | None, max_distance: int | None) -> None:
     """Check the arguments of ``search``, which has the errors."""
     check_codes(queries, n_bits, "queries")
-    for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0), ("n_threads", n_threads, 1)):
+    for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0)):
         if value is not None and value < least:
             raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
 

@@ -59,14 +59,13 @@ def test_search_equals_a_naive_sort(native_library, kernel, bits, data):
         | (hnp.arrays(np.int64, st.integers(0, 2 * n), elements=st.integers(0, n - 1)) if n else st.none())
     )
     chunk_words = data.draw(st.sampled_from([1, 4, 1 << 14]))
-    n_threads = data.draw(st.sampled_from([None, 1, 3]))
+    n_threads = data.draw(st.sampled_from([1, 3]))
     with pytest.MonkeyPatch.context() as patch:
         compare_by(patch, native_library, kernel)
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
         patch.setattr(search_module, "_NATIVE_WORDS", chunk_words)
-        results = search(
-            codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
-        )
+        patch.setattr(search_module, "count_threads", lambda _: n_threads)
+        results = search(codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
     candidates = np.arange(n) if rows is None else np.unique(np.arange(n)[rows])
     for query, result in zip(unpack_bits(queries, n_bits), results, strict=True):
         distances = (query != bits).sum(axis=1)

@@ -85,7 +85,7 @@ def test_every_length_gives_what_numpy_gives(n_bits):
             {"max_distance": n_bits // 3},
             {},
             {"top_k": 4, "rows": np.arange(0, len(codes), 3)},
-            {"top_k": 1 << 70, "n_threads": 3},
+            {"top_k": 1 << 70},
         ):
             for queries in (noise[:1], noise[:5], noise[:0]):
                 assert lists(search(codes, queries, n_bits=n_bits, **asked)) == by_numpy(
