@@ -93,11 +93,11 @@ def compare_pictures(
         ConfigError: the network makes no codes of that length.
     """
     from drhn_cli.images.load import load_image  # groups need neither Pillow nor the network
-    from drhn_cli.network.encoder import load_encoder
+    from drhn_cli.network.encoder import Encoder
     from drhn_cli.network.model import choose_bits, load_model
 
     model = load_model(weights, views=views)
     n_bits = choose_bits(n_bits, model)
     pixels = np.stack([load_image(image, model.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
-    codes = load_encoder(model, device="cpu", n_images=2).codes(pixels, n_bits)
+    codes = Encoder(model, device="cpu", n_images=2).codes(pixels, n_bits)
     return Comparison(distance=int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits=n_bits)

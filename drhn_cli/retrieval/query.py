@@ -144,12 +144,9 @@ class _Lookup:
                 found=query.code,
                 hint="name the picture instead, or leave --order out",
             )
-        from drhn_cli.network.binarise import bit_probabilities
-
         pixels = self._pixels(query)
-        activations = self._encoder.activations(pixels)
-        probabilities = bit_probabilities(activations, self._model.config, self._gallery.manifest.n_bits)  # (1, n_bits)
-        return probabilities.reshape(-1)
+        probabilities: NDArray[np.float64] = self._encoder.bit_probabilities(pixels, self._gallery.manifest.n_bits)[0]
+        return probabilities
 
     def _pixels(self, query: Query) -> NDArray[np.uint8]:
         """Return the input of the network, (1, views * s, s, 3)."""
@@ -166,9 +163,9 @@ class _Lookup:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        from drhn_cli.network.encoder import load_encoder
+        from drhn_cli.network.encoder import Encoder
 
-        return load_encoder(self._model, device=self._options.device, n_images=1)
+        return Encoder(self._model, device=self._options.device, n_images=1)
 
 
 def _is_current(path: bytes, entry: Entry) -> bool:
