@@ -20,13 +20,16 @@ from drhn_cli.cli.output import (
     write_rows,
 )
 from drhn_cli.cli.terminated import saving_on_sigterm
-from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
 from drhn_cli.errors import ConfigError
+from drhn_cli.images.preprocess import Fit
+from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
+from drhn_cli.network.devices import Precision
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
     from drhn_cli.network.model import Model
     from drhn_cli.training.train import TrainOptions
+
 _TRAINING_OPTIONS = (
     *("epochs", "batch_size", "seed", "conv_rate", "rate", "average", "sharpness", "label_smoothing", "quantisation"),
     *("similarity", "teaching", "translate", "cutout", "crop", "colour", "flip", "precision"),
@@ -260,8 +263,8 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
-    rank: Annotated[
-        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")
+    order: Annotated[
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP in asymmetric order, too.")
     ] = "hamming",
     tta: options.Tta = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
@@ -306,7 +309,7 @@ def eval_(
     )
     for failure in (*query_images.failures, *gallery_images.failures):
         report_error(failure)
-    measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=rank == "asymmetric")
+    measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=order == "asymmetric")
     with TerminalProgress(quiet=quiet) as progress:
         evaluations = evaluate_model(model, query_images, gallery_images, measures, device=device, progress=progress)
     write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, printable
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.threads import n_processors
 
 CIFAR10 = "cifar10"

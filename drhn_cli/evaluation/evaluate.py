@@ -15,7 +15,7 @@ from drhn_cli.evaluation.metrics import (
     evaluate_retrieval,
     precision_recall_by_radius,
 )
-from drhn_cli.network.binarise import bit_probabilities, codes_of
+from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
 from drhn_cli.progress import SILENT, Progress
 
@@ -84,7 +84,7 @@ def evaluate_model(
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.devices import choose_device
-    from drhn_cli.network.encode import TorchEncoder
+    from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 
     measures = measures or Measures()
     lengths = [choose_bits(n_bits, model) for n_bits in measures.code_lengths or (None,)]
@@ -94,13 +94,14 @@ def evaluate_model(
             expected=str(gallery.class_names),
             found=str(queries.class_names),
         )
-    encoder = TorchEncoder(model, choose_device(device))
+    network = build_network(model, choose_device(device))
+    backend = torch_backend(network, model.preprocessing)
     n_queries = len(queries.labels)
     progress.phase("hashing", n_queries + len(gallery.labels))
     parts = []
     for images in (queries, gallery):
         for start in range(0, len(images.labels), _PROGRESS_STEP):
-            parts.append(encoder.activations(images.pixels[start : start + _PROGRESS_STEP]))
+            parts.append(encode_views(backend, images.pixels[start : start + _PROGRESS_STEP]))
             progress.advance(len(parts[-1]))
     query_activations, gallery_activations = np.split(np.concatenate(parts), [n_queries])
 
@@ -109,7 +110,7 @@ def evaluate_model(
         gallery_codes = codes_of(gallery_activations, model.config, n_bits)
         accuracy = asymmetric_map = None
         if queries.class_names == model.class_names:
-            accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
+            accuracy = float((predict_classes(network, query_activations, n_bits) == queries.labels).mean())
         if measures.asymmetric:
             probabilities = bit_probabilities(query_activations, model.config, n_bits)
             asymmetric_map = asymmetric_mean_average_precision(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.errors import ConfigError
+from drhn_cli.training.recipe import TrainConfig
 
 
 def check_augmentation(config: TrainConfig, side: int) -> None:

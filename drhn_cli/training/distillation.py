@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from drhn_cli.errors import AnyPath, SourceError, printable
 from drhn_cli.files import CORRUPT, open_regular, os_errors
-from drhn_cli.network.drhn import prefix_linear
+from drhn_cli.network.drhn import linear_of_bits
 
 _MAX_FEATURES = 256
 _CHUNK_ROWS = 4096
@@ -32,7 +32,7 @@ class DistillationHead(nn.Linear):
 
     def forward(self, activations: Tensor) -> Tensor:
         """(n, n_bits or fewer) in 0..1 -> (n, n_features)."""
-        return prefix_linear(self, activations)
+        return linear_of_bits(self, activations)
 
 
 def distillation_loss(

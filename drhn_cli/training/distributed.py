@@ -17,7 +17,7 @@ import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor
 
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import DrhnError
 
 T = TypeVar("T")
 
@@ -51,16 +51,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this process is the one that validates, reports and writes files."""
         return self.rank == 0
-
-    def device_of(self, device: torch.device) -> torch.device:
-        """Return this process's device: each takes a GPU of its own."""
-        if self.size == 1 or device.type == "cpu":
-            return device
-        if device.type != "cuda":
-            raise ConfigError(f"several processes cannot train on {device.type}", hint="use --device cpu")
-        if self.local_rank >= torch.cuda.device_count():
-            raise ConfigError("more processes than GPUs", expected=f"--nproc-per-node {torch.cuda.device_count()}")
-        return torch.device("cuda", self.local_rank)
 
     @contextmanager
     def connected(self, device: torch.device) -> Iterator[None]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
+from drhn_cli.training.recipe import TrainConfig
 
 
 def total_loss(

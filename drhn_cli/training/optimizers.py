@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drhn_cli.config import TrainConfig
+from drhn_cli.training.recipe import TrainConfig
 
 MICRO_BATCH = 125
 """Images that SAM perturbs the weights for at a time: retrieval of unseen classes is better than with 500 (README)."""

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, ImageError, WeightsError
 from drhn_cli.evaluation.data import LabelledImages, check_validation, hold_out, load_split, with_views
 from drhn_cli.evaluation.evaluate import Evaluation, Measures, evaluate_model
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
-from drhn_cli.network.devices import choose_device, choose_precision
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import DEFAULT_PRESET, PRESETS, NetworkConfig
+from drhn_cli.network.devices import Precision, choose_device, choose_precision
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
@@ -29,7 +30,7 @@ from drhn_cli.threads import n_processors
 from drhn_cli.training.augment import check_augmentation
 from drhn_cli.training.distillation import load_features, require_features
 from drhn_cli.training.distributed import World
-from drhn_cli.training.recipe import network_settings_from, training_settings_from
+from drhn_cli.training.recipe import TrainConfig, network_settings_from, training_settings_from
 from drhn_cli.training.trainer import EpochReport, Trainer
 
 _MIN_STEPS = 10
@@ -147,7 +148,7 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
 
 
 def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Model, list[Evaluation]]:
-    device = world.device_of(choose_device(options.device))
+    device = choose_device(options.device, is_exclusive=True)
     settings = _resolve(options, device)  # before pictures are read: a mistyped option should not cost a download
     if device.type == "cpu":
         keep_freed_memory()

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.evaluation.metrics import evaluate_retrieval
-from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.drhn import DRHN, normalize
-from drhn_cli.network.encode import encode_pixels, predict_classes
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
+from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
+from drhn_cli.network.encoder import codes_of, encode_views
 from drhn_cli.network.model import Model
-from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment, check_augmentation
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -33,6 +33,7 @@ from drhn_cli.training.distillation import DistillationHead
 from drhn_cli.training.distributed import World
 from drhn_cli.training.losses import total_loss
 from drhn_cli.training.optimizers import in_swa, lr_schedule, make_optimizers, sam_gradients, set_learning_rates
+from drhn_cli.training.recipe import TrainConfig
 
 GALLERY_LIMIT = 5000
 """Training images that validation images are looked up in after an epoch: all of them would double its time."""
@@ -261,9 +262,9 @@ class Trainer:
         network, seed, n_bits = self.trained_network(), self.config.seed, self.network.config.bits
         network.eval()
         rows = np.random.default_rng(seed).permutation(len(self.images.labels))[:GALLERY_LIMIT]
+        backend = torch_backend(network, self.preprocessing, self.config.precision)
         query_activations, gallery_activations = (
-            encode_pixels(network, pixels, self.preprocessing, precision=self.config.precision)
-            for pixels in (self.validation.pixels, self.images.pixels[rows])
+            encode_views(backend, pixels) for pixels in (self.validation.pixels, self.images.pixels[rows])
         )
         metrics = evaluate_retrieval(
             codes_of(query_activations, network.config, n_bits),
@@ -278,7 +279,7 @@ class Trainer:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the trained network's arrays as a weights file has them; with SWA, of the averaged weights."""
-        kept = array_shapes(self.network.config)
+        kept = self.network.config.array_shapes()
         state = self.trained_network().state_dict()
         return halve_filters({name: value.cpu().numpy() for name, value in state.items() if name in kept})
 

@@ -19,6 +19,7 @@ from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.model import load_model, save_model
+from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
 from tests.hearing import Hearing
@@ -71,7 +72,7 @@ def test_the_first_run_hashes_all(photos, update):
 
 @pytest.mark.usefixtures("hashed")
 def test_the_second_run_does_and_writes_nothing(update, monkeypatch):
-    monkeypatch.delattr(hash_module, "load_encoder")
+    monkeypatch.delattr(hash_module, "Encoder")
     before = CODES.stat()
     assert counts(update("photos")) == {"unchanged": 8}
     assert (CODES.stat().st_ino, CODES.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -111,7 +112,7 @@ def test_a_deleted_picture_is_kept_when_asked(hashed, update):
 
 
 def test_a_renamed_picture_takes_its_code_along(hashed, update, monkeypatch):
-    monkeypatch.delattr(hash_module, "load_encoder")
+    monkeypatch.delattr(hash_module, "Encoder")
     before = stored()
     old, new = hashed / "circle/0000.png", hashed / "circle/renamed.png"
     old.rename(new)
@@ -515,7 +516,7 @@ def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, m
     update("photos")
     expected = stored()
     (photos / "text.jpg").write_text("no picture")
-    monkeypatch.setattr("drhn_cli.network.encoder._CPU_CHUNK", 1)
+    monkeypatch.setattr("drhn_cli.network.encoder._CPU_BATCH", 1)
     told = Hearing()
     summary = update("photos", rebuild=True, workers=3, progress=told)
     assert told.steps_of("hashing") == [3, 6, 9]  # the failure is told with the last two
@@ -647,12 +648,12 @@ def test_pictures_are_decoded_while_the_network_is_loaded(update, monkeypatch):
         decoded.set()
         return load(*arguments)
 
-    def load_encoder(*arguments, **settings):
+    def make(*arguments, **settings):
         assert decoded.wait(60)
-        return encoders.load_encoder(*arguments, **settings)
+        return encoders.Encoder(*arguments, **settings)
 
     monkeypatch.setattr(load_module, "_load_or_error", load_or_error)
-    monkeypatch.setattr(hash_module, "load_encoder", load_encoder)
+    monkeypatch.setattr(hash_module, "Encoder", make)
     assert counts(update("photos")) == {"added": 8}
 
 
@@ -712,7 +713,7 @@ def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_pat
     with CodeFile.open(CODES) as file:
         assert file.manifest.preprocessing["views"] == 2
         options = QueryOptions(top_k=None, max_distance=0, weights=str(weights_path))
-        (answer,) = answer_queries(file, [Query(name=b"q", image="elsewhere.png")], options)
+        (answer,) = answer_queries(FileGallery(file), [Query(name=b"q", image="elsewhere.png")], options)
     assert os.path.abspath("photos/circle/0000.png").encode() in [match.path for match in answer.matches]
     with pytest.raises(CodeFileError, match=r"made with --tta.*leave --no-tta out"):
         update("photos", views=1)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.evaluation.data import (
     find_classes,
@@ -19,6 +18,7 @@ from drhn_cli.evaluation.data import (
     load_split,
     split_validation,
 )
+from drhn_cli.images.preprocess import Preprocessing
 from tests.drawing import KINDS, draw_picture, write_class_folders
 
 SMALL = Preprocessing(size=16)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import Preprocessing, TrainConfig
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import normalize
 from drhn_cli.training.augment import (
     alternating_flip,
@@ -12,13 +12,14 @@ from drhn_cli.training.augment import (
     random_resized_crop,
     translate,
 )
+from drhn_cli.training.recipe import TrainConfig
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_normalised_pixels_have_mean_and_deviation_taken_out():
+def test_normalized_pixels_have_mean_and_deviation_taken_out():
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
     images = normalize(pixels, preprocessing)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
 from drhn_cli.training.losses import prefix_similarity_loss, quantization_loss, total_loss
+from drhn_cli.training.recipe import TrainConfig
 from tests.networks import tiny_config
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training import trainer
 from drhn_cli.training.optimizers import (
@@ -17,6 +16,7 @@ from drhn_cli.training.optimizers import (
     sam_gradients,
     set_learning_rates,
 )
+from drhn_cli.training.recipe import TrainConfig
 from tests.networks import drawn, tiny_config
 from tests.training.test_trainer import assert_same_arrays, interrupted_run, run
 

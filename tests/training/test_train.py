@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError, WeightsError
 from drhn_cli.evaluation.data import load_split, split_validation
 from drhn_cli.evaluation.evaluate import Measures, evaluate_model
-from drhn_cli.network.encode import build_network
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job

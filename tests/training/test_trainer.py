@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
-from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
-from drhn_cli.network.weights_file import array_shapes
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
+from drhn_cli.network.encoder import encode_views
 from drhn_cli.training import trainer as trainer_module
 from drhn_cli.training.distributed import World
+from drhn_cli.training.recipe import TrainConfig
 from drhn_cli.training.trainer import EpochReport, Trainer, epoch_generator
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
@@ -63,7 +64,7 @@ def assert_same_arrays(found, expected):
 
 
 def test_arrays_are_those_of_the_weights_file(whole_run):
-    assert {name: array.shape for name, array in whole_run.arrays.items()} == array_shapes(NETWORK)
+    assert {name: array.shape for name, array in whole_run.arrays.items()} == NETWORK.array_shapes()
     halves = {name for name, array in whole_run.arrays.items() if array.dtype == np.float16}
     assert halves == {name for name in whole_run.arrays if name.endswith("conv.weight")} | {"stem_conv.weight"}
 
@@ -170,16 +171,15 @@ def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
 
 def test_validation_is_of_the_averaged_weights_as_soon_as_there_are_some(images, monkeypatch):
     measured = []
-    encode = trainer_module.encode_pixels
 
-    def spy(network, *args, **kwargs):
+    def spy(network, *rest):
         measured.append({name: value.detach().numpy().copy() for name, value in network.state_dict().items()})
-        return encode(network, *args, **kwargs)
+        return torch_backend(network, *rest)
 
-    monkeypatch.setattr(trainer_module, "encode_pixels", spy)
+    monkeypatch.setattr(trainer_module, "torch_backend", spy)
     trainer = make_trainer(images, average=0.5, validation=drawn(2, seed=5))
     current = [trainer.network.hash.weight.detach().numpy().copy() for _ in trainer.epochs()]
-    is_current = [np.array_equal(one["hash.weight"], own) for one, own in zip(measured[::2], current, strict=True)]
+    is_current = [np.array_equal(one["hash.weight"], own) for one, own in zip(measured, current, strict=True)]
     assert is_current == [True, True, False, False]  # the mean begins in the third epoch of four
     arrays = trainer.arrays()
     for name in ("hash.weight", "stem_norm.running_mean", "groups.1.0.norm.running_var"):
@@ -198,7 +198,7 @@ def test_an_averaged_network_knows_what_it_has_not_seen():
     images, unseen = drawn(24), drawn(15, seed=5)
     trained = run(images, epochs=8, average=0.5)
     network = build_network(replace(random_model(NETWORK), arrays=trained.arrays), torch.device("cpu"))
-    activations = encode_pixels(network, unseen.pixels, Preprocessing(size=16), precision="float32")
+    activations = encode_views(torch_backend(network, Preprocessing(size=16)), unseen.pixels)
     assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
 
 
@@ -229,13 +229,12 @@ def test_validation_changes_nothing_but_the_reports(images, whole_run):
 def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkeypatch):
     monkeypatch.setattr(trainer_module, "GALLERY_LIMIT", 10)
     sizes = []
-    encode = trainer_module.encode_pixels
 
-    def spy(network, pixels, *args, **kwargs):
+    def spy(backend, pixels):
         sizes.append(len(pixels))
-        return encode(network, pixels, *args, **kwargs)
+        return encode_views(backend, pixels)
 
-    monkeypatch.setattr(trainer_module, "encode_pixels", spy)
+    monkeypatch.setattr(trainer_module, "encode_views", spy)
     run(images, validation=drawn(3, seed=5), epochs=1)
     assert sizes == [12, 10]
 
