@@ -46,6 +46,18 @@ class RetrievalMetrics:
     k: int
     depth: int
 
+    def to_dict(self) -> dict[str, float | int]:
+        """Return the figures by the names that tables, JSON and manifests have."""
+        return {
+            "mAP": self.mean_average_precision,
+            f"mAP@{self.depth}": self.mean_average_precision_at_depth,
+            f"precision@{self.k}": self.precision_at_k,
+            "precision@radius2": self.precision_at_radius2,
+            "n_queries": self.n_queries,
+            "n_queries_left_out": self.n_queries_left_out,
+            "n_gallery": self.n_gallery,
+        }
+
 
 def evaluate_retrieval(
     query_codes: NDArray[np.uint8],

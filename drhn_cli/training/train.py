@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -343,7 +343,7 @@ def _measured(evaluations: Sequence[Evaluation], *, on: str, n_views: int) -> di
     return {
         "on": on,
         "views": n_views,
-        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **asdict(one.retrieval)} for one in evaluations},
+        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **one.retrieval.to_dict()} for one in evaluations},
     }
 
 
@@ -358,7 +358,7 @@ def _epoch_line(epoch: EpochReport) -> str:
 def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
     with os_errors(WeightsError, "cannot write the history", path=path), atomic_write(path) as stream:
         for report in history:
-            stream.write(f"{json.dumps(asdict(report))}\n".encode())
+            stream.write(f"{json.dumps(report.to_dict())}\n".encode())
 
 
 def _processor() -> str:

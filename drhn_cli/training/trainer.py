@@ -63,6 +63,11 @@ class EpochReport:
     validation_mean_average_precision: float | None
     seconds: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures by the names that the history has."""
+        names = {"validation_mean_average_precision": "mAP"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
