@@ -9,11 +9,12 @@ import numpy as np
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.evaluation.metrics import (
+    LabelledCodes,
     PrecisionRecallCurve,
     RetrievalMetrics,
     asymmetric_mean_average_precision,
-    evaluate_retrieval,
-    precision_recall_by_radius,
+    precision_recall_curve,
+    retrieval_metrics,
 )
 from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
@@ -89,11 +90,8 @@ def evaluate_model(
     measures = measures or Measures()
     lengths = [choose_bits(n_bits, model) for n_bits in measures.code_lengths or (None,)]
     if queries.class_names != gallery.class_names:
-        raise DrhnError(
-            "queries and gallery have different classes",
-            expected=str(gallery.class_names),
-            found=str(queries.class_names),
-        )
+        expected, found = str(gallery.class_names), str(queries.class_names)
+        raise DrhnError("queries and gallery have different classes", expected=expected, found=found)
     network = build_network(model, choose_device(device))
     backend = torch_backend(network, model.preprocessing)
     n_queries = len(queries.labels)
@@ -106,23 +104,20 @@ def evaluate_model(
     query_activations, gallery_activations = np.split(np.concatenate(parts), [n_queries])
 
     def evaluate_at(n_bits: int) -> Evaluation:
-        query_codes = codes_of(query_activations, model.config, n_bits)
-        gallery_codes = codes_of(gallery_activations, model.config, n_bits)
+        query_codes = LabelledCodes(codes_of(query_activations, model.config, n_bits), queries.labels, n_bits)
+        gallery_codes = LabelledCodes(codes_of(gallery_activations, model.config, n_bits), gallery.labels, n_bits)
         accuracy = asymmetric_map = None
         if queries.class_names == model.class_names:
             accuracy = float((predict_classes(network, query_activations, n_bits) == queries.labels).mean())
         if measures.asymmetric:
             probabilities = bit_probabilities(query_activations, model.config, n_bits)
-            asymmetric_map = asymmetric_mean_average_precision(
-                probabilities, queries.labels, gallery_codes, gallery.labels
-            )
-        sets = query_codes, queries.labels, gallery_codes, gallery.labels
+            asymmetric_map = asymmetric_mean_average_precision(probabilities, queries.labels, gallery_codes)
         return Evaluation(
             n_bits=n_bits,
             accuracy=accuracy,
-            retrieval=evaluate_retrieval(*sets, n_bits=n_bits, depth=measures.depth),
-            n_codes=len(np.unique(gallery_codes, axis=0)),
-            curve=precision_recall_by_radius(*sets, n_bits=n_bits) if measures.curves else None,
+            retrieval=retrieval_metrics(query_codes, gallery_codes, depth=measures.depth),
+            n_codes=len(np.unique(gallery_codes.codes, axis=0)),
+            curve=precision_recall_curve(query_codes, gallery_codes) if measures.curves else None,
             asymmetric_map=asymmetric_map,
         )
 

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation.metrics import LabelledCodes, retrieval_metrics
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
@@ -271,12 +271,9 @@ class Trainer:
         query_activations, gallery_activations = (
             encode_views(backend, pixels) for pixels in (self.validation.pixels, self.images.pixels[rows])
         )
-        metrics = evaluate_retrieval(
-            codes_of(query_activations, network.config, n_bits),
-            self.validation.labels,
-            codes_of(gallery_activations, network.config, n_bits),
-            self.images.labels[rows],
-            n_bits=n_bits,
+        metrics = retrieval_metrics(
+            LabelledCodes(codes_of(query_activations, network.config, n_bits), self.validation.labels, n_bits),
+            LabelledCodes(codes_of(gallery_activations, network.config, n_bits), self.images.labels[rows], n_bits),
         )
         is_right = predict_classes(network, query_activations, n_bits) == self.validation.labels
         # Python's own numbers: a checkpoint that is read without pickle has no others.
