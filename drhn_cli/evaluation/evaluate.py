@@ -25,38 +25,22 @@ _PROGRESS_STEP = 1000  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        code_lengths: in bits. Empty: the network's full length.
-        depth: of the truncated mean average precision.
-        curves: precision and recall for each radius, too.
-        asymmetric: mean average precision of asymmetric ranking, too.
-    """
-
-    code_lengths: tuple[int, ...] = ()
-    depth: int = 1000
-    curves: bool = False
-    asymmetric: bool = False
+    code_lengths: tuple[int, ...] = ()  # in bits; empty: the network's full length
+    depth: int = 1000  # of the truncated mean average precision
+    curves: bool = False  # precision and recall for each radius, too
+    asymmetric: bool = False  # mean average precision of asymmetric ranking, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of a model at one code length.
-
-    Attributes:
-        n_bits: length of the codes.
-        accuracy: of the class predictions for the queries; None if the classes are not those of the training.
-        retrieval: mean average precision and its kin.
-        n_codes: different codes in the gallery.
-        curve: precision and recall for each radius, if asked for.
-        asymmetric_map: mean average precision of asymmetric ranking, if asked for.
-    """
+    """The figures of a model at one code length."""
 
     n_bits: int
-    accuracy: float | None
+    accuracy: float | None  # of the class predictions for the queries; None if the model has other classes
     retrieval: RetrievalMetrics
-    n_codes: int
+    n_codes: int  # different codes in the gallery
     curve: PrecisionRecallCurve | None = None
     asymmetric_map: float | None = None
 
@@ -70,15 +54,7 @@ def evaluate_model(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Evaluation]:
-    """Return an evaluation for each code length.
-
-    Args:
-        model: the trained network.
-        queries: labeled as the gallery is.
-        gallery: what queries are looked up in.
-        measures: what is measured.
-        device: auto, cuda, mps or cpu.
-        progress: is told of the pictures encoded ("hashing").
+    """Return an evaluation for each code length; queries are looked up in the gallery, and labeled as it is.
 
     Raises:
         ConfigError: the network was not trained for a code length.

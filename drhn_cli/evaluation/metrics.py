@@ -21,42 +21,25 @@ _CHUNK_BYTES = 1 << 23  # of distances at a time
 
 @dataclass(frozen=True, eq=False)
 class LabelledCodes:
-    """Codes and their classes.
+    """Codes and their classes."""
 
-    Attributes:
-        codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        labels: (n,) integers.
-        n_bits: length of a code, 1..4096.
-    """
-
-    codes: NDArray[np.uint8]
-    labels: NDArray[np.integer]
-    n_bits: int
+    codes: NDArray[np.uint8]  # (n, code_size(n_bits)), padding bits zero, n >= 1
+    labels: NDArray[np.integer]  # (n,)
+    n_bits: int  # 1..4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalMetrics:
-    """Measures of one set of queries against one gallery, all fractions in 0..1, each the mean over ``n_queries``.
+    """Measures of one set of queries against one gallery, all in 0..1, each the mean over ``n_queries``."""
 
-    Attributes:
-        mean_average_precision: over the full ranking, divided by the relevant items of the gallery.
-        mean_average_precision_at_depth: over the first ``depth`` items, divided by the relevant ones among them (0 if
-            there is none), with ties in the order of a shuffled gallery.
-        precision_at_k: relevant fraction of the first ``k`` items (of all, in a smaller gallery).
-        precision_at_radius2: relevant fraction of the items within distance 2; 0 for a query that finds none there.
-        n_queries: queries that the means are over.
-        n_queries_left_out: queries without one relevant item in the gallery, in no mean.
-        n_gallery: items of the gallery.
-        k: as asked for.
-        depth: as asked for.
-    """
-
-    mean_average_precision: float
+    mean_average_precision: float  # over the full ranking, divided by the relevant items of the gallery
+    # Over the first depth items, divided by the relevant ones among them (0 if there is none), with ties in the order
+    # of a shuffled gallery.
     mean_average_precision_at_depth: float
-    precision_at_k: float
-    precision_at_radius2: float
+    precision_at_k: float  # relevant fraction of the first k items (of all, in a smaller gallery)
+    precision_at_radius2: float  # relevant fraction of the items within distance 2; 0 for a query that finds none
     n_queries: int
-    n_queries_left_out: int
+    n_queries_left_out: int  # those without a relevant item in the gallery, in no mean
     n_gallery: int
     k: int
     depth: int
@@ -117,16 +100,13 @@ def retrieval_metrics(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrecisionRecallCurve:
-    """Precision and recall of all items within each radius, means over the queries.
+    """Precision and recall of all items within each radius from 0, means over the queries.
 
-    Attributes:
-        precision: (n_bits + 1,) float64 in 0..1, for the radii from 0; 0 for a query that retrieves nothing (Liu et
-            al., Supervised hashing with kernels, CVPR 2012).
-        recall: (n_bits + 1,) float64 in 0..1, rising to 1.
+    The precision of a query that retrieves nothing is 0 (Liu et al., Supervised hashing with kernels, CVPR 2012).
     """
 
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]  # (n_bits + 1,) in 0..1
+    recall: NDArray[np.float64]  # (n_bits + 1,) in 0..1, rising to 1
 
 
 def precision_recall_curve(queries: LabelledCodes, gallery: LabelledCodes) -> PrecisionRecallCurve:
@@ -162,17 +142,10 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
     share of the N + i items there, summed over i, is ``r/n * (s n + (R + 1 - s (N + 1)) * (H(N + n) - H(N)))`` with the
     harmonic numbers H.
 
-    Args:
-        relevant_per_distance: (..., n_distances), how many relevant items there are at each distance, nearest first.
-        items_per_distance: (..., n_distances), how many items there are.
+    Counts are (..., n_distances), nearest first; the result is (...) float64 in 0..1, NaN where nothing is relevant.
 
-    Returns:
-        (...) float64 in 0..1; NaN where nothing is relevant.
-
-    Raises:
-        DrhnError: shapes that differ, or more relevant items than items.
-
-    Source: McSherry and Najork, ECIR 2008, section 2.4.
+    Source: section 2.4 of McSherry and Najork, ECIR 2008, Computing information retrieval performance measures
+    efficiently in the presence of tied scores.
     """
     relevant = np.asarray(relevant_per_distance, dtype=np.int64)
     items = np.asarray(items_per_distance, dtype=np.int64)
@@ -201,15 +174,8 @@ def asymmetric_mean_average_precision(
 ) -> float:
     """Return the mean average precision of full rankings by asymmetric distance, with ties as the expectation.
 
-    It is the mean over the queries that have a relevant item.
-
-    Args:
-        probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
-        query_labels: (q,) integers.
-        gallery: what is looked up in.
-
-    Raises:
-        DrhnError: no query has a relevant item in the gallery.
+    It is the mean over the queries that have a relevant item. Queries are probabilities of a 1 in each bit, (q, n_bits)
+    in 0..1, and labels, (q,).
     """
     codes, ids = unique_rows(gallery.codes)
     bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
