@@ -12,9 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 
 _PLACES = {
     "hash": "hash.hash_",
-    "query": "query.query",
-    "dups": "dups.dups",
-    "compare": "compare.compare",
+    "query": "retrieval.query",
+    "dups": "retrieval.dups",
+    "compare": "retrieval.compare",
     "merge": "merge.merge",
     "push": "push.push",
     "info": "info.info",
