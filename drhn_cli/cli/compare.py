@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus
 from drhn_cli.cli.output import write_bytes, write_json
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError
 
 

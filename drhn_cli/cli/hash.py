@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.cli.output import (
     TerminalProgress,
     counted,
@@ -19,7 +20,6 @@ from drhn_cli.cli.output import (
     telling_how_to_go_on,
     write_json,
 )
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError, printable
 
 
@@ -89,7 +89,6 @@ def hash_(
     and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
     name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
-    from drhn_cli.cli.terminated import saving_on_sigterm
     from drhn_cli.collection.shard import choose_shard
     from drhn_cli.collection.update import HashOptions, hash_pictures
     from drhn_cli.images.decode import MAX_PIXELS

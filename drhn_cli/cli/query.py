@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus
 from drhn_cli.cli.output import (
     flush,
     format_number,
@@ -25,7 +26,6 @@ from drhn_cli.cli.output import (
     write_bytes,
     write_json,
 )
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError, printable
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import saving_on_sigterm
 from drhn_cli.cli.eval import write_evaluations
 from drhn_cli.cli.output import TerminalProgress, telling_how_to_go_on
-from drhn_cli.cli.terminated import saving_on_sigterm
 from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
 from drhn_cli.errors import ConfigError
 

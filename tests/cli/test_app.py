@@ -94,6 +94,13 @@ def test_a_file_whose_name_begins_with_a_dash_is_named_as_it_has_to_be(drhn, tmp
     assert result.err.splitlines()[-1] == "drhn: -x.png begins with a dash; a file of that name is ./-x.png"
 
 
+def test_an_option_that_was_renamed_is_told_with_its_new_name(drhn):
+    result = drhn("import", "codes.npy", "--paths", "list.txt", "-o", "codes.bin")
+    assert (result.status, result.out) == (2, b"")
+    assert "No such option: --paths" in result.err
+    assert result.err.splitlines()[-1] == "drhn: --paths is now --files-from"
+
+
 def test_a_wrong_file_is_one_line_on_stderr_and_status_2(drhn, tmp_path):
     result = drhn("query", "x.jpg", tmp_path / "nowhere.bin")
     assert (result.status, result.out) == (2, b"")
