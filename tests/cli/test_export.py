@@ -177,7 +177,8 @@ def test_bits_and_bytes_are_the_same_codes_sorted_by_path(drhn, tmp_path, monkey
     names = b"z\0" + ODD + b"\0m/n\0"
     told = drhn("import", "bits.npy", "--files-from", "-", "-0", "-o", "1.bin", "--json", stdin=names)
     assert json.loads(told.out) == {"n_items": 3, "n_bits": 12}
-    assert drhn("import", "bytes.npy", "--files-from", "-", "-0", "-o", "2.bin", "--bits", "12", stdin=names).status == 0
+    list_ = ("--files-from", "-", "-0")
+    assert drhn("import", "bytes.npy", *list_, "-o", "2.bin", "--bits", "12", stdin=names).status == 0
     assert Path("1.bin").read_bytes() == Path("2.bin").read_bytes()
     with CodeFile.open("1.bin") as file:
         assert [entry.path for entry in file] == [ODD, b"m/n", b"z"]
