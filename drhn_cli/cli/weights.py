@@ -6,15 +6,18 @@ from drhn_cli.cli import options
 from drhn_cli.cli.output import format_number, write_json, write_rows
 
 
-def weights(*, json: options.Json = False) -> None:
+def weights(
+    *,
+    json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
+) -> None:
     """List the bundled models and their measured mAP.
 
     drhn weights
     """
-    from drhn_cli.cli.describe import describe_bundled
-    from drhn_cli.network.model import DEFAULT
+    from drhn_cli.network.model import DEFAULT, bundled_paths, load_model
 
-    models = describe_bundled()
+    models = [load_model(path).describe() for path in bundled_paths()]
     if json:
         for model in models:
             write_json({**model, "default": model["name"] == DEFAULT})
