@@ -32,6 +32,7 @@ def compare(
     ] = None,
     tta: options.Tta = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
 ) -> int:
     """Tell how many bits two pictures are apart.
 

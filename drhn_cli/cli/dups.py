@@ -31,6 +31,7 @@ def dups(
     exclude: options.Exclude = None,
     null: options.Null = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Find groups of near-duplicates.
 
@@ -65,6 +66,7 @@ def dups(
                 write_bytes(b"".join(shown(one.path) + end for one in group))
             found = True
     if not found:
-        report("nothing found")
+        if not quiet:
+            report("nothing found")
         return ExitStatus.NOTHING_FOUND
     return ExitStatus.DONE

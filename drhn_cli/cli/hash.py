@@ -17,7 +17,6 @@ from drhn_cli.cli.output import (
     discard,
     report,
     shown_path,
-    telling_how_to_go_on,
     write_json,
 )
 from drhn_cli.errors import DrhnError, printable
@@ -119,16 +118,15 @@ def hash_(
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 
     shares_terminal = part is not None and part.told_by is not None  # with other processes of torchrun
-    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=not shares_terminal)
 
-    def way_to_go_on() -> str:
-        if progress.current != "hashing":
+    def resume_hint(phase: str) -> str:
+        if phase != "hashing":
             return "nothing was changed"
         again = "run it again without --rebuild" if rebuild else "run the same command again"
         return f"what was hashed is kept: {again} to go on"
 
-    way_on = telling_how_to_go_on(way_to_go_on, quiet=quiet)
-    with saving_on_sigterm(), way_on, progress:
+    kind = _JsonProgress if json else TerminalProgress
+    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=resume_hint) as progress:
         summary = hash_pictures(all_sources, output, hash_options, progress)
     n_failed = progress.n_failed
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}

@@ -63,6 +63,7 @@ def query(
     null: options.Null = False,
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     sheet: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Draw the answers with thumbnails, too: a page (.html) or a picture (.png)."),
@@ -129,7 +130,8 @@ def query(
     if failed:
         return ExitStatus.ERROR
     if not found:
-        report("nothing found")
+        if not quiet:
+            report("nothing found")
         return ExitStatus.NOTHING_FOUND
     return ExitStatus.DONE
 

@@ -12,7 +12,7 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.app import saving_on_sigterm
 from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.output import TerminalProgress, telling_how_to_go_on
+from drhn_cli.cli.output import TerminalProgress
 from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
 from drhn_cli.errors import ConfigError
 
@@ -229,10 +229,9 @@ def train(
     team = find_team()
     silent = quiet or not team.leads
     hint = "--resume goes on after the last whole epoch, if there is one"
-    way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if team.size == 1 else nullcontext()
-    with stopping, way_on, TerminalProgress(quiet=silent) as progress:
+    with stopping, TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
         weights, evaluations = train_weights(train_options, progress)
     write_evaluations(evaluations, str(output), json=json, tta=weights.preprocessing.views == 2)
 

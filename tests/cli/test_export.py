@@ -239,3 +239,15 @@ def test_a_pipe_is_no_array_and_nobody_waits_for_its_writer(start, tmp_path):
         "drhn: pipe.npy: cannot read the codes (expected a .npy file, found a folder, pipe or device); "
         "write it to a file first: it is mapped, not read\n",
     )
+
+
+@pytest.mark.usefixtures("rows")
+def test_json_is_rows_on_stdout_and_what_was_done_with_a_file(drhn):
+    lines = drhn("export", "codes.bin", "--json")
+    assert (lines.status, lines) == (0, drhn("export", "codes.bin", "--format", "ndjson"))
+    result = drhn("export", "codes.bin", "-o", "codes.npy", "--json")
+    assert (result.status, result.err) == (0, "")
+    assert json.loads(result.out) == {"n_items": 8, "format": "npy"}
+    wrong = drhn("export", "codes.bin", "--json", "--format", "tsv")
+    assert (wrong.status, wrong.out) == (2, b"")
+    assert "no such format for stdout (expected ndjson, found tsv)" in wrong.err
