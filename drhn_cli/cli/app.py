@@ -26,9 +26,9 @@ from drhn_cli.errors import DrhnError, printable
 
 _COMMANDS = {
     "hash": "hash.hash_",
-    "query": "query.query",
-    "dups": "dups.dups",
-    "compare": "compare.compare",
+    "query": "retrieval.query",
+    "dups": "retrieval.dups",
+    "compare": "retrieval.compare",
     "merge": "merge.merge",
     "push": "push.push",
     "info": "info.info",

@@ -42,7 +42,7 @@ def info(
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
     """Return what a code file, a weights file or a table says of itself."""
-    from drhn_cli.clickhouse.scheme import is_table
+    from drhn_cli.clickhouse.url import is_table
 
     if is_table(path):
         from drhn_cli.clickhouse.table import CodeTable
