@@ -7,10 +7,9 @@ from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import evaluate
 from drhn_cli.evaluation.evaluate import evaluate_weights
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation.metrics import asymmetric_mean_average_precision, evaluate_retrieval
 from drhn_cli.network.drhn import build_network, load_torch, predict_classes
 from drhn_cli.network.encoder import bit_probabilities, encode_views
-from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
