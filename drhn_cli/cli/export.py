@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import counted, path_form, report, shown_path, write_bytes
+from drhn_cli.cli.output import counted, path_form, report, shown_path, write_bytes, write_json
 from drhn_cli.errors import ConfigError, printable
 
 
@@ -23,6 +24,7 @@ def export(
         typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write codes and paths in forms that other programs read.
@@ -38,8 +40,10 @@ def export(
     from drhn_cli.collection.export import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"
-    chosen = form or ("tsv" if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())
-    known = TEXT_FORMATS if to_stdout else FORMATS
+    chosen = form or _default_format(output, json=json)
+    known: Sequence[str] = FORMATS
+    if to_stdout:
+        known = ["ndjson"] if json else TEXT_FORMATS
     if chosen not in known:
         raise ConfigError(
             "no such format for stdout" if to_stdout else "no such format",
@@ -54,5 +58,13 @@ def export(
                 write_bytes(row)
             return
         export_file(file, output, chosen, show_path=shown_path, end=end)
-        if not quiet:
+        if json:
+            write_json({"n_items": file.n_items, "format": chosen})
+        elif not quiet:
             report(f"{printable(output)}: {counted(file.n_items, 'code')}")
+
+
+def _default_format(output: str, *, json: bool) -> str:
+    if output == "-":
+        return "ndjson" if json else "tsv"
+    return os.path.splitext(output)[1].removeprefix(".").lower()

@@ -10,16 +10,15 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.cli.output import (
     TerminalProgress,
     counted,
     discard,
     report,
     shown_path,
-    telling_how_to_go_on,
     write_json,
 )
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError, printable
 
 
@@ -89,7 +88,6 @@ def hash_(
     and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
     name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
-    from drhn_cli.cli.terminated import saving_on_sigterm
     from drhn_cli.collection.shard import choose_shard
     from drhn_cli.collection.update import HashOptions, hash_pictures
     from drhn_cli.images.decode import MAX_PIXELS
@@ -120,16 +118,15 @@ def hash_(
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
 
     shares_terminal = part is not None and part.told_by is not None  # with other processes of torchrun
-    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=not shares_terminal)
 
-    def way_to_go_on() -> str:
-        if progress.current != "hashing":
+    def resume_hint(phase: str) -> str:
+        if phase != "hashing":
             return "nothing was changed"
         again = "run it again without --rebuild" if rebuild else "run the same command again"
         return f"what was hashed is kept: {again} to go on"
 
-    way_on = telling_how_to_go_on(way_to_go_on, quiet=quiet)
-    with saving_on_sigterm(), way_on, progress:
+    kind = _JsonProgress if json else TerminalProgress
+    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=resume_hint) as progress:
         summary = hash_pictures(all_sources, output, hash_options, progress)
     n_failed = progress.n_failed
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}

@@ -16,8 +16,8 @@ def import_(
         str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
     ],
     *,
-    paths: Annotated[
-        str, typer.Option(metavar="LIST|-", help="The path of each code, one a line (NUL-ended with -0).")
+    files_from: Annotated[
+        str, typer.Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
     bits: Annotated[
@@ -29,14 +29,14 @@ def import_(
 ) -> None:
     """Make a code file of codes from elsewhere.
 
-    drhn import codes.npy --paths paths.txt -o codes.bin --bits 48
+    drhn import codes.npy --files-from paths.txt -o codes.bin --bits 48
 
     Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
     picture.
     """
     from drhn_cli.collection.import_codes import import_codes
 
-    listed = options.read_files_from(paths, null=null)
+    listed = options.read_files_from(files_from, null=null)
     summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
     told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
     write_summary(summary, told, json=json, quiet=quiet)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from drhn_cli.cli import options
 from drhn_cli.cli.output import format_number, write_bytes, write_json
-from drhn_cli.errors import printable
+from drhn_cli.errors import DrhnError, printable
+from drhn_cli.files import os_errors
 
 _LONGEST = 240  # characters of a line with several entries
 
@@ -22,19 +26,51 @@ def info(
         typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
     ] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
 ) -> None:
     """Say what a code file, a weights file or a table is.
 
     drhn info codes.bin --verify
     """
-    from drhn_cli.cli.describe import describe_file
-
-    description = describe_file(file, verify=verify)
+    description = _describe(file, verify=verify)
     if json:
         write_json(description)
     else:
         for line in _lines(description):
             write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _describe(path: str, *, verify: bool) -> dict[str, Any]:
+    """Return what a code file, a weights file or a table says of itself."""
+    from drhn_cli.clickhouse.url import is_table
+
+    if is_table(path):
+        from drhn_cli.clickhouse.table import CodeTable
+
+        with CodeTable.open(path) as table:
+            if verify:
+                table.verify()
+            return {**table.describe(), "verified": verify}
+    if _is_zip(path):
+        from drhn_cli.network.model import load_model
+
+        return load_model(Path(path)).describe()
+    from drhn_cli.codes.reader import CodeFile
+
+    with CodeFile.open(path) as file:
+        if verify:
+            file.verify()
+        return {**file.describe(), "verified": verify}
+
+
+def _is_zip(path: str) -> bool:
+    """Tell whether a file begins as weights files do."""
+    with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
+        # Only a regular file is opened: opening a pipe would wait for its writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as stream:
+            return stream.read(2) == b"PK"
 
 
 def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.output import TerminalProgress, counted, telling_how_to_go_on, write_summary
+from drhn_cli.cli.output import TerminalProgress, counted, write_summary
 
 
 def push(
@@ -33,8 +33,8 @@ def push(
     """
     from drhn_cli.clickhouse.push import push_codes
 
-    way_on = telling_how_to_go_on(lambda: "run the same command again to go on", quiet=quiet)
-    with way_on, TerminalProgress(quiet=quiet) as progress:
+    hint = "run the same command again to go on"
+    with TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
         summary = push_codes(codes, url, name=name, progress=progress)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
     there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import saving_on_sigterm
 from drhn_cli.cli.output import (
     TerminalProgress,
     format_number,
     report_error,
-    telling_how_to_go_on,
     write_json,
     write_rows,
 )
-from drhn_cli.cli.terminated import saving_on_sigterm
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Fit
 from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
@@ -236,10 +235,9 @@ def _train(train_options: TrainOptions, *, quiet: bool) -> tuple[Model, list[Eva
     world = World.from_environment()
     silent = quiet or not world.is_main
     hint = "--resume goes on after the last whole epoch, if there is one"
-    way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
-    with stopping, way_on, TerminalProgress(quiet=silent) as progress:
+    with stopping, TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
         return train_model(train_options, progress)
 
 
@@ -348,15 +346,18 @@ def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
     }
 
 
-def weights(*, json: options.Json = False) -> None:
+def weights(
+    *,
+    json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
+) -> None:
     """List the bundled models and their measured mAP.
 
     drhn weights
     """
-    from drhn_cli.cli.describe import describe_bundled
-    from drhn_cli.network.model import DEFAULT
+    from drhn_cli.network.model import DEFAULT, bundled_paths, load_model
 
-    models = describe_bundled()
+    models = [load_model(path).describe() for path in bundled_paths()]
     if json:
         for model in models:
             write_json({**model, "default": model["name"] == DEFAULT})

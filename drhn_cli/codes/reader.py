@@ -10,8 +10,9 @@ import stat
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,13 @@ class CodeFile:
         manifest, trailer = self.manifest, self._trailer
         told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
         return hashlib.sha256(repr(told).encode()).digest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``drhn info`` shows of the file, JSON-ready."""
+        manifest = self.manifest
+        part = manifest.part and asdict(manifest.part)
+        about = {"drhn_version": manifest.drhn_version, "part": part}
+        return {"kind": "codes", "n_items": self.n_items, **manifest.describe(), **about}
 
     def entry(self, row: int) -> Entry:
         """Return what is known of one row, 0..n_items-1.

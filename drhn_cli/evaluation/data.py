@@ -224,9 +224,9 @@ def load_queries_and_gallery(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Load what is looked up, and what it is looked up in.
 
-    ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of class
-    folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments are those
-    of ``load_split``.
+    ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of
+    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments
+    are those of ``load_split``.
 
     Raises:
         ConfigError: there are no test pictures.

@@ -56,7 +56,7 @@ class DRHN(nn.Module):
             _add_module(self, layer.conv, conv)
             _add_module(self, layer.norm, norm)
             self._trunk.append((layer, conv, norm))
-        self.hash = nn.Linear(config.widths[-1], config.bits, bias=not config.hash_norm)
+        self.hash = nn.Linear(self._trunk[-1][0].out_channels, config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
 
