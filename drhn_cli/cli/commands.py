@@ -11,15 +11,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 _PLACES = {
-    "hash": "hash.hash_",
+    "hash": "collection.hash_",
     "query": "query.query",
     "dups": "dups.dups",
     "compare": "compare.compare",
-    "merge": "merge.merge",
-    "push": "push.push",
-    "info": "info.info",
-    "export": "export.export",
-    "import": "import_.import_",
+    "merge": "collection.merge",
+    "push": "collection.push",
+    "info": "collection.info",
+    "export": "collection.export",
+    "import": "collection.import_",
     "train": "train.train",
     "eval": "eval.eval_",
     "weights": "weights.weights",

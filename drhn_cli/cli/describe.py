@@ -54,7 +54,7 @@ def describe_file(path: AnyPath, *, verify: bool = False) -> dict[str, Any]:
             "fingerprint": manifest.fingerprint,
             "preprocessing": dict(manifest.preprocessing),
             "drhn_version": manifest.drhn_version,
-            "part": manifest.part and asdict(manifest.part),
+            "part": manifest.shard and asdict(manifest.shard),
             "verified": verify,
         }
 

@@ -1,4 +1,4 @@
-"""Reading a code file. ``layout`` has its bytes, ``write`` makes one."""
+"""Read a code file. ``layout`` has its bytes, ``writer`` makes one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import mmap
 import operator
 import os
-import stat
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
-from drhn_cli.files import open_nonblocking, os_errors, refuse_overwrite
+from drhn_cli.files import open_nonblocking, os_errors
 from drhn_cli.search.hamming import Neighbours, search
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
@@ -69,7 +68,7 @@ class CodeFile:
         try:
             with os_errors(CodeFileError, "cannot read the code file", path=path):
                 status = os.fstat(descriptor)
-                _require_regular(path, status, _NAME_ONE)
+                layout.require_regular(path, status, _NAME_ONE)
                 if not status.st_size:
                     raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
                 contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -346,32 +345,3 @@ class CodeFile:
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
         return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
-
-
-def _require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)
-
-
-def require_code_file(path: AnyPath) -> None:
-    """Refuse to take a file's place that is no code file, not even a damaged one; a missing or empty file is fine.
-
-    Raises:
-        CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
-    """
-    if os.fspath(path) in ("-", b"-"):
-        raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
-    with os_errors(CodeFileError, "cannot open the code file", path=path), contextlib.suppress(FileNotFoundError):
-        _require_regular(path, os.stat(path), "name another file")
-
-    def refusal(head: bytes) -> CodeFileError:
-        return CodeFileError(
-            "not a code file, and it would be overwritten",
-            path=path,
-            expected=f"{layout.FAISS_MAGIC.decode()} at its start",
-            found=repr(head[: len(layout.FAISS_MAGIC)]),
-            hint="name another file, or remove this one first",
-        )
-
-    refuse_overwrite(path, "code file", lambda head: head.startswith(layout.FAISS_MAGIC), refusal)

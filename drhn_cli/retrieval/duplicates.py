@@ -93,11 +93,12 @@ def _spans_folders(file: CodeFile, group: NDArray[np.int64], folders: NDArray[np
 
 def _describe(file: CodeFile, group: NDArray[np.int64]) -> list[Duplicate]:
     entries = [file.entry(row) for row in group.tolist()]
-    order = sorted(range(len(group)), key=lambda place: -entries[place].size)  # stable: rows are in order of paths
+    # Stable: rows are in order of paths.
+    order = sorted(range(len(group)), key=lambda place: -entries[place].stamp.size)
     codes = file.codes[group[order]]
     (distances,) = hamming_distances(codes[:1], codes)
     root = os.fsencode(file.root)
     return [
-        Duplicate(path=os.path.join(root, entries[place].path), size=entries[place].size, distance=distance)
+        Duplicate(path=os.path.join(root, entries[place].path), size=entries[place].stamp.size, distance=distance)
         for place, distance in zip(order, distances.tolist(), strict=True)
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
-from drhn_cli.images.packed import archive_of
+from drhn_cli.images.source import archive_of
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.query import Answer, Match, Query, QueryOptions, answer_queries
 from drhn_cli.sheets.contact import ContactSheet
