@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, get_args
 
 from drhn_cli.settings import Settings, require
@@ -10,6 +11,7 @@ from drhn_cli.settings import Settings, require
 Fit = Literal["crop", "squash", "pad"]
 Downsample = Literal["stride", "max"]
 Precision = Literal["float32", "bfloat16"]
+Activation = Literal["none", "relu", "relu6"]
 Preset = Literal["paper", "fast", "tiny"]
 
 N_GROUPS = 6
@@ -69,6 +71,53 @@ class Preprocessing(Settings):
     def min_decoded_side(self) -> int | None:
         """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
         return self.shrink_gap * self.size or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A convolution without bias, its batch normalization, its activation, and what is added to them.
+
+    Attributes:
+        conv: name of the convolution; its filters are the array ``{conv}.weight``.
+        norm: name of the normalization, which has four arrays.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        in_side: side of the input, in pixels.
+        kernel: side of the filters; ``kernel // 2`` zeros are padded on each side.
+        stride: of the convolution.
+        groups: of the convolution; ``in_channels`` where it is depthwise.
+        max_pool: whether 2x2 max pooling follows the convolution.
+        activation: after that.
+        norm_first: normalization before the activation, as is usual. The paper has it after.
+        opens_block: its input is what the layer that closes the block adds.
+        closes_block: the input of the block is added, with zeros for channels that it lacks.
+        shortcut_pool: side of the squares over which that input is averaged first.
+    """
+
+    conv: str
+    norm: str
+    in_channels: int
+    out_channels: int
+    in_side: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    max_pool: bool = False
+    activation: Activation = "relu"
+    norm_first: bool = False
+    opens_block: bool = False
+    closes_block: bool = False
+    shortcut_pool: int = 1
+
+    @property
+    def out_side(self) -> int:
+        """Side of the output, in pixels."""
+        return -(-self.in_side // self.stride) // (2 if self.max_pool else 1)
+
+    @property
+    def filter_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the filters, as torch has it."""
+        return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +193,75 @@ class NetworkConfig(Settings):
     def code_lengths(self) -> tuple[int, ...]:
         """The code lengths, in bits, that the network is trained for, shortest first."""
         return (*self.nested, self.bits)
+
+    def layers(self) -> list[Layer]:
+        """List the convolutions of the trunk in the order in which they are computed: all that follows the network.
+
+        A block is one layer, ``y = shortcut(x) + BN(ReLU(Conv3x3(x)))``, with nothing after the addition. Where it
+        halves the resolution the shortcut is a 2x2 average, where it widens new channels are zero: no parameters.
+
+        Source: Jimenez-Lepe and Mendez-Vazquez; the parameter-free shortcut: He et al. 2015, section 3.3.
+        """
+        channels = self.widths[0]
+        stem = Layer(
+            conv="stem_conv",
+            norm="stem_norm",
+            in_channels=3,
+            out_channels=channels,
+            in_side=self.input_size,
+            stride=self.stem_stride,
+        )
+        layers = [stem]
+        for group, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                halves = block == 0 and group + 1 in self.downsample_at
+                pools = halves and self.downsample == "max"
+                layers.append(
+                    Layer(
+                        conv=f"groups.{group}.{block}.conv",
+                        norm=f"groups.{group}.{block}.norm",
+                        in_channels=channels,
+                        out_channels=width,
+                        in_side=layers[-1].out_side,
+                        stride=2 if halves and not pools else 1,
+                        max_pool=pools,
+                        opens_block=True,
+                        closes_block=True,
+                        shortcut_pool=2 if halves else 1,
+                    )
+                )
+                channels = width
+        return layers
+
+    def array_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and shape of every array of the network's state, in the order of the layers."""
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def add_norm(name: str, channels: int) -> None:
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                shapes[f"{name}.{part}"] = (channels,)
+
+        for layer in self.layers():
+            shapes[f"{layer.conv}.weight"] = layer.filter_shape
+            add_norm(layer.norm, layer.out_channels)
+        shapes["hash.weight"] = (self.bits, self.widths[-1])
+        if self.hash_norm:
+            add_norm("hash_norm", self.bits)
+        else:
+            shapes["hash.bias"] = (self.bits,)
+        shapes["classify.weight"] = (self.n_classes, self.bits)
+        shapes["classify.bias"] = (self.n_classes,)
+        return shapes
+
+    def multiply_adds(self) -> int:
+        """Return how many multiply-adds of convolutions and linear layers encode and classify one view of a picture.
+
+        Source: counted as in He et al. 2015, section 3.1 (no batch normalization, no additions).
+        """
+        convolutions = sum(
+            prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in self.layers()
+        )
+        return convolutions + self.widths[-1] * self.bits + self.bits * self.n_classes
 
 
 PRESETS: dict[Preset, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import numpy as np
 from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.network.model import Model
-from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.network.weights_file import halve_filters
 from tests.drawing import KINDS, draw_picture
 
 # Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.
@@ -27,7 +27,7 @@ def random_model(config: NetworkConfig | None = None, seed: int = 0, **fields: o
     rng = np.random.default_rng(seed)
     arrays = {
         name: rng.uniform(0.5, 1.5, shape) if name.endswith("running_var") else rng.normal(0, 0.3, shape)
-        for name, shape in array_shapes(config).items()
+        for name, shape in config.array_shapes().items()
     }
     names = tuple(f"class {i}" for i in range(config.n_classes))
     fields = {"name": "random", "class_names": names, **fields}

@@ -22,7 +22,7 @@ from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile, is_gone, is_there
 from drhn_cli.network.devices import check_device
-from drhn_cli.network.encoder import NUMPY_LIMIT, load_encoder
+from drhn_cli.network.encoder import NUMPY_LIMIT, Encoder
 from drhn_cli.network.model import Model, choose_bits, load_model, model_of
 from drhn_cli.paths import absolute_folder
 from drhn_cli.progress import SILENT, Progress
@@ -226,7 +226,7 @@ class _Update:
         )
         # Torch takes a second or two to import; pictures are decoded meanwhile.
         encoder = ThreadPool(1, "drhn-start").submit(
-            load_encoder,
+            Encoder,
             self._model,
             device=options.device,
             n_images=n_images,

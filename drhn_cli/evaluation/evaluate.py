@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.evaluation.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
-from drhn_cli.network.binarise import bit_probabilities, codes_of
+from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
@@ -71,7 +71,7 @@ def evaluate_weights(
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.devices import choose_device
-    from drhn_cli.network.encode import TorchEncoder
+    from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 
     lengths = tuple(choose_bits(n_bits, weights) for n_bits in tuple(code_lengths) or (None,))
     if queries.class_names != gallery.class_names:
@@ -80,13 +80,14 @@ def evaluate_weights(
             expected=str(gallery.class_names),
             found=str(queries.class_names),
         )
-    encoder = TorchEncoder(weights, choose_device(device))
+    network = build_network(weights, choose_device(device))
+    backend = torch_backend(network, weights.preprocessing)
     progress.phase("hashing", len(queries.labels) + len(gallery.labels))
 
     def activations_of(images: LabelledPixels) -> NDArray[np.float32]:
         parts = []
         for start in range(0, len(images.labels), _PROGRESS_STEP):
-            parts.append(encoder.activations(images.pixels[start : start + _PROGRESS_STEP]))
+            parts.append(encode_views(backend, images.pixels[start : start + _PROGRESS_STEP]))
             progress.advance(len(parts[-1]))
         return np.concatenate(parts)
 
@@ -96,7 +97,7 @@ def evaluate_weights(
         gallery_codes = codes_of(gallery_activations, weights.config, n_bits)
         accuracy = None
         if queries.class_names == weights.class_names:
-            accuracy = float((encoder.predict(query_activations, n_bits) == queries.labels).mean())
+            accuracy = float((predict_classes(network, query_activations, n_bits) == queries.labels).mean())
         asymmetric_map = None
         if asymmetric:
             probabilities = bit_probabilities(query_activations, weights.config, n_bits)

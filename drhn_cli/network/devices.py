@@ -65,10 +65,3 @@ def choose_precision(device: torch.device) -> Precision:
     else:
         fast = False
     return "bfloat16" if fast else "float32"
-
-
-def use_one_thread() -> None:
-    """Have torch run its layers in the thread that asks for them; to be called in each such thread."""
-    import torch
-
-    torch.set_num_threads(1)

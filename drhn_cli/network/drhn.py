@@ -1,56 +1,38 @@
 """The Deep Residual Hashing Network in torch.
 
 Source: Jimenez-Lepe and Mendez-Vazquez, Deep Residual Hashing Network for Image Retrieval (the abstract is all that is
-published; the README says how each of its words is read); residual learning and the parameter-free shortcut: He et al.
-2015, https://arxiv.org/abs/1512.03385.
+published; the README says how each of its words is read); residual learning: He et al. 2015,
+https://arxiv.org/abs/1512.03385.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drhn_cli.config import NetworkConfig
+from drhn_cli.config import Activation, Layer, NetworkConfig, Precision, Preprocessing
+from drhn_cli.network.model import Model
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": partial(functional.relu, inplace=True),
+    "relu6": partial(functional.relu6, inplace=True),
+}
 
 
-class ResidualBlock(nn.Module):
-    """``y = shortcut(x) + BN(ReLU(Conv3x3(x)))``: one convolution, no bias, nothing after the addition.
-
-    Where the block halves the resolution the shortcut is a 2x2 average, where it widens the new channels of the
-    shortcut are zero, so the shortcut has no parameters.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output, at least as many.
-        stride: stride of the convolution, 1 or 2.
-        pool: max-pool the convolution's output 2x2 (the stride is 1 then).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, pool: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.pool = pool
-        self.halves = pool or stride == 2
-        self.new_channels = out_channels - in_channels
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """(n, in_channels, s, s) -> (n, out_channels, s, s) or half of s."""
-        if self.halves:
-            x = functional.avg_pool2d(x, 2)
-        if self.new_channels:
-            x = functional.pad(x, (0, 0, 0, 0, 0, self.new_channels))
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, in_channels, s, s) -> (n, out_channels, s, s) or half of s."""
-        y = self.conv(x)
-        if self.pool:
-            y = functional.max_pool2d(y, 2)
-        return self.shortcut(x) + cast(Tensor, self.norm(functional.relu(y, inplace=True)))
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Standardize each channel: (n, 3, s, s) uint8 -> float32 of the same shape, in channels-last order."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 class DRHN(nn.Module):
@@ -64,30 +46,43 @@ class DRHN(nn.Module):
     def __init__(self, config: NetworkConfig, *, n_features: int = 0) -> None:
         super().__init__()
         self.config = config
-        channels = config.widths[0]
-        self.stem_conv = nn.Conv2d(3, channels, 3, stride=config.stem_stride, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(channels)
-        groups = []
-        for number, width in enumerate(config.widths, start=1):
-            blocks = []
-            for index in range(config.blocks):
-                halves = index == 0 and number in config.downsample_at
-                max_pools = halves and config.downsample == "max"
-                blocks.append(
-                    ResidualBlock(channels, width, stride=2 if halves and not max_pools else 1, pool=max_pools)
-                )
-                channels = width
-            groups.append(nn.Sequential(*blocks))
-        self.groups = nn.Sequential(*groups)
-        self.hash = nn.Linear(channels, config.bits, bias=not config.hash_norm)
+        self._trunk: list[tuple[Layer, nn.Module, nn.Module]] = []
+        for layer in config.layers():
+            conv = nn.Conv2d(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel,
+                stride=layer.stride,
+                padding=layer.kernel // 2,
+                groups=layer.groups,
+                bias=False,
+            )
+            norm = nn.BatchNorm2d(layer.out_channels)
+            _add_module(self, layer.conv, conv)
+            _add_module(self, layer.norm, norm)
+            self._trunk.append((layer, conv, norm))
+        self.hash = nn.Linear(config.widths[-1], config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
         self.recall = nn.Linear(config.bits, n_features) if n_features else None
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the trunk computes: (n, 3, input_size, input_size) -> (n, channels, side, side)."""
+        block_input = x
+        for layer, conv, norm in self._trunk:
+            block_input = x if layer.opens_block else block_input
+            x = conv(x)
+            if layer.max_pool:
+                x = functional.max_pool2d(x, 2)
+            activate = _ACTIVATIONS[layer.activation]
+            x = activate(norm(x)) if layer.norm_first else norm(activate(x))
+            if layer.closes_block:
+                x = _shortcut(block_input, layer) + x
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
-        x = self.stem_norm(functional.relu(self.stem_conv(x), inplace=True))  # (n, widths[0], s, s)
-        x = self.groups(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
+        x = self.features(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
         x = x.float().mean(dim=(2, 3))  # (n, widths[-1]): the average pooling layer
         with torch.autocast(x.device.type, enabled=False):  # the codes are decided here: full precision
             return torch.sigmoid(self.hash_norm(self.hash(x)))
@@ -127,19 +122,91 @@ class DRHN(nn.Module):
         return functional.linear(bits, layer.weight[:, used] * (self.config.bits / bits.shape[1]), layer.bias)
 
 
-def count_multiply_adds(config: NetworkConfig) -> int:
-    """Return the multiply-adds of one image's way through convolutions and linear layers.
+def _add_module(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Add a module by a name with dots, and plain modules on the way there."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(parent, part):
+            parent.add_module(part, nn.Module())
+        parent = cast(nn.Module, getattr(parent, part))
+    parent.add_module(last, module)
 
-    Source: the layer sizes of section 3.1 of He et al. 2015, counted as there (no batch normalisation, no additions).
+
+def _shortcut(x: Tensor, layer: Layer) -> Tensor:
+    """(n, in_channels, s, s) -> (n, out_channels, s / shortcut_pool, s / shortcut_pool)."""
+    if layer.shortcut_pool > 1:
+        x = functional.avg_pool2d(x, layer.shortcut_pool)
+    if x.shape[1] < layer.out_channels:
+        x = functional.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
+    return x
+
+
+def build_network(model: Model, device: torch.device) -> DRHN:
+    """Return the trained network, in evaluation mode."""
+    network = DRHN(model.config)
+    # Not strict: batch normalization's counters of batches are not in the weights file, and nothing reads them.
+    network.load_state_dict(
+        {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}, strict=False
+    )
+    return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32."""
+    return torch_backend(build_network(model, device), model.preprocessing)
+
+
+def torch_backend(
+    network: DRHN, preprocessing: Preprocessing, precision: Precision = "float32"
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what ``load_torch`` does, of a network that is in evaluation mode.
+
+    Args:
+        network: on its device.
+        preprocessing: the mean and standard deviation that the network was trained with.
+        precision: bfloat16 where approximate activations will do.
     """
-    side = config.input_size // config.stem_stride
-    channels = config.widths[0]
-    total = side**2 * 3 * channels * 9
-    for number, width in enumerate(config.widths, start=1):
-        for index in range(config.blocks):
-            halves = index == 0 and number in config.downsample_at
-            side_after = side // 2 if halves else side
-            conv_side = side if config.downsample == "max" else side_after
-            total += conv_side**2 * channels * width * 9
-            side, channels = side_after, width
-    return total + channels * config.bits + config.bits * config.n_classes
+    return partial(_activations, network, preprocessing, precision)
+
+
+@torch.inference_mode()
+def predict_classes(network: DRHN, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
+    """Return the most likely class of each picture by the first ``n_bits`` of its activations: (n, bits) -> (n,)."""
+    device = next(network.parameters()).device
+    scores = network.scores(torch.from_numpy(activations).to(device), n_bits)
+    return cast("NDArray[np.int64]", scores.argmax(dim=1).cpu().numpy())
+
+
+def use_one_thread() -> None:
+    """Have torch run its layers in the thread that calls it; to be called in each such thread."""
+    torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+def _activations(
+    network: DRHN, preprocessing: Preprocessing, precision: Precision, views: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
+    with (
+        _without_tf32(device),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        activations: NDArray[np.float32] = network(normalize(pixels, preprocessing)).cpu().numpy()
+    return activations
+
+
+@contextmanager
+def _without_tf32(device: torch.device) -> Iterator[None]:
+    """Multiply in full single precision: TF32, which has half the mantissa, would change bits between machines."""
+    if device.type != "cuda":  # where several threads may be here at once
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])

@@ -1,117 +1,141 @@
-"""Choose what runs the network."""
+"""From pixels to activations and codes: views, batches, and the choice of what runs the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.network.binarise import codes_of
+from drhn_cli.codes.pack import pack_bits
+from drhn_cli.config import NetworkConfig
 from drhn_cli.network.model import Model
+from drhn_cli.threads import ThreadPool
 
 NUMPY_LIMIT = 500
-"""Up to so many pictures numpy is done before torch has been imported and has caught up."""
+"""Up to this many pictures numpy finishes before torch has been imported and has caught up."""
 
-_CPU_CHUNK = 32
-"""Images at a time in a thread and for torch on a CPU: as fast there as hundreds, and fewer are filled up with less."""
+_CPU_BATCH = 32
+"""Pictures per thread, and per batch of torch on a CPU: as fast as hundreds, and less padding where there are few."""
+
+Backend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""A loaded network: (n, s, s, 3) views -> (n, bits) activations in 0..1."""
 
 
-def split_views(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the views of pictures, those of one after the other: (n, views * s, s, 3) -> (n * views, s, s, 3)."""
+def codes_of(activations: NDArray[np.float32], config: NetworkConfig, n_bits: int) -> NDArray[np.uint8]:
+    """Return packed codes: bit i is ``activation_i > t``.
+
+    Args:
+        activations: (n, bits) in 0..1.
+        config: gives the threshold t.
+        n_bits: length of the codes, at most ``bits``; a shorter code is the beginning of a longer one.
+
+    Returns:
+        (n, ceil(n_bits / 8)) uint8.
+    """
+    return pack_bits(activations[:, :n_bits] > config.threshold)
+
+
+def bit_probabilities(activations: NDArray[np.float32], config: NetworkConfig, n_bits: int) -> NDArray[np.float64]:
+    """Return activations rescaled so that the threshold t is at 1/2.
+
+    Args:
+        activations: (n, bits) in 0..1.
+        config: gives the threshold t.
+        n_bits: length of the codes.
+
+    Returns:
+        (n, n_bits) in 0..1, above 1/2 exactly where ``codes_of`` sets a bit.
+    """
+    threshold = float(np.float32(config.threshold))  # the activations are float32, so this is what they are compared to
+    return np.interp(activations[:, :n_bits], [0.0, threshold, 1.0], [0.0, 0.5, 1.0])
+
+
+def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 500) -> NDArray[np.float32]:
+    """Return the mean activations of each picture's views, so many at a time: (n, views * s, s, 3) -> (n, bits)."""
     side = pixels.shape[2]
-    return pixels.reshape(-1, side, side, 3)
-
-
-def mean_of_views(activations: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
-    """Return the activations of pictures from those of their views: (n * views, bits) -> (n, bits) float32."""
-    means: NDArray[np.float32] = activations.reshape(-1, n_views, activations.shape[1]).mean(axis=1)
+    views = pixels.reshape(-1, side, side, 3)  # (n * views, s, s, 3)
+    parts = [backend(views[start : start + batch_size]) for start in range(0, len(views), batch_size)]
+    activations = np.concatenate(parts).reshape(len(pixels), pixels.shape[1] // side, -1)  # (n, views, bits)
+    means: NDArray[np.float32] = activations.mean(axis=1)
     return means
 
 
-class Encoder(Protocol):
-    """A trained network, ready to hash.
+class Encoder:
+    """A model that is ready to encode pictures; how many it is made for decides what runs the network.
 
-    Attributes:
-        model: the trained network.
-        step: pictures that it hashes at a time; of more it makes several steps.
-    """
-
-    model: Model
-    step: int
-
-    def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        ...
-
-    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
-        """Return the packed codes of pictures: (n, views * s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
-        return codes_of(self.activations(pixels), self.model.config, n_bits)
-
-
-class EvenEncoder(Encoder):
-    """Hashes the same number of pictures at a time, filled up with black ones: a code depends on its picture alone.
-
-    A matrix product of another height sums in another order: an activation then differs by about 1e-7, and a bit may.
-
-    Args:
-        inner: what hashes.
-        size: pictures at a time.
-
-    Attributes:
-        inner: what hashes.
-        model: the trained network.
-        step: that size.
-    """
-
-    def __init__(self, inner: Encoder, size: int) -> None:
-        self.inner = inner
-        self.model = inner.model
-        self.step = size
-
-    def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        n_missing = -len(pixels) % self.step
-        filled = np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)]) if n_missing else pixels
-        return self.inner.activations(filled)[: len(pixels)]
-
-
-def load_encoder(
-    model: Model, *, device: str, n_images: int, batch_size: int = 500, n_threads: int | None = None
-) -> Encoder:
-    """Return the quickest encoder for a number of pictures; given that, the code of each depends on it alone.
+    The code of a picture depends on the picture alone: the last batch is padded with black pictures to the size of the
+    others. In a matrix product with another number of rows sums are taken in another order, activations differ by about
+    1e-7, and now and then a bit does.
 
     Args:
         model: the trained network.
-        device: auto, cuda, mps or cpu. The first and the last are free to use numpy.
-        n_images: how many pictures are to be hashed.
-        batch_size: images at a time on a device of torch's.
-        n_threads: threads on the CPU, each with images of its own; through the rest of the process, if numpy runs the
-            network. None: the library's own, which share each layer.
+        device: auto, cuda, mps or cpu. For few pictures, auto and cpu mean numpy.
+        n_images: how many pictures are to be encoded.
+        batch_size: pictures at a time on a GPU.
+        n_threads: threads on a CPU, each with pictures of its own; with numpy, OpenBLAS then stays single-threaded in
+            this process. None: the threads of numpy or torch, which share the work of each layer.
+
+    Attributes:
+        model: the trained network.
+        step: pictures that are encoded at a time; more than that takes several steps.
 
     Raises:
         ConfigError: the device is unknown or not there.
     """
-    # Imported here, so that each way loads only what it needs.
-    prepare: Callable[[], object]
-    if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
-        from drhn_cli.network.blas import use_one_thread as prepare
-        from drhn_cli.network.numpy_backend import CHUNK, NumpyEncoder
 
-        encoder = EvenEncoder(NumpyEncoder(model), min(CHUNK, n_images))
-    else:
-        from drhn_cli.network.devices import choose_device
-        from drhn_cli.network.devices import use_one_thread as prepare
-        from drhn_cli.network.encode import TorchEncoder
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        n_images: int,
+        batch_size: int = 500,
+        n_threads: int | None = None,
+    ) -> None:
+        self.model = model
+        self._backend: Backend
+        use_one_thread: Callable[[], object]
+        is_on_cpu = True
+        # Imported here: numpy's way does without torch.
+        if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
+            from drhn_cli.network.numpy_backend import BATCH, load_numpy, use_one_thread
 
-        place = choose_device(device)
-        size = min(_CPU_CHUNK if place.type == "cpu" else batch_size, n_images)
-        encoder = EvenEncoder(TorchEncoder(model, place, batch_size=size), size)
-        if place.type != "cpu":
-            return encoder
-    if n_threads is None:
-        return encoder
-    from drhn_cli.network.in_threads import ThreadedEncoder
+            self._backend = load_numpy(model)
+            self.step, self._views_at_a_time = min(BATCH, n_images), BATCH
+        else:
+            from drhn_cli.network.devices import choose_device
+            from drhn_cli.network.drhn import load_torch, use_one_thread
 
-    return ThreadedEncoder(encoder, _CPU_CHUNK, n_threads=n_threads, prepare=prepare)
+            chosen = choose_device(device)
+            is_on_cpu = chosen.type == "cpu"
+            self._backend = load_torch(model, chosen)
+            self.step = self._views_at_a_time = min(_CPU_BATCH if is_on_cpu else batch_size, n_images)
+        self._padded_to = self.step
+        self._pool = None
+        if is_on_cpu and n_threads is not None:
+            self._pool = ThreadPool(n_threads, "drhn-encode", use_one_thread)
+            self.step = _CPU_BATCH * n_threads
+
+    def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
+        if self._pool is None:
+            return self._encode(pixels)
+        chunks = [pixels[start : start + _CPU_BATCH] for start in range(0, max(1, len(pixels)), _CPU_BATCH)]
+        return np.concatenate(list(self._pool.map(self._encode, chunks)))
+
+    def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
+        """Return packed codes: (n, views * s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
+        return codes_of(self.activations(pixels), self.model.config, n_bits)
+
+    def bit_probabilities(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.float64]:
+        """Return how likely each bit is 1: (n, views * s, s, 3) uint8 -> (n, n_bits) in 0..1."""
+        return bit_probabilities(self.activations(pixels), self.model.config, n_bits)
+
+    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not len(pixels):
+            return np.empty((0, self.model.config.bits), np.float32)
+        n_missing = -len(pixels) % self._padded_to
+        padding = np.zeros((n_missing, *pixels.shape[1:]), np.uint8)
+        padded = np.concatenate([pixels, padding]) if n_missing else pixels
+        return encode_views(self._backend, padded, self._views_at_a_time)[: len(pixels)]

@@ -1,4 +1,4 @@
-"""From pixels to activations with numpy alone: done before torch would have been imported.
+"""The network in numpy, which is done with few pictures before torch would have been imported.
 
 Convolutions are matrix products over patches; arrays are (n, side, side, channels), so that a patch is contiguous and
 the product's rows are pixels.
@@ -6,116 +6,130 @@ the product's rows are pixels.
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from drhn_cli.config import N_GROUPS
-from drhn_cli.network.encoder import Encoder, mean_of_views, split_views
+from drhn_cli.config import Activation, Layer
 from drhn_cli.network.model import Model
 
-_EPSILON = 1e-5
-"""Of torch's batch normalisation."""
+BATCH = 4
+"""Views at a time: their patches, 9 MB in the widest layer for 32x32 pixels, stay in the cache."""
 
-CHUNK = 4
-"""Images at a time: their patches, 9 MB in the widest layer of 32x32 images, stay in the cache."""
+_EPSILON = np.float32(1e-5)
+"""Of torch's batch normalization."""
 
 _Floats = NDArray[np.float32]
+_ACTIVATIONS: dict[Activation, Callable[[_Floats], _Floats]] = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0, out=x),
+    "relu6": lambda x: np.clip(x, 0, 6, out=x),
+}
+_BLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads")
 
 
-class NumpyEncoder(Encoder):
-    """A trained network on the CPU, without torch. Bits are the torch network's but for activations at the threshold.
+def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
+    """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32.
 
-    Args:
-        model: the trained network.
-
-    Attributes:
-        model: the trained network as arrays.
-        step: images at a time.
+    Bits are those of the torch network, except where an activation is within rounding errors of the threshold.
     """
+    layers = model.config.layers()
+    filters = {layer.conv: _by_patch(model.arrays[f"{layer.conv}.weight"]) for layer in layers}
+    norms = {layer.norm: _fold_norm(model.arrays, layer.norm) for layer in layers}
+    mean, std = (
+        np.array(values, np.float32) * np.float32(255) for values in (model.preprocessing.mean, model.preprocessing.std)
+    )
+    hash_weight = model.arrays["hash.weight"].astype(np.float32)
+    if model.config.hash_norm:
+        hash_scale, hash_shift = _fold_norm(model.arrays, "hash_norm")
+    else:
+        hash_scale, hash_shift = np.ones(1, np.float32), model.arrays["hash.bias"].astype(np.float32)
 
-    step = CHUNK
+    def activations(views: NDArray[np.uint8]) -> _Floats:
+        x: _Floats = (views - mean) / std  # (n, s, s, 3)
+        block_input = x
+        for layer in layers:
+            block_input = x if layer.opens_block else block_input
+            x = _convolve(x, filters[layer.conv], layer)
+            if layer.max_pool:
+                x = _tiles(x).max(axis=(2, 4))
+            if layer.norm_first:
+                x = _ACTIVATIONS[layer.activation](_scale(x, *norms[layer.norm]))
+            else:
+                x = _scale(_ACTIVATIONS[layer.activation](x), *norms[layer.norm])
+            if layer.closes_block:
+                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
+                x[..., : shortcut.shape[3]] += shortcut  # zeros in the channels that it lacks
+        features = x.mean(axis=(1, 2))  # (n, channels): the average pooling layer
+        sums = _scale(features @ hash_weight.T, hash_scale, hash_shift)
+        return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))  # a sigmoid that does not overflow
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self._arrays = {name: array.astype(np.float32) for name, array in model.arrays.items() if array.ndim < 4}
-        self._filters = {
-            name.removesuffix(".weight"): _by_patch(array) for name, array in model.arrays.items() if array.ndim == 4
-        }
-        self._norms = {
-            name.removesuffix(".running_var"): self._fold_norm(name.removesuffix(".running_var"))
-            for name in model.arrays
-            if name.endswith(".running_var")
-        }
+    return activations
 
-    def activations(self, pixels: NDArray[np.uint8]) -> _Floats:
-        """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        views = split_views(pixels)
-        parts = [np.empty((0, self.model.config.bits), np.float32)]
-        parts += [self._forward(views[start : start + CHUNK]) for start in range(0, len(views), CHUNK)]
-        return mean_of_views(np.concatenate(parts), self.model.preprocessing.views)
 
-    def _forward(self, pixels: NDArray[np.uint8]) -> _Floats:
-        config, preprocessing = self.model.config, self.model.preprocessing
-        mean, std = (np.array(values, np.float32) * 255 for values in (preprocessing.mean, preprocessing.std))
-        x = (pixels - mean) / std  # (n, s, s, 3)
-        x = self._normalise(np.maximum(self._convolve(x, "stem_conv", config.stem_stride), 0), "stem_norm")
-        for group in range(N_GROUPS):
-            for block in range(config.blocks):
-                halves = block == 0 and group + 1 in config.downsample_at
-                pools = halves and config.downsample == "max"
-                name = f"groups.{group}.{block}"
-                y = self._convolve(x, f"{name}.conv", 2 if halves and not pools else 1)
-                if pools:
-                    y = _tiles(y).max(axis=(2, 4))
-                y = self._normalise(np.maximum(y, 0, out=y), f"{name}.norm")
-                if halves:
-                    x = _tiles(x).mean(axis=(2, 4))
-                y[..., : x.shape[3]] += x  # channels beyond those of x are widened with zeros
-                x = y
-        return self._hash(x.mean(axis=(1, 2)))
+def use_one_thread() -> bool:
+    """Have OpenBLAS multiply in the thread that calls it, for the rest of the process.
 
-    def _hash(self, features: _Floats) -> _Floats:
-        """(n, widths[-1]) -> (n, bits)."""
-        sums = features @ self._arrays["hash.weight"].T
-        if self.model.config.hash_norm:
-            sums = self._normalise(sums, "hash_norm")
-        else:
-            sums += self._arrays["hash.bias"]
-        # Half of a hyperbolic tangent, which does not overflow.
-        return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))
+    Its own threads spin for a while after each product, and products that are started at once wait for each other.
+    Numpy's extension module leads to the OpenBLAS that it is linked with.
 
-    def _convolve(self, x: _Floats, name: str, stride: int) -> _Floats:
-        """3x3 convolution, zeros around: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
-        n, side, _, channels = x.shape
-        padded = np.zeros((n, side + 2, side + 2, channels), np.float32)
-        padded[:, 1:-1, 1:-1] = x
-        windows = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::stride, ::stride]  # (n, s, s, in, 3, 3)
-        out_side = windows.shape[1]
-        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * out_side * out_side, 9 * channels)
-        return (patches @ self._filters[name]).reshape(n, out_side, out_side, -1)
+    Returns:
+        Whether it does so now; False where numpy is linked with another BLAS.
 
-    def _fold_norm(self, name: str) -> tuple[_Floats, _Floats]:
-        """Return batch normalisation as a factor and a summand for each channel."""
-        factor = self._arrays[f"{name}.weight"] / np.sqrt(self._arrays[f"{name}.running_var"] + np.float32(_EPSILON))
-        return factor, self._arrays[f"{name}.bias"] - self._arrays[f"{name}.running_mean"] * factor
+    Source: https://www.openmathlib.org/OpenBLAS/docs/runtime_variables; the names are those of numpy's wheels first.
+    """
+    try:
+        library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
+    except OSError:
+        return False
+    for name in _BLAS_SETTERS:
+        setter = getattr(library, name, None)
+        if setter is not None:
+            setter(1)
+            return True
+    return False
 
-    def _normalise(self, x: _Floats, name: str) -> _Floats:
-        factor, summand = self._norms[name]
-        x *= factor
-        x += summand
-        return x
+
+def _convolve(x: _Floats, filters: _Floats, layer: Layer) -> _Floats:
+    """Convolve, zeros around: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
+    n, side, _, channels = x.shape
+    kernel, pad = layer.kernel, layer.kernel // 2
+    padded = np.zeros((n, side + 2 * pad, side + 2 * pad, channels), np.float32)
+    padded[:, pad : pad + side, pad : pad + side] = x
+    windows = sliding_window_view(padded, (kernel, kernel), axis=(1, 2))  # (n, s, s, in, kernel, kernel)
+    windows = windows[:, :: layer.stride, :: layer.stride]
+    out_side = windows.shape[1]
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * out_side * out_side, len(filters))
+    return (patches @ filters).reshape(n, out_side, out_side, layer.out_channels)
 
 
 def _by_patch(filters: NDArray[np.floating]) -> _Floats:
-    """(out, in, 3, 3) -> (3 * 3 * in, out), the order of the values of a patch."""
-    n_out, n_in = filters.shape[:2]
-    ordered = np.empty((3, 3, n_in, n_out), np.float32)
+    """(out, in, kernel, kernel) -> (kernel * kernel * in, out), the order of the values of a patch."""
+    n_out, n_in, *kernel = filters.shape
+    ordered = np.empty((*kernel, n_in, n_out), np.float32)
     for start in range(0, n_out, 32):  # so many at a time stay in the cache: half the time
         ordered[..., start : start + 32] = filters[start : start + 32].transpose(2, 3, 1, 0)
     return ordered.reshape(-1, n_out)
+
+
+def _fold_norm(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[_Floats, _Floats]:
+    """Return batch normalization as a scale and a shift for each channel."""
+    weight, bias, mean, var = (
+        arrays[f"{name}.{part}"].astype(np.float32) for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / np.sqrt(var + _EPSILON)
+    return scale, bias - mean * scale
+
+
+def _scale(x: _Floats, scale: _Floats, shift: _Floats) -> _Floats:
+    x *= scale
+    x += shift
+    return x
 
 
 def _tiles(x: _Floats) -> NDArray[Any]:

@@ -28,32 +28,6 @@ _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
 
 
-def array_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every array of a network's state, in the order of the layers."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def add_norm(name: str, channels: int) -> None:
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{part}"] = (channels,)
-
-    channels = config.widths[0]
-    shapes["stem_conv.weight"] = (channels, 3, 3, 3)
-    add_norm("stem_norm", channels)
-    for group, width in enumerate(config.widths):
-        for block in range(config.blocks):
-            shapes[f"groups.{group}.{block}.conv.weight"] = (width, channels, 3, 3)
-            add_norm(f"groups.{group}.{block}.norm", width)
-            channels = width
-    shapes["hash.weight"] = (config.bits, channels)
-    if config.hash_norm:
-        add_norm("hash_norm", config.bits)
-    else:
-        shapes["hash.bias"] = (config.bits,)
-    shapes["classify.weight"] = (config.n_classes, config.bits)
-    shapes["classify.bias"] = (config.n_classes,)
-    return shapes
-
-
 def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the arrays as the file holds them: filters (4 dimensions) as float16, everything else as float32."""
     return {name: array.astype(np.float16 if array.ndim == 4 else np.float32) for name, array in arrays.items()}
@@ -111,7 +85,7 @@ def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, An
             if preprocessing.size != network.input_size:
                 expected, found = f"pictures of {network.input_size} pixels", str(preprocessing.size)
                 raise WeightsError("the manifest is not valid", path=path, expected=expected, found=found)
-            shapes = array_shapes(network)
+            shapes = network.array_shapes()
             for name, shape in shapes.items():
                 # Before anything is read, so that a hostile file cannot ask for all memory.
                 if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
@@ -192,7 +166,7 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any], network: NetworkCon
 
 
 def _check_shapes(path: Path, network: NetworkConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    expected = array_shapes(network)
+    expected = network.array_shapes()
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             wanted, got = (str(shapes.get(name, "no such array")) for shapes in (expected, found))

@@ -9,7 +9,7 @@ import numpy as np
 
 from drhn_cli.errors import AnyPath
 from drhn_cli.images.load import load_image
-from drhn_cli.network.encoder import load_encoder
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import choose_bits, load_model
 from drhn_cli.search.hamming import hamming_distances
 
@@ -52,5 +52,5 @@ def compare_pictures(
     loaded = load_model(weights, views=views)
     length = choose_bits(n_bits, loaded)
     pixels = np.stack([load_image(image, loaded.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
-    codes = load_encoder(loaded, device="cpu", n_images=2).codes(pixels, length)
+    codes = Encoder(loaded, device="cpu", n_images=2).codes(pixels, length)
     return Comparison(distance=int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits=length)

@@ -157,11 +157,8 @@ class _Searcher:
                 found=query.code,
                 hint="name the picture instead, or leave --rank out",
             )
-        from drhn_cli.network.binarise import bit_probabilities
-
         encoder, pixels = self._prepare(query.image)
-        activations = encoder.activations(pixels)
-        (probabilities,) = bit_probabilities(activations, encoder.model.config, self._codes.n_bits)
+        (probabilities,) = encoder.bit_probabilities(pixels, self._codes.n_bits)
         return self._gallery.search_asymmetric(probabilities, top_k=top_k, max_distance=max_distance)
 
     def _code_of(self, query: Query) -> NDArray[np.uint8]:
@@ -179,13 +176,13 @@ class _Searcher:
     def _prepare(self, image: AnyPath | BinaryIO) -> tuple[Encoder, NDArray[np.uint8]]:
         """Return the network and a picture's (1, views * s, s, 3) pixels."""
         from drhn_cli.images.load import load_image  # Pillow, which a stored picture and a code do not need
-        from drhn_cli.network.encoder import load_encoder
+        from drhn_cli.network.encoder import Encoder
 
         if self._weights is None:
             self._weights = self._load_model()
         pixels = load_image(image, self._weights.preprocessing)
         if self._encoder is None:
-            self._encoder = load_encoder(self._weights, device=self._options.device, n_images=1)
+            self._encoder = Encoder(self._weights, device=self._options.device, n_images=1)
         return self._encoder, pixels[np.newaxis]
 
     def _load_model(self) -> Model:

@@ -6,22 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.config import Preprocessing, TrainConfig
-
-
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return pixels as the network wants them.
-
-    Args:
-        pixels: (n, 3, s, s) uint8.
-        preprocessing: gives the mean and standard deviation of each channel.
-
-    Returns:
-        (n, 3, s, s) float32 in channels-last order.
-    """
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
-    return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+from drhn_cli.config import TrainConfig
 
 
 def crop_and_stretch(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:

@@ -23,13 +23,12 @@ from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.evaluation.metrics import evaluate_retrieval
-from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.drhn import DRHN
-from drhn_cli.network.encode import encode_pixels, predict_classes
+from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
+from drhn_cli.network.encoder import codes_of, encode_views
 from drhn_cli.network.model import Model
-from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
-from drhn_cli.training.augment import augment, normalise
+from drhn_cli.training.augment import augment
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drhn_cli.training.distributed import ALONE, Team
 from drhn_cli.training.losses import training_loss
@@ -255,7 +254,7 @@ def train_network(
     trained = average.module if average else network
     if average:
         _renew_statistics(trained, images, config, preprocessing)
-    kept = array_shapes(network_config)
+    kept = network_config.array_shapes()
     state = {name: value.cpu().numpy() for name, value in trained.state_dict().items() if name in kept}
     return TrainedNetwork(
         arrays=halve_filters(state),
@@ -349,7 +348,7 @@ def _batches(
     generator = team.own_generator(generator)
     for start in range(0, len(order) - batch_size + 1, batch_size):
         indices = order[start : start + batch_size][share]
-        batch = normalise(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
+        batch = normalize(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
         yield indices, augment(batch, indices, epoch, config, generator)
 
 
@@ -405,9 +404,9 @@ def _measure(
     """Return accuracy and mean average precision of the validation images, looked up among some training images."""
     network.eval()
     gallery = np.random.default_rng(config.seed).permutation(len(images.labels))[:GALLERY_LIMIT]
+    backend = torch_backend(network, preprocessing, config.precision)
     query_activations, gallery_activations = (
-        encode_pixels(network, pixels, preprocessing, precision=config.precision)
-        for pixels in (validation.pixels, images.pixels[gallery])
+        encode_views(backend, pixels) for pixels in (validation.pixels, images.pixels[gallery])
     )
     n_bits = network.config.bits
     metrics = evaluate_retrieval(

@@ -44,7 +44,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from drhn_cli.collection.update import HashOptions, update_collection
-from drhn_cli.network.encode import build_network
+from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.search import processor

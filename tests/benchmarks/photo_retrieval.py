@@ -57,7 +57,7 @@ from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.evaluation.data import LabelledPaths, find_classes
 from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.load import load_batches, load_image
-from drhn_cli.network.encoder import load_encoder
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model, choose_bits, load_model
 
 DEPTH = 100
@@ -225,7 +225,7 @@ def hash_pictures(
     pictures: Iterable[Image.Image], weights: Model, n_bits: int, batch_size: int = 256
 ) -> NDArray[np.uint8]:
     """Return the packed codes of pictures as if each had been read from a file."""
-    encoder = load_encoder(weights, device="cpu", n_images=batch_size)
+    encoder = Encoder(weights, device="cpu", n_images=batch_size)
     codes = []
     rest = iter(pictures)
     while batch := list(islice(rest, batch_size)):

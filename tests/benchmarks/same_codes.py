@@ -20,9 +20,10 @@ import torch
 
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
-from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.network.drhn import load_torch
+from drhn_cli.network.encoder import encode_views
 from drhn_cli.network.model import Model, load_model
-from drhn_cli.network.numpy_backend import NumpyEncoder
+from drhn_cli.network.numpy_backend import load_numpy
 
 TOLERANCE = 1e-4
 BATCH_SIZE = 500
@@ -33,13 +34,13 @@ class Comparison:
 
     def __init__(self, weights: Model) -> None:
         self._threshold = np.float32(weights.config.threshold)
-        self._encoders = NumpyEncoder(weights), TorchEncoder(weights, torch.device("cpu"))
+        self._backends = load_numpy(weights), load_torch(weights, torch.device("cpu"))
         self.n_pictures = self.n_bits = self.n_different = self.n_wrong = self.n_near = 0
         self.largest_difference = 0.0
 
     def add(self, pixels: np.ndarray) -> None:
         """Compare the codes of pictures, (n, s, s, 3) uint8."""
-        first, second = (encoder.activations(pixels) for encoder in self._encoders)  # (n, bits)
+        first, second = (encode_views(backend, pixels, BATCH_SIZE) for backend in self._backends)  # (n, bits)
         different = (first > self._threshold) != (second > self._threshold)
         near = np.abs(second - self._threshold) < TOLERANCE
         self.n_pictures += len(pixels)

@@ -22,8 +22,8 @@ from PIL import Image
 
 from drhn_cli.config import Preprocessing
 from drhn_cli.images.load import load_image
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model
-from drhn_cli.network.numpy_backend import NumpyEncoder
 from tests.benchmarks.photographs import draw_photograph
 
 SCALE = 8
@@ -60,7 +60,8 @@ def main() -> None:
     parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     arguments = parser.parse_args()
     weights = load_model(arguments.weights)
-    encoder, full = NumpyEncoder(weights), replace(weights.preprocessing, shrink_gap=0)
+    encoder = Encoder(weights, device="cpu", n_images=4)
+    full = replace(weights.preprocessing, shrink_gap=0)
     results: list[dict[str, float | str]] = []
     for gap in arguments.gaps:
         height = SCALE * gap * full.size

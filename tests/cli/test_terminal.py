@@ -70,13 +70,13 @@ def test_names_on_a_terminal_are_what_they_are(on_terminal, photos, update):
 SLOW_ENCODER = """
 import sys, time
 from drhn_cli.cli.app import run
-from drhn_cli.network.numpy_backend import NumpyEncoder
+from drhn_cli.network.encoder import Encoder
 
-def encode_slowly(self, pixels, activations=NumpyEncoder.activations):
+def encode_slowly(self, pixels, encode=Encoder._encode):
     time.sleep(0.4)
-    return activations(self, pixels)
+    return encode(self, pixels)
 
-NumpyEncoder.activations = encode_slowly
+Encoder._encode = encode_slowly
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -141,9 +141,9 @@ def test_a_part_of_many_pictures_has_the_codes_of_torch_though_it_has_few(hash_p
 
     def load(*arguments, n_images, **settings):
         chosen.append(n_images)
-        return encoders.load_encoder(*arguments, n_images=n_images, **settings)
+        return encoders.Encoder(*arguments, n_images=n_images, **settings)
 
-    monkeypatch.setattr(hash_module, "load_encoder", load)
+    monkeypatch.setattr(hash_module, "Encoder", load)
     os.utime("photos/00.png", ns=(0, 10**18))
     for number in range(1, 4):
         hash_part(number, 3)

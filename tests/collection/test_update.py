@@ -71,7 +71,7 @@ def test_the_first_run_hashes_all(photos, update):
 
 @pytest.mark.usefixtures("hashed")
 def test_the_second_run_does_and_writes_nothing(update, monkeypatch):
-    monkeypatch.delattr(hash_module, "load_encoder")
+    monkeypatch.delattr(hash_module, "Encoder")
     before = CODES.stat()
     assert counts(update("photos")) == {"unchanged": 8}
     assert (CODES.stat().st_ino, CODES.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -111,7 +111,7 @@ def test_a_deleted_picture_is_kept_when_asked(hashed, update):
 
 
 def test_a_renamed_picture_takes_its_code_along(hashed, update, monkeypatch):
-    monkeypatch.delattr(hash_module, "load_encoder")
+    monkeypatch.delattr(hash_module, "Encoder")
     before = stored()
     old, new = hashed / "circle/0000.png", hashed / "circle/renamed.png"
     old.rename(new)
@@ -515,7 +515,7 @@ def test_progress_moves_within_a_batch_and_codes_stay_the_same(photos, update, m
     update("photos")
     expected = stored()
     (photos / "text.jpg").write_text("no picture")
-    monkeypatch.setattr("drhn_cli.network.encoder._CPU_CHUNK", 1)
+    monkeypatch.setattr("drhn_cli.network.encoder._CPU_BATCH", 1)
     told = Hearing()
     summary = update("photos", rebuild=True, workers=3, progress=told)
     assert told.steps_of("hashing") == [3, 6, 9]  # the failure is told with the last two
@@ -647,12 +647,12 @@ def test_pictures_are_decoded_while_the_network_is_loaded(update, monkeypatch):
         decoded.set()
         return load(*arguments)
 
-    def load_encoder(*arguments, **settings):
+    def make(*arguments, **settings):
         assert decoded.wait(60)
-        return encoders.load_encoder(*arguments, **settings)
+        return encoders.Encoder(*arguments, **settings)
 
     monkeypatch.setattr(load_module, "_load_or_error", load_or_error)
-    monkeypatch.setattr(hash_module, "load_encoder", load_encoder)
+    monkeypatch.setattr(hash_module, "Encoder", make)
     assert counts(update("photos")) == {"added": 8}
 
 

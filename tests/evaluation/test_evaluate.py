@@ -8,12 +8,14 @@ from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import evaluate
 from drhn_cli.evaluation.evaluate import evaluate_weights
 from drhn_cli.evaluation.metrics import evaluate_retrieval
-from drhn_cli.network.binarise import bit_probabilities
-from drhn_cli.network.encode import TorchEncoder
+from drhn_cli.network.drhn import build_network, load_torch, predict_classes
+from drhn_cli.network.encoder import bit_probabilities, encode_views
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def gallery():
 
 
 def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
-    encoder = TorchEncoder(weights, torch.device("cpu"))
-    query_activations, gallery_activations = (encoder.activations(images.pixels) for images in (queries, gallery))
+    backend = load_torch(weights, CPU)
+    query_activations, gallery_activations = (encode_views(backend, images.pixels) for images in (queries, gallery))
     found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5, 9), device="cpu"))
     assert [one.n_bits for one in found] == [16, 5, 9]
     for one in found:
@@ -41,7 +43,10 @@ def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
             pack_bits(activations[:, : one.n_bits] > 0.4) for activations in (query_activations, gallery_activations)
         )
         assert one.n_codes == len({code.tobytes() for code in gallery_codes})
-        assert one.accuracy == (encoder.predict(query_activations, one.n_bits) == queries.labels).mean()
+        assert (
+            one.accuracy
+            == (predict_classes(build_network(weights, CPU), query_activations, one.n_bits) == queries.labels).mean()
+        )
         assert one.retrieval == evaluate_retrieval(
             query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=one.n_bits
         )
@@ -95,8 +100,8 @@ def test_asymmetric_rank_is_measured_on_the_bits_of_each_length(weights, queries
     found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), asymmetric=True, device="cpu"))
     plain = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), device="cpu"))
     assert [replace(one, asymmetric_map=None) for one in found] == plain
-    encoder = TorchEncoder(weights, torch.device("cpu"))
-    query_activations, gallery_activations = (encoder.activations(images.pixels) for images in (queries, gallery))
+    backend = load_torch(weights, CPU)
+    query_activations, gallery_activations = (encode_views(backend, images.pixels) for images in (queries, gallery))
     for one in found:
         assert one.asymmetric_map == asymmetric_mean_average_precision(
             bit_probabilities(query_activations, weights.config, one.n_bits),

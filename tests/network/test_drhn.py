@@ -3,9 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from drhn_cli.config import PRESETS, NetworkConfig
-from drhn_cli.network.drhn import DRHN, ResidualBlock, count_multiply_adds
-from drhn_cli.network.weights_file import array_shapes
+from drhn_cli.config import PRESETS, Layer, NetworkConfig
+from drhn_cli.network.drhn import DRHN
 from tests.networks import tiny_config
 
 PAPER = NetworkConfig(n_classes=10, **PRESETS["paper"])
@@ -28,7 +27,7 @@ def convolutions(network):
 @pytest.mark.parametrize("config", SHAPES)
 def test_a_network_has_six_groups_of_n_convolutions_and_a_stem(config):
     network = DRHN(config)
-    assert [len(group) for group in network.groups] == [config.blocks] * 6
+    assert [len(list(group.children())) for group in network.groups.children()] == [config.blocks] * 6
     assert len(convolutions(network)) == 6 * config.blocks + 1
     assert all(conv.kernel_size == (3, 3) and conv.bias is None for conv in convolutions(network))
 
@@ -57,7 +56,7 @@ def test_the_fast_network_has_the_parameters_that_a_hand_counts():
 def test_array_shapes_is_the_state_of_the_network(config):
     state = {name: tuple(value.shape) for name, value in DRHN(config).state_dict().items()}
     counters = {name for name in state if name.endswith("num_batches_tracked")}
-    assert list(array_shapes(config).items()) == [(name, state[name]) for name in state if name not in counters]
+    assert list(config.array_shapes().items()) == [(name, state[name]) for name in state if name not in counters]
 
 
 @pytest.mark.parametrize("config", SHAPES)
@@ -76,7 +75,7 @@ def test_multiply_adds_are_those_of_the_layers_that_run(config):
     activations = network(torch.zeros(1, 3, config.input_size, config.input_size))
     assert activations.shape == (1, config.bits)
     network.classify(activations)
-    assert counted == count_multiply_adds(config)
+    assert counted == config.multiply_adds()
 
 
 def naive_convolution(x, filters, stride):
@@ -90,6 +89,30 @@ def naive_convolution(x, filters, stride):
     return y
 
 
+def one_block(in_channels, out_channels, *, stride=1, pool=False):
+    """The settings of a network whose trunk is a single block."""
+    halves = stride == 2 or pool
+
+    class OneBlock(NetworkConfig):
+        def layers(self):
+            return [
+                Layer(
+                    conv="block.conv",
+                    norm="block.norm",
+                    in_channels=in_channels,
+                    out_channels=out_channels,
+                    in_side=6,
+                    stride=stride,
+                    max_pool=pool,
+                    opens_block=True,
+                    closes_block=True,
+                    shortcut_pool=2 if halves else 1,
+                )
+            ]
+
+    return OneBlock(n_classes=2, widths=(out_channels,) * 6, bits=4, input_size=8)
+
+
 def quarters(x):
     """(n, c, s, s) -> (4, n, c, s / 2, s / 2): the four pixels of each 2 x 2 square."""
     return np.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
@@ -99,7 +122,8 @@ def quarters(x):
 @pytest.mark.parametrize(("stride", "pool"), [(1, False), (2, False), (1, True)])
 def test_a_block_is_its_shortcut_plus_norm_of_relu_of_convolution(channels, stride, pool):
     torch.manual_seed(0)
-    block = ResidualBlock(*channels, stride=stride, pool=pool).double().eval()
+    network = DRHN(one_block(*channels, stride=stride, pool=pool)).double().eval()
+    block = network.block
     for values in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
         values.data.uniform_(0.5, 2)
     x = np.random.default_rng(0).normal(size=(2, channels[0], 6, 6))
@@ -116,11 +140,13 @@ def test_a_block_is_its_shortcut_plus_norm_of_relu_of_convolution(channels, stri
     expected = y.copy()
     expected[:, : channels[0]] += shortcut  # new channels get zeros
 
-    assert np.allclose(block(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-12)
+    assert np.allclose(network.features(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-12)
 
 
 def test_the_shortcut_has_no_parameters():
-    assert {name.split(".")[0] for name, _ in ResidualBlock(3, 5, pool=True).named_parameters()} == {"conv", "norm"}
+    network = DRHN(one_block(3, 5, pool=True))
+    parameters = {name.rsplit(".", 1)[0] for name, _ in network.named_parameters()}
+    assert parameters == {"block.conv", "block.norm", "hash", "hash_norm", "classify"}
 
 
 @pytest.mark.parametrize("n", range(1, 16))
@@ -144,7 +170,10 @@ def test_activations_are_the_sigmoid_of_a_linear_layer_on_channel_means():
     x = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
         stem = network.stem_norm(torch.relu(network.stem_conv(x)))
-        features = network.groups(stem)
+        inputs = []
+        network.get_submodule("groups.0.0.conv").register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        features = network.features(x)
+        assert torch.equal(inputs[0], stem)
         assert features.shape == (3, 32, 2, 2)
         means = features.flatten(2).mean(dim=2)
         expected = 1 / (1 + torch.exp(-(means @ network.hash.weight.T + network.hash.bias)))

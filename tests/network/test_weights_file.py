@@ -13,7 +13,7 @@ import pytest
 from drhn_cli.config import Preprocessing
 from drhn_cli.errors import WeightsError
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.network.weights_file import array_shapes, halve_filters
+from drhn_cli.network.weights_file import halve_filters
 from tests.networks import random_model, tiny_config
 
 
@@ -74,7 +74,7 @@ def test_filters_are_stored_in_half_precision_and_nothing_else_is(weights):
 
 def test_numpy_alone_reads_the_file(path, weights):
     with np.load(path, allow_pickle=False) as archive:
-        assert set(archive) == {"manifest", *array_shapes(weights.config)}
+        assert set(archive) == {"manifest", *weights.config.array_shapes()}
         assert json.loads(str(archive["manifest"])) == weights.manifest()
         for name, array in weights.arrays.items():
             assert np.array_equal(archive[name], array)

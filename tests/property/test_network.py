@@ -13,10 +13,9 @@ from hypothesis.extra import numpy as hnp
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
-from drhn_cli.network.binarise import codes_of
-from drhn_cli.network.drhn import DRHN, count_multiply_adds
+from drhn_cli.network.drhn import DRHN
+from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.network.weights_file import array_shapes
 from drhn_cli.training.augment import flip_alternately, translate
 from drhn_cli.training.optimizers import rate_at
 from tests.networks import random_model, tiny_config
@@ -57,14 +56,14 @@ def test_every_valid_network_runs_and_is_described(config):
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     network = DRHN(config).eval()
     state = {name: tuple(v.shape) for name, v in network.state_dict().items() if "num_batches" not in name}
-    assert state == array_shapes(config)
+    assert state == config.array_shapes()
     with torch.inference_mode():
         activations = network(torch.randn(2, 3, config.input_size, config.input_size))
         assert activations.shape == (2, config.bits)
         assert ((activations >= 0) & (activations <= 1)).all()
         for n_bits in config.code_lengths:
             assert network.scores(activations, n_bits).shape == (2, config.n_classes)
-    assert count_multiply_adds(config) > 0
+    assert config.multiply_adds() > 0
 
 
 @few

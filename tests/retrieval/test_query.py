@@ -13,9 +13,8 @@ from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, ImageError
 from drhn_cli.images import load as load_module
 from drhn_cli.images.load import load_image
 from drhn_cli.network import encoder as encoders
-from drhn_cli.network.binarise import bit_probabilities
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.network.numpy_backend import NumpyEncoder
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
 from tests.networks import random_model, tiny_config
@@ -183,11 +182,11 @@ def test_an_unknown_device_is_refused_once_and_not_for_each_picture(ask, weights
 def test_the_network_is_loaded_once(file, weights_path, monkeypatch):
     loads = []
 
-    def load(*arguments, load_encoder=encoders.load_encoder, **settings):
+    def load(*arguments, make=encoders.Encoder, **settings):
         loads.append(arguments)
-        return load_encoder(*arguments, **settings)
+        return make(*arguments, **settings)
 
-    monkeypatch.setattr(encoders, "load_encoder", load)
+    monkeypatch.setattr(encoders, "Encoder", load)
     images = [Query(name=b"-", image=io.BytesIO(Path(STORED).read_bytes())) for _ in range(2)]
     first, second = answer_queries(file, images, QueryOptions(weights=str(weights_path)))
     assert (first, len(loads)) == (second, 1)
@@ -224,8 +223,9 @@ def test_without_itself_by_asymmetric_rank(ask, weights_path):
 
 def test_asymmetric_rank_is_by_activations_against_stored_bits(file, ask, weights_path):
     weights = load_model(weights_path)
-    activations = NumpyEncoder(weights).activations(load_image(STORED, weights.preprocessing)[np.newaxis])
-    scores = np.abs(bit_probabilities(activations, weights.config, 64) - unpack_bits(file.codes, 64)).sum(axis=1)
+    pixels = load_image(STORED, weights.preprocessing)[np.newaxis]
+    probabilities = Encoder(weights, device="cpu", n_images=1).bit_probabilities(pixels, 64)
+    scores = np.abs(probabilities - unpack_bits(file.codes, 64)).sum(axis=1)
     answer = ask(STORED, asymmetric=True, weights=str(weights_path), top_k=None)
     order = np.argsort(scores, kind="stable")
     assert [match.path for match in answer.matches] == [

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation.metrics import evaluate_retrieval
-from drhn_cli.network.binarise import bit_probabilities, codes_of
+from drhn_cli.network.encoder import bit_probabilities, codes_of
 from drhn_cli.search import asymmetric
 from drhn_cli.search.asymmetric import asymmetric_mean_average_precision, search_asymmetric
 from tests.networks import tiny_config

@@ -3,13 +3,13 @@ import pytest
 import torch
 
 from drhn_cli.config import Preprocessing, TrainConfig
+from drhn_cli.network.drhn import normalize
 from drhn_cli.training.augment import (
     augment,
     change_colours,
     crop_and_stretch,
     cut_out,
     flip_alternately,
-    normalise,
     translate,
 )
 
@@ -18,10 +18,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_normalised_pixels_have_mean_and_deviation_taken_out():
+def test_normalized_pixels_have_mean_and_deviation_taken_out():
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
-    images = normalise(pixels, preprocessing)
+    images = normalize(pixels, preprocessing)
     expected = (pixels.numpy() / 255 - np.reshape([0.1, 0.5, 0.9], (3, 1, 1))) / np.reshape([0.2, 0.3, 0.4], (3, 1, 1))
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError
 from drhn_cli.evaluation.data import split_validation
 from drhn_cli.evaluation.evaluate import evaluate_weights
 from drhn_cli.evaluation.splits import load_split
-from drhn_cli.network.encode import build_network
+from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job

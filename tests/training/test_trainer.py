@@ -6,8 +6,8 @@ import torch
 
 from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
-from drhn_cli.network.encode import build_network, encode_pixels, predict_classes
-from drhn_cli.network.weights_file import array_shapes
+from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
+from drhn_cli.network.encoder import encode_views
 from drhn_cli.training import trainer as train
 from drhn_cli.training.checkpoint import load_checkpoint
 from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
@@ -48,7 +48,7 @@ def assert_same_arrays(found, expected):
 
 
 def test_arrays_are_those_of_the_weights_file(whole_run):
-    assert {name: array.shape for name, array in whole_run.arrays.items()} == array_shapes(NETWORK)
+    assert {name: array.shape for name, array in whole_run.arrays.items()} == NETWORK.array_shapes()
     halves = {name for name, array in whole_run.arrays.items() if array.dtype == np.float16}
     assert halves == {name for name in whole_run.arrays if name.endswith("conv.weight")} | {"stem_conv.weight"}
 
@@ -163,7 +163,7 @@ def test_an_averaged_network_knows_what_it_has_not_seen():
     images, unseen = drawn(24), drawn(15, seed=5)
     trained = run(images, epochs=8, average=0.5)
     network = build_network(replace(random_model(NETWORK), arrays=trained.arrays), torch.device("cpu"))
-    activations = encode_pixels(network, unseen.pixels, Preprocessing(size=16), precision="float32")
+    activations = encode_views(torch_backend(network, Preprocessing(size=16)), unseen.pixels)
     assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
 
 
@@ -194,13 +194,12 @@ def test_validation_changes_nothing_but_the_reports(images, whole_run):
 def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkeypatch):
     monkeypatch.setattr(train, "GALLERY_LIMIT", 10)
     sizes = []
-    encode = train.encode_pixels
 
-    def spy(network, pixels, *args, **kwargs):
+    def spy(backend, pixels):
         sizes.append(len(pixels))
-        return encode(network, pixels, *args, **kwargs)
+        return encode_views(backend, pixels)
 
-    monkeypatch.setattr(train, "encode_pixels", spy)
+    monkeypatch.setattr(train, "encode_views", spy)
     run(images, validation=drawn(3, seed=5), epochs=1)
     assert sizes == [12, 10]
 
