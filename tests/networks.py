@@ -6,8 +6,9 @@ import os
 
 import numpy as np
 
-from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing
 from drhn_cli.evaluation.data import LabelledPixels
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import PRESETS, NetworkConfig
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from tests.drawing import KINDS, draw_picture

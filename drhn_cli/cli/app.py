@@ -30,6 +30,10 @@ app = typer.Typer(
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
+_RENAMED = {"--rank": "--order"}
+"""Options that had another name."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"drhn {__version__}")
@@ -89,6 +93,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         for name in (name for name in given if name.startswith("-") and os.path.lexists(name)):
             report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
+        for old, new in _RENAMED.items():
+            if any(name.partition("=")[0] == old for name in given):
+                report(f"{old} is now {new}")
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED

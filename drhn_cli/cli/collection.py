@@ -273,7 +273,7 @@ def push(
     pushed again replaces its rows. A push that was stopped goes on where it was. The password is that of the variable
     CLICKHOUSE_PASSWORD, or of the file that CLICKHOUSE_PASSWORD_FILE names.
     """
-    from drhn_cli.clickhouse.push_file import push_codes
+    from drhn_cli.clickhouse.push import push_codes
 
     way_on = telling_how_to_go_on(lambda: "run the same command again to go on", quiet=quiet)
     with way_on, TerminalProgress(quiet=quiet) as progress:

@@ -12,9 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 
 _PLACES = {
     "hash": "collection.hash_",
-    "query": "query.query",
-    "dups": "dups.dups",
-    "compare": "compare.compare",
+    "query": "retrieval.query",
+    "dups": "retrieval.dups",
+    "compare": "retrieval.compare",
     "merge": "collection.merge",
     "push": "collection.push",
     "info": "collection.info",

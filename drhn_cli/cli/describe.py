@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drhn_cli.clickhouse.scheme import is_table
+from drhn_cli.clickhouse.url import is_table
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, DrhnError
 from drhn_cli.files import os_errors

@@ -31,8 +31,8 @@ def eval_(
         list[int] | None,
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
-    rank: Annotated[
-        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP by asymmetric rank, too.")
+    order: Annotated[
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP in asymmetric order, too.")
     ] = "hamming",
     tta: options.Tta = None,
     depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
@@ -79,7 +79,7 @@ def eval_(
                 code_lengths=lengths,
                 depth=depth,
                 curves=plot is not None,
-                asymmetric=rank == "asymmetric",
+                asymmetric=order == "asymmetric",
                 device=device,
                 progress=progress,
             )

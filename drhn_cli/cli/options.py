@@ -13,11 +13,9 @@ from drhn_cli.errors import ConfigError, DrhnError
 
 
 def _refuse_table(codes: str) -> str:
-    from drhn_cli.clickhouse.scheme import is_table
+    from drhn_cli.clickhouse.url import TableAddress, is_table
 
     if is_table(codes):
-        from drhn_cli.clickhouse.url import TableAddress
-
         TableAddress.parse(codes)  # refuses a password, and does not repeat it
         hint = "name the code file that was pushed there"
         raise ConfigError(

@@ -13,8 +13,10 @@ from drhn_cli.cli import options
 from drhn_cli.cli.eval import write_evaluations
 from drhn_cli.cli.output import TerminalProgress, telling_how_to_go_on
 from drhn_cli.cli.terminated import saving_on_sigterm
-from drhn_cli.config import DEFAULT_PRESET, Downsample, Fit, Precision, Preset
 from drhn_cli.errors import ConfigError
+from drhn_cli.images.preprocess import Fit
+from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
+from drhn_cli.network.devices import Precision
 
 _NETWORK, _TRAINING = "The network", "The training"
 

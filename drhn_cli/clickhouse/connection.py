@@ -1,37 +1,40 @@
-"""A connection to ClickHouse, whose errors are ours."""
+"""A connection to ClickHouse, or to its embedded engine, that raises errors of one line."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from drhn_cli.clickhouse.folder import make_place, require_database
 from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, read_password
 from drhn_cli.errors import ConfigError, TableError
+from drhn_cli.files import os_errors
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _TLS_PORTS = (443, 8443)
 _NO_ACCESS = {"AUTHENTICATION_FAILED", "REQUIRED_PASSWORD", "WRONG_PASSWORD", "ACCESS_DENIED"}
+_STARTED = {"tmp", "status"}  # what the embedded engine makes before it has a table, whose folder is "metadata"
+_ELSEWHERE = "name a folder where files can be made"
 _VERSION = re.compile(r"\s*\(version [^()]*(\([^()]*\))?\)\s*$")
 
 
 class Connection:
-    """An open connection. A context manager; a process has one embedded database open at a time.
+    """An open connection; a context manager. A process can have one embedded database open at a time.
 
     Args:
-        address: where to.
-        may_create: make an embedded database where there is none.
+        address: where the table is.
+        may_create: make an embedded database if there is none.
 
     Attributes:
-        address: where to.
+        address: where the table is.
 
     Raises:
-        ConfigError: the packages that this takes are not here.
+        ConfigError: packages are missing.
         TableError: the server cannot be reached or refuses the user; the folder holds no database, or is in use.
     """
 
@@ -43,7 +46,7 @@ class Connection:
             self._client = self._connect()
 
     def close(self) -> None:
-        """Let go of the server or the folder."""
+        """Close the connection, so that others can open the folder."""
         with self._errors():
             self._client.close()
 
@@ -54,21 +57,12 @@ class Connection:
         self.close()
 
     def query(self, statement: str) -> list[Sequence[Any]]:
-        """Return the rows of a SELECT; String columns as bytes.
-
-        Raises:
-            TableError: it failed.
-        """
+        """Return the rows of a SELECT, with String and FixedString columns as bytes; a failure is a ``TableError``."""
         with self._errors():
-            # FixedString comes as bytes anyhow.
             return list(self._client.query(statement, query_formats={"String": "bytes"}).result_rows)
 
     def command(self, statement: str) -> None:
-        """Run a statement that returns nothing.
-
-        Raises:
-            TableError: it failed.
-        """
+        """Run a statement that returns nothing; a failure is a ``TableError``."""
         with self._errors():
             self._client.command(statement)
 
@@ -76,7 +70,7 @@ class Connection:
         """Insert rows in the RowBinary format.
 
         Raises:
-            TableError: it failed; whether the rows have arrived is not known.
+            TableError: it failed, and the rows may have arrived or not.
         """
         with self._errors():
             self._client.raw_insert(table, columns, rows, settings=dict(settings), fmt="RowBinary")
@@ -85,11 +79,11 @@ class Connection:
         try:
             import clickhouse_connect
 
-            # What it logs as warnings, it raises too.
+            # Whatever it logs as a warning it also raises.
             logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
             if self.address.folder is not None:
-                look_at = make_place if self._may_create else require_database
-                look_at(self.address.folder, str(self.address))
+                check_folder = _make_folder if self._may_create else _require_database
+                check_folder(self.address.folder, str(self.address))
                 return clickhouse_connect.get_client(
                     interface="chdb", path=self.address.folder, database=self.address.database
                 )
@@ -103,40 +97,73 @@ class Connection:
             username=self.address.user,
             password=self._password,
             database=self.address.database,
-            # Without a session a statement may be sent again to another node; and sessions allow one at a time.
+            # Statements of a session run one at a time, and cannot be retried on another node.
             autogenerate_session_id=False,
         )
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what the driver raises into a TableError of one line without the password."""
+        """Raise errors of the driver as a ``TableError`` of one line, without the password."""
         try:
             yield
         except Exception as error:
             drivers = ("clickhouse_connect", "urllib3", "chdb")
             if type(error).__module__.partition(".")[0] not in drivers and not isinstance(error, OSError):
                 raise
-            name = getattr(error, "name", None)
-            problem, hint = "ClickHouse refuses", None
-            text, *_ = str(error).partition(", Stack trace")
-            failure = _failure_of_the_network(error) if self.address.folder is None else None
-            if failure is not None:
-                problem, hint = "ClickHouse cannot be reached", "see whether host and port are right, and it runs"
-                text = failure.strerror or str(failure)
-            elif name in _NO_ACCESS:
-                hint = f"the password is that of ${PASSWORD} or of the file that ${PASSWORD_FILE} names"
-            elif self.address.folder is not None and name is None and "filesystem error" not in text:
-                hint = "perhaps another process has the folder open"
-            text = " ".join(_VERSION.sub("", text).split())
-            if self._password:
-                text = text.replace(self._password, "***")
-            # From None: the original may hold the password.
-            raise TableError(problem, path=str(self.address), found=text, hint=hint) from None
+            # From None, because the original may contain the password.
+            raise self._table_error(error) from None
+
+    def _table_error(self, error: Exception) -> TableError:
+        name = getattr(error, "name", None)
+        problem, hint = "ClickHouse refuses", None
+        text, *_ = str(error).partition(", Stack trace")
+        os_error = _find_os_error(error) if self.address.folder is None else None
+        if os_error is not None:
+            problem, hint = "ClickHouse cannot be reached", "see whether host and port are right, and it runs"
+            text = os_error.strerror or str(os_error)
+        elif name in _NO_ACCESS:
+            hint = f"the password is that of ${PASSWORD} or of the file that ${PASSWORD_FILE} names"
+        elif self.address.folder is not None and name is None and "filesystem error" not in text:
+            hint = "perhaps another process has the folder open"
+        text = " ".join(_VERSION.sub("", text).split())
+        if self._password:
+            text = text.replace(self._password, "***")
+        return TableError(problem, path=str(self.address), found=text, hint=hint)
 
 
-def _failure_of_the_network(error: BaseException) -> OSError | None:
-    """Return what the system said of a server that nobody reached: the driver's own text wraps it three times."""
+def _find_os_error(error: BaseException) -> OSError | None:
+    """Return the system's error behind one of the driver, which wraps it several times; or None."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, OSError):
         inner = inner.__cause__ or inner.__context__
     return inner
+
+
+def _require_database(folder: str, url: str) -> None:
+    """Refuse a folder that holds no database, where the engine would make one."""
+    if _holds_database(folder):
+        return
+    found = "no folder of that name"
+    if os.path.lexists(folder):
+        found = "a folder without a database" if os.path.isdir(folder) else "no folder but a file"
+    raise TableError("no such table", path=url, found=found, hint="load one with drhn push CODES URL")
+
+
+def _make_folder(folder: str, url: str) -> None:
+    """Make the folder of a database if there is none; refuse a folder with other files in it."""
+    with os_errors(TableError, "no place for a database", path=url, hint=_ELSEWHERE):
+        os.makedirs(folder, exist_ok=True)
+        holds_others = not _holds_database(folder) and not _STARTED.issuperset(os.listdir(folder))
+    if holds_others:
+        expected, hint = "a database, or an empty folder", "name a folder of its own"
+        raise TableError("no place for a database", path=url, expected=expected, found="other files", hint=hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        found = "a folder that may not be written"
+        raise TableError("no place for a database", path=url, found=found, hint=_ELSEWHERE)
+
+
+def _holds_database(folder: str) -> bool:
+    def has(name: str) -> bool:
+        return os.path.exists(os.path.join(folder, name))
+
+    return has("metadata") or all(map(has, _STARTED))

@@ -1,41 +1,90 @@
-"""Load a code file into a table: in slices, each of which arrives once however often it is sent."""
+"""Load a code file into a table, in slices that arrive once however often they are sent."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
-from drhn_cli.clickhouse.rows import pack_rows
-from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, Schema
+from drhn_cli.clickhouse.schema import (
+    DROPPED,
+    LIVE,
+    LOADING,
+    ROW_COLUMNS,
+    PushedFile,
+    Schema,
+    live_files,
+    pack_rows,
+)
+from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import TableError, printable
+from drhn_cli.errors import AnyPath, TableError, printable
 from drhn_cli.progress import SILENT, Progress
 
 SLICE_ROWS = 1_000_000
-_SLICE_BYTES = 128 << 20  # of rows, where codes are long
-_PATH_BYTES = 100  # with size and time; only a guess
+_SLICE_BYTES = 128 << 20  # a slice of long codes has fewer rows
+_PATH_BYTES = 100  # estimate of a row without its code
 _SETTINGS = {
-    "async_insert": 0,  # what is acknowledged is there
-    "distributed_foreground_insert": 1,  # likewise, on every shard
+    "async_insert": 0,  # acknowledge only what is stored
+    "distributed_foreground_insert": 1,  # the same on every shard
     "insert_deduplicate": 1,
-    "max_insert_block_size": 2 * SLICE_ROWS,  # a slice is one block, which arrives whole or not at all
+    "max_insert_block_size": 2 * SLICE_ROWS,  # a slice is one block, which is inserted whole or not at all
     "min_insert_block_size_rows": 2 * SLICE_ROWS,
     "min_insert_block_size_bytes": 4 * _SLICE_BYTES,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What a push did.
+class PushSummary:
+    """What was pushed.
 
     Attributes:
-        n_sent: rows that were sent; the others were there.
+        name: tells the code file from others of the table; bytes that are not UTF-8 are surrogates.
+        n_items: codes of the file.
+        n_sent: rows that were sent; the others were there already.
         n_files: code files in the table now.
         n_table: codes in the table now.
+        seconds: wall-clock time.
     """
+
+    name: str
+    n_items: int
+    n_sent: int
+    n_files: int
+    n_table: int
+    seconds: float
+
+
+def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progress: Progress = SILENT) -> PushSummary:
+    """Load a code file into a table, where it replaces what was pushed under its name before.
+
+    Args:
+        codes_path: the code file.
+        url: of the table, which is made if there is none.
+        name: tells the code file from others of the table. None: its absolute path.
+        progress: counts the rows that are there.
+
+    Raises:
+        CodeFileError: the code file cannot be read, or is damaged.
+        ConfigError: not a table's URL, or packages are missing.
+        TableError: the table does not answer, is foreign, or holds codes of another model.
+    """
+    clock = time.monotonic()
+    address = TableAddress.parse(url)
+    name = os.path.abspath(os.fsdecode(codes_path)) if name is None else name
+    with CodeFile.open(codes_path) as file:
+        file.verify(index=False)  # rows of a table have no checksum
+        with Connection(address, may_create=True) as connection:
+            loaded = load_codes(file, connection, os.fsencode(name), progress)
+        return PushSummary(name=name, n_items=len(file), **vars(loaded), seconds=time.monotonic() - clock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What ``load_codes`` did; see ``PushSummary``."""
 
     n_sent: int
     n_files: int
@@ -43,26 +92,20 @@ class Loaded:
 
 
 def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Progress = SILENT) -> Loaded:
-    """Make the rows of a name those of a code file, and make the table where there is none.
+    """Load an open code file, and make the table if there is none.
 
-    Until the last row is in, readers see what was there before. What an interrupted push has sent is not sent again.
-
-    Args:
-        file: an open, verified code file.
-        connection: to the table.
-        name: what tells the code file from others of the table; rows pushed under it before are replaced.
-        progress: is told of the rows that are there ("pushing").
+    Readers see what was there before until the last row has arrived. What an interrupted push has sent is not sent
+    again.
 
     Raises:
         TableError: the table is foreign or holds codes of another model, or a statement failed.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)
-    files = PushedFiles(connection, schema)
-    pushed = files.read()
+    pushed = schema.read_files()
     live = live_files(pushed)
     _require_alike(file, live, str(connection.address))
-    generation = _number(name, file)
+    generation = _generation(name, file)
     push = PushedFile(
         name=name,
         generation=generation,
@@ -72,21 +115,21 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
         manifest=file.manifest,
     )
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
-        files.write(push)
+        schema.write_file(push)
     n_sent = _Slices(file, connection, schema, generation).fill(progress)
     current = next((each for each in live if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
-        files.write(replace(push, state=LIVE, version=push.version + 1))
+        schema.write_file(replace(push, state=LIVE, version=push.version + 1))
     for each in pushed:
         if each.name == name and each.generation != generation and each.state != DROPPED:
             schema.drop_generation(each.generation)
-            files.write(replace(each, state=DROPPED, version=push.version + 1))
-    live = live_files(files.read())
+            schema.write_file(replace(each, state=DROPPED, version=push.version + 1))
+    live = live_files(schema.read_files())
     return Loaded(n_sent=n_sent, n_files=len(live), n_table=sum(each.n_items for each in live))
 
 
 class _Slices:
-    """The rows of a code file, cut into slices that depend on the file alone."""
+    """The rows of a code file in slices, which depend only on the file."""
 
     def __init__(self, file: CodeFile, connection: Connection, schema: Schema, generation: int) -> None:
         self._file = file
@@ -97,14 +140,14 @@ class _Slices:
         self._n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (size + _PATH_BYTES)))
 
     def fill(self, progress: Progress) -> int:
-        """Make the table hold every row once; return how many were sent.
+        """Send the slices that are missing, and return the number of rows sent.
 
         Raises:
-            TableError: rows have got lost, or came twice.
+            TableError: rows are missing afterwards, or came twice.
         """
         sizes, counts = self._sizes(), self._count()
         if any(count > sizes.get(place, 0) for place, count in counts.items()):
-            # Some came twice: the table knows nothing of blocks that came before.
+            # Rows came twice, because the table has forgotten blocks that came before.
             self._schema.drop_generation(self._generation)
             counts = {}
         progress.phase("pushing", len(self._file))
@@ -124,7 +167,7 @@ class _Slices:
         return n_sent
 
     def _read(self, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield each slice with its number; without its rows where it is skipped."""
+        """Yield the number of each slice and its rows, none for a slice that is skipped."""
         held: list[bytes] = []
         row = 0
         for codes, entries in self._file.blocks():
@@ -151,8 +194,8 @@ class _Slices:
         return {int(place): int(count) for place, count in counts}
 
 
-def _number(name: bytes, file: CodeFile) -> int:
-    """Return the number of a generation: another for another name or other rows."""
+def _generation(name: bytes, file: CodeFile) -> int:
+    """Return the number of a push, derived from its name and rows."""
     return int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
 
 

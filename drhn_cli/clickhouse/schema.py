@@ -1,15 +1,27 @@
-"""The two tables: one of codes, and beside it one of the code files that they came from.
+"""The two tables: one of codes, and one of the code files that they came from.
 
-A push of a code file is a generation: a number that follows from its name and content, and a partition of its rows. The
-table of files says which generation of each file is live. So a push shows at once and whole, when its last row is in,
-and what it replaces is dropped as a partition, without a trace in the other rows.
+A push of a code file is a generation: a number, derived from its name and content, and a partition of rows. The table
+of files says which generation of each file is live. So readers see a push as a whole, when its last row has arrived,
+and the rows that it replaces are dropped as a partition.
+
+Rows are inserted in the RowBinary format, https://clickhouse.com/docs/interfaces/formats/RowBinary: fixed-width
+numbers, little-endian, and strings after their length.
 """
 
 from __future__ import annotations
 
 import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.layout import FORMAT_VERSION
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import TableError
 
@@ -17,8 +29,9 @@ ROW_COLUMNS = ("generation", "id", "code", "path", "size", "mtime_ns", "inode")
 FILE_COLUMNS = ("name", "generation", "state", "version", "n_items", "manifest")
 LOADING, LIVE, DROPPED = b"loading", b"live", b"dropped"
 
-# Blocks that were inserted already are known again, as replicated tables know them by default.
-_KNOWN_BLOCKS = 10_000
+_DEDUPLICATION_WINDOW = (
+    10_000  # inserted blocks that are recognized when sent again; replicated tables have it by default
+)
 _ROWS = """\
 CREATE TABLE IF NOT EXISTS {name} (
     generation UInt64,
@@ -31,7 +44,7 @@ CREATE TABLE IF NOT EXISTS {name} (
     INDEX paths path TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree
 PARTITION BY generation ORDER BY (generation, id)
-SETTINGS non_replicated_deduplication_window = {known_blocks}"""
+SETTINGS non_replicated_deduplication_window = {window}"""
 _FILES = """\
 CREATE TABLE IF NOT EXISTS {name} (
     name String, generation UInt64, state String, version UInt64, n_items UInt64, manifest String
@@ -41,17 +54,47 @@ _DISTRIBUTED = re.compile(r"Distributed\('([^']+)', '([^']*)', '([^']+)'")
 
 
 def quote_table(database: str, table: str) -> str:
-    """Return the name of a table as a statement has it; addresses have only names that need no more."""
+    """Return a table's name for a statement. ``TableAddress`` allows no names that need escaping."""
     return f"`{database}`.`{table}`"
 
 
 def quote_bytes(value: bytes) -> str:
-    """Return bytes as an expression of a statement."""
+    """Return bytes as an expression for a statement."""
     return f"unhex('{value.hex()}')"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PushedFile:
+    """One push of a code file.
+
+    Attributes:
+        name: tells the file from others of the table.
+        generation: the number of the push, derived from name and content.
+        state: ``LOADING``, ``LIVE`` or ``DROPPED``.
+        version: counts the changes of state in the table.
+        n_items: codes of the file.
+        manifest: of the file.
+    """
+
+    name: bytes
+    generation: int
+    state: bytes
+    version: int
+    n_items: int
+    manifest: CodeManifest
+
+
+def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
+    """Return the push of each name that became live last, sorted by name."""
+    latest: dict[bytes, PushedFile] = {}
+    for file in sorted(pushed, key=lambda file: (file.version, file.generation)):
+        if file.state == LIVE:
+            latest[file.name] = file
+    return [latest[name] for name in sorted(latest)]
+
+
 class Schema:
-    """Names the tables, makes them where they are missing, and refuses others in their places.
+    """The two tables: makes them if they are missing, and refuses others of their names.
 
     Attributes:
         rows, files: the tables' names for statements.
@@ -86,14 +129,14 @@ class Schema:
         return True
 
     def create(self, n_bits: int) -> None:
-        """Make the tables where they are missing.
+        """Make the tables if they are missing.
 
         Raises:
             TableError: there are others of their names, or codes of another length.
         """
         if not self.exists():
             n_bytes = code_size(n_bits)
-            self._connection.command(_ROWS.format(name=self.rows, n_bytes=n_bytes, known_blocks=_KNOWN_BLOCKS))
+            self._connection.command(_ROWS.format(name=self.rows, n_bytes=n_bytes, window=_DEDUPLICATION_WINDOW))
             self._connection.command(_FILES.format(name=self.files))
             self.exists()
         found, expected = self._columns(self._table)["code"], f"FixedString({code_size(n_bits)})"
@@ -102,8 +145,35 @@ class Schema:
                 "the table is for codes of another length", path=self._path, expected=expected, found=found
             )
 
+    def read_files(self) -> list[PushedFile]:
+        """Return all pushes, each with its latest state."""
+        rows = self._connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")  # noqa: S608
+        return [
+            PushedFile(
+                name=name,
+                generation=generation,
+                state=state,
+                version=version,
+                n_items=n_items,
+                manifest=CodeManifest.from_json(manifest)[0],
+            )
+            for name, generation, state, version, n_items, manifest in rows
+        ]
+
+    def write_file(self, file: PushedFile) -> None:
+        """Set the state of a push."""
+        manifest = file.manifest.to_json(n_items=file.n_items, format_version=FORMAT_VERSION)
+        row = (
+            pack_string(file.name)
+            + struct.pack("<Q", file.generation)
+            + pack_string(file.state)
+            + struct.pack("<QQ", file.version, file.n_items)
+            + pack_string(manifest)
+        )
+        self._connection.insert(self.files, FILE_COLUMNS, row, {})
+
     def drop_generation(self, generation: int) -> None:
-        """Drop the rows of a push, on all shards where the table is a Distributed one."""
+        """Drop the rows of a push, on all shards of a Distributed table."""
         found = self._connection.query(
             f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}"  # noqa: S608
         )
@@ -115,9 +185,47 @@ class Schema:
         self._connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")
 
     def _columns(self, table: str) -> dict[str, str]:
-        """Return the types of a table's columns; nothing where there is no table."""
+        """Return the types of a table's columns, none if there is no table."""
         statement = f"SELECT name, type FROM system.columns WHERE {self._where(table, 'table')} ORDER BY position"  # noqa: S608
         return {name.decode(): kind.decode() for name, kind in self._connection.query(statement)}
 
     def _where(self, table: str, column: str) -> str:
         return f"database = '{self._database}' AND {column} = '{table}'"
+
+
+def pack_string(value: bytes) -> bytes:
+    """Return a String: its length as LEB128, and its bytes."""
+    length, rest = bytearray(), len(value)
+    while rest > 0x7F:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*length, rest]) + value
+
+
+def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries: Entries) -> bytes:
+    """Return n rows of ``ROW_COLUMNS``, with ids from ``first_id`` on, of (n, code_size) codes and n entries."""
+    n, size = codes.shape
+    lengths = np.diff(entries.offsets)  # (n,)
+    n_length_bytes = np.ones(n, np.int64)
+    for bits in range(7, int(lengths.max(initial=0)).bit_length(), 7):
+        n_length_bytes += lengths >> bits > 0
+    head = np.empty((n, 16 + size), np.uint8)
+    head[:, :8] = np.frombuffer(generation.to_bytes(8, "little"), np.uint8)
+    head[:, 8:16] = np.arange(first_id, first_id + n, dtype="<u8").view(np.uint8).reshape(n, 8)
+    head[:, 16:] = codes
+    tail = np.stack([entries.sizes, entries.mtimes_ns, entries.inodes.view(np.int64)], axis=1).astype("<i8")  # (n, 3)
+    widths = head.shape[1] + n_length_bytes + lengths + 24
+    ends = np.cumsum(widths)
+    starts = ends - widths
+    out = np.empty(int(ends[-1]) if n else 0, np.uint8)
+    out[starts[:, np.newaxis] + np.arange(head.shape[1])] = head
+    out[ends[:, np.newaxis] - np.arange(24, 0, -1)] = tail.view(np.uint8).reshape(n, 24)
+    place, rest, more = starts + head.shape[1], lengths, np.ones(n, np.bool_)
+    while more.any():  # once for each byte of the longest length
+        following = rest > 0x7F
+        out[place[more]] = (rest & 0x7F | following << 7)[more]
+        place, rest, more = place + more, rest >> 7, following
+    # Each byte of the paths goes to its own place in the paths, moved by what lies between.
+    moved = ends - 24 - lengths - entries.offsets[:-1]
+    out[np.arange(len(entries.blob)) + np.repeat(moved, lengths)] = np.frombuffer(entries.blob, np.uint8)
+    return out.tobytes()

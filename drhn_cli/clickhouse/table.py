@@ -1,8 +1,8 @@
 """Search in a table of codes.
 
-Two statements a query. The first counts all codes by distance, which tells the smallest distance that holds enough of
-them (and whether all are there); the second fetches those, in order. So no row is fetched that is not wanted, and ties
-are cut as exactly as in a code file.
+A query takes two statements. The first counts the codes at each distance, which gives the smallest radius that has
+enough of them (and shows whether all rows are there); the second fetches the rows within it, in order. So no row is
+fetched in vain, and ties are cut as in a code file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.files import PushedFile, PushedFiles, live_files
-from drhn_cli.clickhouse.schema import Schema, quote_bytes
+from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
@@ -34,8 +33,7 @@ class CodeTable:
 
     Attributes:
         path: its URL.
-        manifest: what made the codes; its root is the deepest folder that holds the roots of all files.
-        n_items: number of codes.
+        manifest: what made the codes; its root is the deepest folder that all roots have in common.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -98,7 +96,7 @@ class CodeTable:
 
     @property
     def root(self) -> str:
-        """Deepest folder that holds all pictures' roots."""
+        """The deepest folder that the roots of all files have in common."""
         return self.manifest.root
 
     def verify(self) -> None:
@@ -107,14 +105,10 @@ class CodeTable:
         Raises:
             TableError: some are missing, or there twice.
         """
-        self._twice(self._verify)
+        self._retry_after_push(self._verify)
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """Return what is known of a picture by its absolute path, and its code, (code_size,) uint8; or None.
-
-        Raises:
-            TableError: the statement failed.
-        """
+        """Return the entry and the code, (code_size,) uint8, of an absolute path; or None."""
         inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
         if not inside:
             return None
@@ -137,25 +131,17 @@ class CodeTable:
         max_distance: int | None = None,
         under: Sequence[AnyPath] = (),
     ) -> list[tuple[int, bytes]]:
-        """Find the codes nearest to a query.
+        """Return distances and absolute paths of the codes nearest to a query; arguments as in ``hamming.search``.
 
-        Args:
-            query: (1, code_size) uint8.
-            top_k: keep this many, 1 or more; all of them if left out.
-            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-            under: only pictures in these folders; in any if there are none.
-
-        Returns:
-            Distances and absolute paths: nearest first, equal distances in the order of paths, as ``drhn merge`` of
-            all files gives them.
+        Nearest first, ties in the order of paths; only pictures in the folders ``under``, if there are any.
 
         Raises:
             DrhnError: a query of another shape or dtype, or a folder that holds no root and lies in none.
             ConfigError: a number out of its range.
             TableError: a statement failed, or rows are missing.
         """
-        check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
-        return self._twice(lambda: self._search(query, top_k, max_distance, under))
+        check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance)
+        return self._retry_after_push(lambda: self._search(query, top_k, max_distance, under))
 
     def _verify(self) -> None:
         counts = self._connection.query(
@@ -172,7 +158,7 @@ class CodeTable:
         where = self._where(under)
         rows = self._schema.rows
         statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"  # noqa: S608
-        if under:  # how many lie in a folder is not known, so all are counted as well, which partitions know
+        if under:  # the rows of a folder are not known in advance, so all are counted too, which takes no scan
             statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"  # noqa: S608
         counts = self._connection.query(statement)
         self._require(sum(count for each, count in counts if (each is None) == bool(under)), self.n_items)
@@ -192,9 +178,9 @@ class CodeTable:
         return [(each, root + path) for each, root, path in found]
 
     def _order(self) -> tuple[str, str]:
-        """Return the root of a row, and what puts rows in the order of absolute paths, as expressions.
+        """Return expressions for the root of a row and for the order of absolute paths.
 
-        Ids are in the order of paths within a file, and cheaper to read; files' paths may interleave.
+        Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
         """
         if len(self._files) == 1:
             return quote_bytes(self._roots()[0][1]), "id"
@@ -203,7 +189,7 @@ class CodeTable:
         return f"transform(generation, [{generations}], [{roots}], '')", "concat(root, path), generation"
 
     def _where(self, under: Sequence[AnyPath]) -> str:
-        """Return the condition that a row is live and in one of the folders."""
+        """Return the condition that a row is live and in one of the folders, if there are any."""
         if not under:
             return f"generation IN ({', '.join(str(file.generation) for file in self._files)})"
         conditions: list[str] = []
@@ -227,8 +213,8 @@ class CodeTable:
     def _roots(self) -> list[tuple[PushedFile, bytes]]:
         return [(file, os.path.join(os.fsencode(file.manifest.root), b"")) for file in self._files]
 
-    def _twice(self, task: Callable[[], _Result]) -> _Result:
-        """Do something again if it fails because a push has replaced rows since the files were read."""
+    def _retry_after_push(self, task: Callable[[], _Result]) -> _Result:
+        """Run a task; once more if it fails and a push has replaced rows since the files were read."""
         try:
             return task()
         except TableError:
@@ -252,7 +238,7 @@ class CodeTable:
         hint = "load one with drhn push CODES URL"
         if not self._schema.exists():
             raise TableError("no such table", path=self.path, hint=hint)
-        files = live_files(PushedFiles(self._connection, self._schema).read())
+        files = live_files(self._schema.read_files())
         if not files:
             raise TableError("no code file has been pushed here to its end", path=self.path, hint=hint)
         models = {(file.manifest.fingerprint, file.manifest.n_bits): file.manifest for file in (*self._files, *files)}

@@ -1,4 +1,7 @@
-"""Where a table is, as people write it: ``clickhouse://user@host:8123/database.table`` or ``chdb:./folder``."""
+"""Where a table is: ``clickhouse://user@host:8123/database.table``, or ``chdb:./folder`` for an embedded database.
+
+Every command that takes a code file asks ``is_table``, so this module imports nothing else of its room.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from drhn_cli.clickhouse.scheme import EMBEDDED, SERVER
 from drhn_cli.errors import ConfigError, DrhnError
 
+SERVER, EMBEDDED = "clickhouse://", "chdb:"
 PASSWORD = "CLICKHOUSE_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_FILE = "CLICKHOUSE_PASSWORD_FILE"  # noqa: S105
 
@@ -19,13 +22,18 @@ _WITH_PASSWORD = re.compile(r"[^@]*//[^@]*:.*@", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def is_table(target: str) -> bool:
+    """Tell whether the code file of a command line is a table instead."""
+    return target.startswith((SERVER, EMBEDDED))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableAddress:
-    """Where a table is. Prints as the URL, which never holds a password.
+    """Where a table is. Its text is the URL, which never contains a password.
 
     Attributes:
         folder: of an embedded database; None for a server.
-        host, port, user: of a server. Ports 443 and 8443 mean TLS.
+        host, port, user: of a server; ports 443 and 8443 mean TLS.
         database, table: names of letters, digits and underscores.
     """
 
@@ -38,10 +46,10 @@ class TableAddress:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ConfigError: another form, or a password in it, which the message does not repeat.
+            ConfigError: not a table's URL, or one with a password, which the message does not repeat.
         """
         if url.startswith(EMBEDDED):
             folder = url.removeprefix(EMBEDDED)
@@ -76,7 +84,7 @@ class TableAddress:
 
 
 def read_password() -> str:
-    """Return the password of the environment, or of the file that it names, without the line's end; empty if neither.
+    """Return the password from the environment or from the file that it names, or an empty one.
 
     Raises:
         DrhnError: the file cannot be read.

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +55,8 @@ class Shard:
         That follows from the path alone: a picture that comes or goes moves no other one to another shard, and
         processes that list a folder at different times still agree on all that they have both seen.
         """
+        from hashlib import blake2b  # two milliseconds, which reading a code file does without
+
         digest = blake2b(name, digest_size=8).digest()
         return int.from_bytes(digest) % self.count == self.number - 1
 

@@ -22,7 +22,6 @@ from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.files import open_nonblocking, os_errors
-from drhn_cli.search.hamming import Neighbours, search
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
@@ -166,28 +165,6 @@ class CodeFile:
         for block in range(len(self._checked)):
             start = block * self._trailer.block_rows
             yield codes[start : start + self._trailer.block_rows], self._block_entries(block)
-
-    def search(
-        self,
-        queries: NDArray[np.uint8],
-        *,
-        top_k: int | None = None,
-        max_distance: int | None = None,
-        rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
-    ) -> list[Neighbours]:
-        """Find the codes nearest to each query.
-
-        Args:
-            queries: (q, code_size) uint8.
-            top_k: keep this many for each query, 1 or more; all of them if left out.
-            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-            rows: where to look, as for ``search``.
-
-        Raises:
-            DrhnError: an array of another shape or dtype, or a row that does not exist.
-            ConfigError: a number out of its range.
-        """
-        return search(self.codes, queries, n_bits=self.n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
 
     def verify(self, *, index: bool = True) -> None:
         """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.

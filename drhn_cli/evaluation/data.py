@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, printable
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
+from drhn_cli.images.preprocess import Preprocessing
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # in order of preference

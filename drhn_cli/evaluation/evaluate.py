@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
-from drhn_cli.evaluation.metrics import RadiusCurve, RetrievalMetrics, evaluate_retrieval, precision_recall_by_radius
+from drhn_cli.evaluation.metrics import (
+    RadiusCurve,
+    RetrievalMetrics,
+    asymmetric_mean_average_precision,
+    evaluate_retrieval,
+    precision_recall_by_radius,
+)
 from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
 from drhn_cli.progress import SILENT, Progress
-from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 
 _PROGRESS_STEP = 1000  # images
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drhn_cli.codes.pack import check_codes
+from drhn_cli.codes.pack import check_codes, unpack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.search.hamming import hamming_distances
 
@@ -184,6 +184,50 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
     n_relevant = relevant.sum(axis=-1)
     precision = total.sum(axis=-1) / np.maximum(n_relevant, 1)
     return np.asarray(np.where(n_relevant > 0, np.minimum(precision, 1.0), np.nan))
+
+
+def asymmetric_mean_average_precision(
+    probabilities: NDArray[np.float64],
+    query_labels: NDArray[np.integer],
+    gallery_codes: NDArray[np.uint8],
+    gallery_labels: NDArray[np.integer],
+) -> float:
+    """Return the mean average precision over full rankings by score; equal scores as the expectation over all orders.
+
+    Args:
+        probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
+        query_labels: (q,) integers.
+        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
+        gallery_labels: (n,) integers.
+
+    Returns:
+        The mean over the queries that have a relevant item in the gallery, in 0..1.
+
+    Raises:
+        DrhnError: codes of another shape or dtype, or no query has a relevant item in the gallery.
+
+    Source: the score is that of ``search_asymmetric``, the ties are those of ``tie_aware_average_precision``.
+    """
+    codes, ids = unique_rows(gallery_codes)
+    bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
+    items = np.bincount(ids)
+    relevant = {
+        int(label): np.bincount(ids[gallery_labels == label], minlength=len(codes)) for label in np.unique(query_labels)
+    }
+    precisions: list[float] = []
+    step = max(1, _CHUNK_BYTES // (8 * len(codes)))  # of float64 scores
+    for start in range(0, len(probabilities), step):
+        # The scores less a constant of the query. In double precision, so that equal scores stay equal.
+        scores = (1 - 2 * probabilities[start : start + step]) @ bits.T  # (q, u)
+        for row, label in zip(scores, query_labels[start : start + step].tolist(), strict=True):
+            order = np.argsort(row)
+            firsts = np.flatnonzero(np.diff(row[order], prepend=-np.inf))  # of each tie
+            counts = (np.add.reduceat(count[order], firsts) for count in (relevant[label], items))
+            precisions.append(float(tie_aware_average_precision(*counts)))
+    known = [precision for precision in precisions if not np.isnan(precision)]
+    if not known:
+        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
+    return float(np.mean(known))
 
 
 def _put_together(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.evaluation.data import LabelledPixels, find_classes, find_split, load_labelled
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.threads import n_processors
 
 CIFAR10 = "cifar10"

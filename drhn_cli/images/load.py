@@ -10,10 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
-from drhn_cli.images.preprocess import fit_image
+from drhn_cli.images.preprocess import Preprocessing, fit_image
 from drhn_cli.images.source import ImageSource
 from drhn_cli.threads import Task, ThreadPool
 

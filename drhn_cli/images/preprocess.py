@@ -1,20 +1,81 @@
-"""Fit pictures to the network's square input."""
+"""Preprocessing, and pictures fitted to the network's square input. Numpy and Pillow are imported for the first one."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from drhn_cli.config import Preprocessing
+from drhn_cli.settings import Settings, require
 
-# Pillow widens the filter when it shrinks, so this is antialiased. Bicubic keeps edges without Lanczos' ringing.
-RESAMPLING = Image.Resampling.BICUBIC
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+Fit = Literal["crop", "squash", "pad"]
 
 PAD_GREY = (128, 128, 128)
 
+_BICUBIC = 3
+"""``PIL.Image.Resampling.BICUBIC``: Pillow widens the filter when it shrinks, so this is antialiased. It keeps edges
+without the ringing of Lanczos."""
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing(Settings):
+    """How a picture becomes the network's input. Part of the fingerprint: another preprocessing makes other codes.
+
+    Attributes:
+        size: side of the square input, in pixels.
+        fit: how a picture that is not square fits: ``crop`` a square of it, ``squash`` it, or ``pad`` it with grey.
+        mean: per-channel mean of the training pixels, in 0..1, in RGB order.
+        std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
+        views: how many inputs the activations are the mean of. 1: the picture, where it is cropped the square at its
+            centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
+            image of that behind it: both ends of a picture up to twice as long as wide.
+        shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
+            of the input's, each way. 0: always at its full size. From 4 on, fewer than 1 % of the bits change
+            (``tests.benchmarks.shrinking``).
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    size: int = 32
+    fit: Fit = "crop"
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+    views: int = 1
+    shrink_gap: int = 4
+
+    def check(self) -> None:
+        """Refuse values that are out of their range."""
+        require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
+        require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
+        require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
+        require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
+        require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
+        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
+        require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
+        values = super().to_dict()
+        if self.views == 1:
+            del values["views"]
+        return values
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a picture's input: its views one below the other."""
+        return self.views * self.size, self.size, 3
+
+    @property
+    def min_decoded_side(self) -> int | None:
+        """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
+        return self.shrink_gap * self.size or None
 
 
 def fit_image(
@@ -35,6 +96,8 @@ def fit_image(
     Returns:
         (views * size, size, 3) pixels in 0..255, one view below the other.
     """
+    import numpy as np
+
     size = preprocessing.size
     left, top, right, bottom = margins
     box = (left, top, image.width - right, image.height - bottom)
@@ -43,7 +106,7 @@ def fit_image(
     else:
         boxes = _squares(box, scale, preprocessing.views) if preprocessing.fit == "crop" else [box]
         # Nothing outside the box is resampled, however long the picture.
-        views = [np.array(image.resize((size, size), RESAMPLING, box=box)) for box in boxes]
+        views = [np.array(image.resize((size, size), _BICUBIC, box=box)) for box in boxes]
     return views[0] if preprocessing.views == 1 else np.concatenate([views[0], views[-1][:, ::-1]])
 
 
@@ -63,10 +126,12 @@ def _squares(box: _Box, scale: int, n_views: int) -> list[_Box]:
 
 
 def _pad(image: Image.Image, size: int, box: _Box) -> Image.Image:
+    from PIL import Image
+
     sides = _sides(box)
     width, height = (max(1, round(side * size / max(sides))) for side in sides)
     canvas = Image.new("RGB", (size, size), PAD_GREY)
-    canvas.paste(image.resize((width, height), RESAMPLING, box=box), ((size - width) // 2, (size - height) // 2))
+    canvas.paste(image.resize((width, height), _BICUBIC, box=box), ((size - width) // 2, (size - height) // 2))
     return canvas
 
 

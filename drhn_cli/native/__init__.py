@@ -1,1 +1,29 @@
-"""C, and how it is built. Nothing depends on its being there: numpy does the same, slower."""
+"""C code and how it is built. It is optional: without the library numpy does the same, slower.
+
+``scan.c`` is the source; ``build.py`` compiles it while the package is installed; ``load_library`` opens the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("libscan.so")
+VERSION = 1  # the interface of scan.c: its functions and structures
+
+
+def load_library() -> ctypes.CDLL | None:
+    """Return the compiled library, or None if there is no usable one or ``DRHN_NATIVE=0`` turns it off."""
+    return None if os.environ.get("DRHN_NATIVE") == "0" else open_library(LIBRARY)
+
+
+@cache
+def open_library(path: Path) -> ctypes.CDLL | None:
+    """Open one library; None if it is missing, not made for this machine, or of another version."""
+    try:
+        library = ctypes.CDLL(os.fspath(path))
+        return library if library.drhn_version() == VERSION else None
+    except (OSError, AttributeError):  # AttributeError: it has no such function, so it is something else
+        return None

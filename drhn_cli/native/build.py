@@ -1,6 +1,6 @@
-"""Compiles ``scan.c`` while the package is built or installed, if there is a C compiler: hatchling runs this file.
+"""The hatchling build hook that compiles ``scan.c`` while the package is built or installed.
 
-Nothing depends on it: without a compiler the package is pure Python, and numpy scans.
+Without a C compiler the package is pure Python, and the scan is done in numpy.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from packaging.tags import sys_tags
 
 _SYSTEM = os.name
 SOURCE, LIBRARY = "drhn_cli/native/scan.c", "drhn_cli/native/libscan.so"
-_FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: wheels move, and scan.c asks at run time
+_FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: scan.c detects the processor at run time
 
 
 class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
-    """Adds the library to a wheel, or puts it beside its source where the checkout itself is installed."""
+    """Adds the library to a wheel, or puts it beside its source for an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before hatchling packs a wheel.
 
         Args:
             version: "standard" or "editable".
-            build_data: of hatchling; gets the library and the tag of this platform.
+            build_data: hatchling's; gets the library and the tag of this platform.
         """
         self._folder = tempfile.TemporaryDirectory()
         editable = version == "editable"
@@ -50,19 +50,14 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
 
 
 def compile_library(source: Path, library: Path) -> str | None:
-    """Compile the library anew with ``CC``, the compiler of this Python, or any that is there.
+    """Compile with ``CC``, the compiler that built this Python, or any other; return why it failed, or None.
 
-    Args:
-        source: ``scan.c``.
-        library: where it goes; what was there is removed even if there is no new one.
-
-    Returns:
-        Why there is no library, in one line, or None.
+    An older library at that path is removed in any case.
     """
     compiler = _find_compiler()
     unfinished = library.with_name(library.name + ".tmp")
     try:
-        library.unlink(missing_ok=True)  # of another source, perhaps
+        library.unlink(missing_ok=True)  # it may be of an older source
         if compiler is None:
             return "there is no C compiler"
         command = [*compiler, *_FLAGS, str(source), "-o", str(unfinished)]
@@ -77,7 +72,7 @@ def compile_library(source: Path, library: Path) -> str | None:
 
 
 def _find_compiler() -> list[str] | None:
-    """Return a command, of one word or with options, or None."""
+    """Return the command and its options, or None."""
     if _SYSTEM == "nt":  # ``scan.c`` is written for gcc and clang
         return None
     named = os.environ.get("CC")
@@ -89,7 +84,7 @@ def _find_compiler() -> list[str] | None:
 
 
 def _platform() -> str:
-    """Return the tag of this very platform; the library has not been made for a range of them."""
+    """Return the tag of exactly this platform: the library is not built against an old glibc, as manylinux requires."""
     return next(
         tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musllinux" not in tag.platform
     )

@@ -1,13 +1,13 @@
 /* Which packed codes are nearer to queries than a bound, by Hamming distance.
  *
- * A function for ctypes, so it knows nothing of Python; native.py calls it and compare.py says what it stands for.
- * Rows lie end to end wherever a file has them, so every load is unaligned, and as the file may be mapped nothing beyond
- * them is ever read. A block of rows that stays in the L1 cache is compared with each query in turn.
+ * Called by ctypes from drhn_cli/search/scan.py (NativeScanner), so it knows nothing of Python. The rows lie end to end
+ * wherever the file has them, so every load is unaligned; and because the file may be mapped, nothing beyond the rows is
+ * ever read. A block of rows that fits the L1 cache is compared with each query in turn.
  *
- * Queries and mask come "spread": a code of up to 8, 16 or 32 bytes is padded to that and repeated up to 64 bytes, a
- * longer one is padded to a multiple of 64. So a vector holds one code or several, and its first words are a code.
+ * Queries and mask come "spread": a code of up to 8, 16 or 32 bytes is padded to that size and repeated up to 64 bytes; a
+ * longer one is padded to a multiple of 64. So a vector holds one or more codes, and its first words are one code.
  *
- * The bound that falls with the counts of each distance is that of faiss (HCounterState).
+ * The bound falls with the counts of each distance, as in faiss (HCounterState).
  */
 
 #include <stddef.h>
@@ -18,7 +18,7 @@
 #include <immintrin.h>
 #endif
 
-#define VERSION 1 /* of all that native.py has to know of this file; a library of another one is not used */
+#define VERSION 1 /* of the functions and structures here; drhn_cli/native ignores a library of another version */
 #define LEAST_CAPACITY 1024
 #define BLOCK_BYTES 16384
 #define AHEAD 2048
@@ -33,20 +33,20 @@ struct search {
     uint64_t size;          /* of a row in bytes, 1 to 512 */
     uint64_t n_queries;
     uint64_t n_distances;   /* no bound is larger */
-    uint64_t top_k;         /* of the rows that a query has met, it needs no more than so many */
-    uint64_t capacity;      /* of each query's hits, LEAST_CAPACITY or more */
+    uint64_t top_k;         /* hits that each query needs */
+    uint64_t capacity;      /* hits of each query that there is room for, LEAST_CAPACITY or more */
     const uint8_t *mask;    /* spread: the bits that count */
     const uint8_t *queries; /* spread, one after another, and masked */
-    uint64_t *bounds;       /* (n_queries): only rows nearer than this are hits; falls as hits are met */
-    uint64_t *n_hits;       /* (n_queries): what was found, in order of rows, */
+    uint64_t *bounds;       /* (n_queries): only rows nearer than this are hits; falls as hits are found */
+    uint64_t *n_hits;       /* (n_queries): hits found, in order of rows: */
     int64_t *rows;          /* (n_queries, capacity) */
     uint16_t *distances;    /* (n_queries, capacity) */
-    uint64_t *n_near;       /* (n_queries), for our use: hits nearer than the bound */
-    uint64_t *counts;       /* (n_queries, n_distances), for our use: hits at each distance */
-    uint8_t places[64];     /* for our use: which byte of the rows each byte of a vector is */
+    uint64_t *n_near;       /* (n_queries), scratch: hits nearer than the bound */
+    uint64_t *counts;       /* (n_queries, n_distances), scratch: hits at each distance */
+    uint8_t places[64];     /* scratch: which byte of the rows each byte of a vector is */
 };
 
-/* Some rows, none beyond them, and one query. */
+/* Compares n rows, the first of which has number `first`, with one query. */
 typedef void scan_block(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n);
 
 static size_t spread_size(const struct search *search)
@@ -63,12 +63,12 @@ static void keep(const struct search *search, uint64_t query, uint64_t row, uint
     search->distances[place] = (uint16_t)distance;
     counts[distance]++;
     search->n_near[query]++;
-    /* A later row at the same distance loses the tie, so the farthest of top_k rows is the new bound. */
+    /* A later row at the same distance loses the tie, so the distance of the last of top_k rows is the new bound. */
     while (search->n_near[query] >= search->top_k)
         search->n_near[query] -= counts[--search->bounds[query]];
 }
 
-/* Processors fetch ahead by themselves, but too late or not across a page. No harm where there is nothing to fetch. */
+/* Hardware prefetching comes too late and stops at page boundaries. Prefetching an invalid address is harmless. */
 INLINE void fetch_ahead(const uint8_t *code, size_t n_bytes)
 {
     for (size_t i = 0; i < n_bytes; i += 64)
@@ -81,7 +81,7 @@ INLINE void scan_words(const struct search *search, uint64_t query, const uint8_
                        const size_t n_words)
 {
     const size_t size = search->size, last = 8 * (n_words - 1);
-    const size_t n_whole = n * size < last + 8 ? 0 : (n * size - last - 8) / size + 1; /* whose words end in the rows */
+    const size_t n_whole = n * size < last + 8 ? 0 : (n * size - last - 8) / size + 1; /* whose last word ends within the rows */
     uint64_t wanted[MAX_WORDS], padded[MAX_WORDS] = {0}, mask;
     uint64_t bound = search->bounds[query];
 
@@ -136,7 +136,7 @@ __attribute__((target("popcnt"))) static void scan_popcnt(const struct search *s
 
 #define VECTORS __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vpopcntdq")))
 
-/* Both halve the words of a row, of which two vectors have as many, and put the sums side by side. */
+/* Each adds pairs of words within rows, and packs the sums of two vectors into one. */
 INLINE VECTORS __m512i add_neighbours(__m512i a, __m512i b)
 {
     return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
@@ -160,7 +160,7 @@ INLINE VECTORS __m512i sum_rows(const __m512i *v, const int n)
                      add_pairs(add_neighbours(v[4], v[5]), add_neighbours(v[6], v[7])));
 }
 
-/* Which word of the sums each row has. */
+/* Which word of sum_rows() belongs to each row. */
 INLINE VECTORS __m512i order_of_rows(const int n)
 {
     if (n == 2)
@@ -170,7 +170,7 @@ INLINE VECTORS __m512i order_of_rows(const int n)
     return _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
 }
 
-/* Hits are rare, so this is no part of the loops. */
+/* Not inlined: hits are rare. */
 static __attribute__((noinline)) VECTORS void keep_rows(const struct search *search, uint64_t query, uint64_t first,
                                                         uint64_t n, __m512i sums, __m512i order)
 {
@@ -187,7 +187,7 @@ INLINE __mmask64 first_bytes(size_t n)
     return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
 }
 
-/* Rows of up to 8 * n_vectors bytes, 8 / n_vectors of them in a vector. What is between them is masked. */
+/* Rows of up to 8 * n_vectors bytes, 8 / n_vectors of them in a vector; bytes between them are masked. */
 INLINE VECTORS void scan_spread(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
                                 uint64_t n, const int n_vectors)
 {
@@ -238,7 +238,7 @@ INLINE VECTORS void scan_long(const struct search *search, uint64_t query, const
 
         fetch_ahead(codes + row * size, 8 * size);
         for (uint64_t i = 0; i < 8; i++) {
-            const uint8_t *code = codes + (row + (i < last ? i : last)) * size; /* at the end, the last one again */
+            const uint8_t *code = codes + (row + (i < last ? i : last)) * size; /* at the end, the last row again */
             __m512i bits = _mm512_maskz_loadu_epi8(rest, code + whole);
             counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, last_wanted, last_mask, 0x28));
             for (size_t j = 0; j < whole; j += 64) {
@@ -272,7 +272,7 @@ int drhn_version(void)
     return VERSION;
 }
 
-/* The best kernel that this machine can run; it can run those before it, too. */
+/* The best kernel that this machine can run. It can run the ones before it, too. */
 int drhn_best_kernel(void)
 {
 #if defined(__x86_64__)
@@ -301,7 +301,7 @@ static scan_block *choose_kernel(uint64_t kernel)
     return scan_portable;
 }
 
-/* Compare n rows with all queries. Returns how many rows it has compared: fewer where a query's hits have no more room. */
+/* Compares n rows with all queries. Returns the number of rows compared: fewer than n when a query is out of room. */
 uint64_t drhn_scan(struct search *search, const uint8_t *codes, uint64_t n)
 {
     scan_block *scan = choose_kernel(search->kernel);
@@ -325,7 +325,7 @@ uint64_t drhn_scan(struct search *search, const uint8_t *codes, uint64_t n)
             if (search->capacity - search->n_hits[query] < left)
                 return row;
         }
-        if (!open) /* nothing is nearer than top_k equal codes */
+        if (!open) /* every query has top_k codes at distance 0 */
             break;
         for (uint64_t query = 0; query < search->n_queries; query++)
             if (search->bounds[query])

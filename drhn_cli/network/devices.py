@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from drhn_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from drhn_cli.config import Precision
+Precision = Literal["float32", "bfloat16"]
 
 
 def check_device(name: str) -> None:
-    """Refuse what names no device, without importing torch to ask whether the device is there.
-
-    Raises:
-        ConfigError: it is none of ``auto``, ``cuda``, ``mps`` and ``cpu``, the last three with a number or without.
-    """
+    """Raise a ``ConfigError`` for what names no device, without importing torch to see whether the device is there."""
     if not re.fullmatch(r"auto|(cuda|mps|cpu)(:\d+)?", name):
         raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu, or such as cuda:0")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, is_exclusive: bool = False) -> torch.device:
     """Return the device of a name: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
 
-    Processes that ``torchrun`` has started on one machine take its GPUs in turn, unless a number is given.
+    Processes that ``torchrun`` has started on one machine take its GPUs in turn. ``is_exclusive``: each needs one of
+    its own, whatever number is given, as those that train together do.
 
     Raises:
-        ConfigError: the device is unknown or not there.
+        ConfigError: the device is unknown or not there, or there are more processes than GPUs.
     """
     check_device(name)
     import torch
@@ -47,10 +44,24 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device {name!r}", expected="such as cuda:0") from error
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"no {name} here", expected=f"cuda:0..{torch.cuda.device_count() - 1}")
+    return _device_of_process(device, is_exclusive=is_exclusive)
+
+
+def _device_of_process(device: torch.device, *, is_exclusive: bool) -> torch.device:
     local_rank = os.environ.get("LOCAL_RANK", "")
-    if device == torch.device("cuda") and local_rank.isdecimal():
-        return torch.device("cuda", int(local_rank) % torch.cuda.device_count())
-    return device
+    if not local_rank.isdecimal() or device.type == "cpu":
+        return device
+    import torch
+
+    is_exclusive = is_exclusive and os.environ.get("WORLD_SIZE", "1") != "1"
+    if device.type != "cuda":
+        if is_exclusive:
+            raise ConfigError(f"several processes cannot train on {device.type}", hint="use --device cpu")
+        return device
+    n_gpus = torch.cuda.device_count()
+    if is_exclusive and int(local_rank) >= n_gpus:
+        raise ConfigError("more processes than GPUs", expected=f"--nproc-per-node {n_gpus}")
+    return torch.device("cuda", int(local_rank) % n_gpus) if is_exclusive or device.index is None else device
 
 
 def choose_precision(device: torch.device) -> Precision:

@@ -1,8 +1,6 @@
-"""The Deep Residual Hashing Network in torch.
+"""The Deep Residual Hashing Network (Jimenez-Lepe and Mendez-Vazquez) in torch, for training and for many pictures.
 
-Source: Jimenez-Lepe and Mendez-Vazquez, Deep Residual Hashing Network for Image Retrieval (the abstract is all that is
-published; the README says how each of its words is read); residual learning: He et al. 2015,
-https://arxiv.org/abs/1512.03385.
+Only its abstract is published; the README says how each of its words is read.
 """
 
 from __future__ import annotations
@@ -18,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drhn_cli.config import Activation, Layer, NetworkConfig, Precision, Preprocessing
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import Activation, Layer, NetworkConfig
+from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -38,9 +38,7 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 class DRHN(nn.Module):
     """Input -> (Conv -> ReLU -> BN) -> six residual groups -> average pooling -> hash layer -> class scores.
 
-    Args:
-        config: the shape of the network.
-        n_features: of a teacher; a layer that recalls them from the codes is trained along and not kept. 0: none.
+    With ``n_features`` a layer that predicts a teacher's features from the codes is trained along; it is not stored.
     """
 
     def __init__(self, config: NetworkConfig, *, n_features: int = 0) -> None:
@@ -88,36 +86,19 @@ class DRHN(nn.Module):
             return torch.sigmoid(self.hash_norm(self.hash(x)))
 
     def scores(self, activations: Tensor, n_bits: int | None = None, *, first: int = 0) -> Tensor:
-        """Return the fully connected layer's class scores, before the softmax.
+        """Return class scores, before the softmax, by ``n_bits`` bits from ``first`` on: (n, bits) -> (n, n_classes).
 
-        The bits vote: of fewer bits, each has so many votes more, and scores have the same range at every code length.
-        Otherwise the first bits alone would reach the scores that the loss asks for, and leave those of longer codes
-        nothing to learn.
-
-        Args:
-            activations: (n, bits) from ``forward``.
-            n_bits: use only so many of them. Default: all.
-            first: and none before this one.
-
-        Returns:
-            (n, n_classes) float32.
+        Fewer bits weigh more, so that scores have the same range at every code length. Otherwise the first bits alone
+        would have to reach the scores that the loss asks for, and longer codes would have nothing left to learn.
         """
         n_bits = n_bits or self.config.bits
-        return self._vote(self.classify, activations, slice(first, first + n_bits))
+        return self._weighed(self.classify, activations, slice(first, first + n_bits))
 
     def recalled(self, activations: Tensor, n_bits: int) -> Tensor:
-        """Return what the first bits tell of the teacher's features, voting as for ``scores``.
+        """Predict the teacher's features by the first bits, weighed as in ``scores``: (n, bits) -> (n, n_features)."""
+        return self._weighed(cast(nn.Linear, self.recall), activations, slice(n_bits))
 
-        Args:
-            activations: (n, bits) from ``forward``.
-            n_bits: use only so many of them.
-
-        Returns:
-            (n, n_features) float32.
-        """
-        return self._vote(cast(nn.Linear, self.recall), activations, slice(n_bits))
-
-    def _vote(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
+    def _weighed(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
         bits = activations[:, used]
         return functional.linear(bits, layer.weight[:, used] * (self.config.bits / bits.shape[1]), layer.bias)
 
@@ -159,13 +140,7 @@ def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8
 def torch_backend(
     network: DRHN, preprocessing: Preprocessing, precision: Precision = "float32"
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return what ``load_torch`` does, of a network that is in evaluation mode.
-
-    Args:
-        network: on its device.
-        preprocessing: the mean and standard deviation that the network was trained with.
-        precision: bfloat16 where approximate activations will do.
-    """
+    """Return what ``load_torch`` returns, of a network in evaluation mode; bfloat16 gives approximate activations."""
     return partial(_activations, network, preprocessing, precision)
 
 
@@ -198,8 +173,8 @@ def _activations(
 
 @contextmanager
 def _without_tf32(device: torch.device) -> Iterator[None]:
-    """Multiply in full single precision: TF32, which has half the mantissa, would change bits between machines."""
-    if device.type != "cuda":  # where several threads may be here at once
+    """Multiply in full single precision: with TF32, of 10 bits of mantissa, bits would depend on the GPU."""
+    if device.type != "cuda":  # on a CPU threads run this at the same time, and would restore each other's setting
         yield
         return
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

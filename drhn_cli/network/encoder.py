@@ -8,44 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import pack_bits
-from drhn_cli.config import NetworkConfig
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.model import Model
 from drhn_cli.threads import ThreadPool
 
 NUMPY_LIMIT = 500
-"""Up to this many pictures numpy finishes before torch has been imported and has caught up."""
+"""Up to this many pictures numpy is faster than torch, which has to be imported first."""
 
 _CPU_BATCH = 32
 """Pictures per thread, and per batch of torch on a CPU: as fast as hundreds, and less padding where there are few."""
 
 Backend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""A loaded network: (n, s, s, 3) views -> (n, bits) activations in 0..1."""
+"""A loaded network: (n, s, s, 3) uint8 views -> (n, bits) activations in 0..1."""
 
 
 def codes_of(activations: NDArray[np.float32], config: NetworkConfig, n_bits: int) -> NDArray[np.uint8]:
-    """Return packed codes: bit i is ``activation_i > t``.
+    """Return packed codes, whose bit i is ``activation_i > t``: (n, bits) -> (n, ceil(n_bits / 8)) uint8.
 
-    Args:
-        activations: (n, bits) in 0..1.
-        config: gives the threshold t.
-        n_bits: length of the codes, at most ``bits``; a shorter code is the beginning of a longer one.
-
-    Returns:
-        (n, ceil(n_bits / 8)) uint8.
+    A shorter code is the beginning of a longer one.
     """
     return pack_bits(activations[:, :n_bits] > config.threshold)
 
 
 def bit_probabilities(activations: NDArray[np.float32], config: NetworkConfig, n_bits: int) -> NDArray[np.float64]:
-    """Return activations rescaled so that the threshold t is at 1/2.
+    """Return activations rescaled so that the threshold t is at 1/2: (n, bits) -> (n, n_bits) in 0..1.
 
-    Args:
-        activations: (n, bits) in 0..1.
-        config: gives the threshold t.
-        n_bits: length of the codes.
-
-    Returns:
-        (n, n_bits) in 0..1, above 1/2 exactly where ``codes_of`` sets a bit.
+    They are above 1/2 exactly where ``codes_of`` sets a bit.
     """
     threshold = float(np.float32(config.threshold))  # the activations are float32, so this is what they are compared to
     return np.interp(activations[:, :n_bits], [0.0, threshold, 1.0], [0.0, 0.5, 1.0])
@@ -65,7 +53,7 @@ class Encoder:
     """A model that is ready to encode pictures; how many it is made for decides what runs the network.
 
     The code of a picture depends on the picture alone: the last batch is padded with black pictures to the size of the
-    others. In a matrix product with another number of rows sums are taken in another order, activations differ by about
+    others. A matrix product with another number of rows adds up in another order: activations then differ by about
     1e-7, and now and then a bit does.
 
     Args:
@@ -73,12 +61,11 @@ class Encoder:
         device: auto, cuda, mps or cpu. For few pictures, auto and cpu mean numpy.
         n_images: how many pictures are to be encoded.
         batch_size: pictures at a time on a GPU.
-        n_threads: threads on a CPU, each with pictures of its own; with numpy, OpenBLAS then stays single-threaded in
-            this process. None: the threads of numpy or torch, which share the work of each layer.
+        n_threads: threads on a CPU, each with pictures of its own; OpenBLAS then stays single-threaded in this process.
+            None: the threads of numpy or torch, which share the work of each layer.
 
     Attributes:
-        model: the trained network.
-        step: pictures that are encoded at a time; more than that takes several steps.
+        step: pictures that are encoded at a time.
 
     Raises:
         ConfigError: the device is unknown or not there.
@@ -97,7 +84,7 @@ class Encoder:
         self._backend: Backend
         use_one_thread: Callable[[], object]
         is_on_cpu = True
-        # Imported here: numpy's way does without torch.
+        # Imported here, so that numpy does without torch.
         if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
             from drhn_cli.network.numpy_backend import BATCH, load_numpy, use_one_thread
 

@@ -1,4 +1,4 @@
-"""A trained network: the ``Model``, where models are found, and which one made a code file. Needs numpy alone."""
+"""A trained network: the ``Model``, where models are found, and which one made a code file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from drhn_cli import __version__
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, CodeManifest
-from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, printable
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
 
 DEFAULT = "photos"
@@ -36,8 +37,7 @@ class Model:
         class_names: the classes it was trained on, in the order of its scores.
         arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
         training: how it was trained: settings, data, seed, command, hardware, cost.
-        measured: figures of merit for each code length, with the pictures they were measured on.
-        drhn_version: the version that wrote the file.
+        measured: figures of merit for each code length, and on which pictures.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Model:
         return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
 
     def with_views(self, n_views: int) -> Model:
-        """Return the model that averages the activations of so many views: other codes, so another model."""
+        """Return the model that averages the activations of ``n_views``: it has other codes and another fingerprint."""
         if n_views == self.preprocessing.views:
             return self
         other = replace(self, preprocessing=replace(self.preprocessing, views=n_views))
-        other.__dict__["arrays_sha256"] = self.arrays_sha256  # the arrays are the same, and reading them takes a while
+        other.__dict__["arrays_sha256"] = self.arrays_sha256  # of the same arrays; hashing them takes a while
         return other
 
     def manifest(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
     """Read and check a model.
 
     Args:
-        name: a bundled model's name or the path of a weights file; what is no ``str`` is a path. None: the default.
-        views: of a picture, 1 or 2, that activations are averaged of. None: as the model has it.
+        name: a bundled model's name or the path of a weights file; a ``Path`` is always a path. None: the default.
+        views: number of views of a picture, 1 or 2, whose activations are averaged. None: as the model has it.
 
     Raises:
         WeightsError: there is no such model, or the file is foreign, damaged, or of a newer version.
@@ -116,10 +116,10 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
 
 
 def save_model(path: AnyPath, model: Model) -> None:
-    """Write a weights file; a crash leaves the old file or the new one.
+    """Write a weights file, atomically.
 
     Raises:
-        WeightsError: the arrays do not fit the network or are not all numbers, or the file cannot be written.
+        WeightsError: the arrays do not fit the network or are not finite, or the file cannot be written.
     """
     write_weights(Path(os.fsdecode(path)), model.config, model.manifest(), model.arrays)
 
@@ -150,12 +150,9 @@ def _find(name: str | None) -> Path:
 
 
 def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) -> Model:
-    """Return the model that made a code file, with as many views of a picture.
+    """Return the model that made a code file, with as many views.
 
-    Args:
-        manifest: of the code file or table.
-        name: a bundled model's name or a weights file. None: the bundled model that made the codes.
-        path: of the code file or table, for messages.
+    ``name`` is a bundled model or a weights file; None searches the bundled models. ``path`` is for messages.
 
     Raises:
         CodeFileError: the codes were made with another model, with one that is not bundled, or by no network.

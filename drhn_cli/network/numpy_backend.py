@@ -1,7 +1,6 @@
-"""The network in numpy, which is done with few pictures before torch would have been imported.
+"""The network in numpy, which has encoded a few pictures before torch would have been imported.
 
-Convolutions are matrix products over patches; arrays are (n, side, side, channels), so that a patch is contiguous and
-the product's rows are pixels.
+Convolutions are matrix products over patches. Arrays are (n, side, side, channels), so that a patch is contiguous.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from drhn_cli.config import Activation, Layer
+from drhn_cli.network.config import Activation, Layer
 from drhn_cli.network.model import Model
 
 BATCH = 4
 """Views at a time: their patches, 9 MB in the widest layer for 32x32 pixels, stay in the cache."""
 
 _EPSILON = np.float32(1e-5)
-"""Of torch's batch normalization."""
+"""As in torch's batch normalization."""
 
 _Floats = NDArray[np.float32]
 _ACTIVATIONS: dict[Activation, Callable[[_Floats], _Floats]] = {
@@ -73,15 +72,10 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
 
 
 def use_one_thread() -> bool:
-    """Have OpenBLAS multiply in the thread that calls it, for the rest of the process.
+    """Make OpenBLAS multiply in the thread that calls it, from now on; return False where numpy has another BLAS.
 
-    Its own threads spin for a while after each product, and products that are started at once wait for each other.
-    Numpy's extension module leads to the OpenBLAS that it is linked with.
-
-    Returns:
-        Whether it does so now; False where numpy is linked with another BLAS.
-
-    Source: https://www.openmathlib.org/OpenBLAS/docs/runtime_variables; the names are those of numpy's wheels first.
+    Its own threads spin for a while after each product, and simultaneous products wait for each other. Numpy's
+    extension module leads to the OpenBLAS that it is linked with; numpy's wheels have the first of the names.
     """
     try:
         library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
@@ -112,7 +106,7 @@ def _by_patch(filters: NDArray[np.floating]) -> _Floats:
     """(out, in, kernel, kernel) -> (kernel * kernel * in, out), the order of the values of a patch."""
     n_out, n_in, *kernel = filters.shape
     ordered = np.empty((*kernel, n_in, n_out), np.float32)
-    for start in range(0, n_out, 32):  # so many at a time stay in the cache: half the time
+    for start in range(0, n_out, 32):  # 32 at a time stay in the cache, which halves the time
         ordered[..., start : start + 32] = filters[start : start + 32].transpose(2, 3, 1, 0)
     return ordered.reshape(-1, n_out)
 

@@ -1,7 +1,7 @@
 """The weights file: one ``.npz`` with an array for each name of the network's state and a JSON ``manifest``.
 
-Numpy alone reads it, and nothing in it is ever unpickled. Filters are stored in half precision; the rounded filters are
-the model, and whatever is measured is measured with them.
+Numpy alone reads it, and nothing in it is ever unpickled. Filters are stored in half precision: the rounded ones
+are the model, and all figures are measured with them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,30 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.config import NetworkConfig, Preprocessing
 from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
 
 FORMAT_VERSION = 1
 WEIGHTS_MARK = b"manifest.npy"
-"""Stands at the beginning of every weights file: the name of its first member."""
+"""The name of the first member, which stands at the beginning of every weights file."""
 
 _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
+_KEYS = {
+    *("format", "name", "network", "preprocessing", "class_names", "training", "measured"),
+    *("arrays_sha256", "drhn_version"),
+}
+_HINT = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
 
 
 def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -36,11 +43,7 @@ def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 def write_weights(
     path: Path, config: NetworkConfig, manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write a weights file; a crash leaves the old file or the new one.
-
-    Raises:
-        WeightsError: the arrays do not fit the network or are not all numbers, or the file cannot be written.
-    """
+    """Write a weights file, atomically. WeightsError: the arrays do not fit the network or are not finite."""
     _check_shapes(path, config, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -50,63 +53,51 @@ def write_weights(
 
 
 def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read and check a weights file, but for the checksum of its arrays.
+    """Read a weights file and check all but the checksum of its arrays.
 
     Returns:
-        The network and the preprocessing that its manifest tells of, the manifest, and the arrays.
+        The settings in its manifest, the manifest, and the arrays.
 
     Raises:
         WeightsError: the file is missing, no regular file, foreign, damaged, of a newer version, or its arrays do not
-            fit its own configuration.
+            fit its own network.
     """
-    hint = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
-    reading = os_errors(
-        WeightsError,
-        "cannot read the weights",
-        path=path,
-        absent=WeightsError("no such weights file", path=path, hint=hint),
-    )
+    with _reading(path), _open(path) as stream, zipfile.ZipFile(stream) as archive:
+        sizes = _member_sizes(path, archive)
+        manifest = json.loads(str(_read_array(archive, "manifest")))
+        _check_keys(path, manifest)
+        config, preprocessing = _parse_settings(path, manifest)
+        _check_values(path, manifest, config)
+        shapes = config.array_shapes()
+        for name, shape in shapes.items():
+            # Before anything is read, so that a hostile file cannot ask for all memory.
+            if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
+                raise WeightsError(f"array {name!r} is larger than the network it belongs to", path=path)
+        arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
+    _check_shapes(path, config, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
+        if array.dtype not in (np.float16, np.float32):
+            expected = "float16 or float32"
+            raise WeightsError(f"array {name!r} has another type", path=path, expected=expected, found=str(array.dtype))
+    return config, preprocessing, manifest, arrays
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what zipfile, numpy, json and the system raise into a ``WeightsError``."""
+    absent = WeightsError("no such weights file", path=path, hint=_HINT)
     try:
-        with reading, _open(path) as stream, zipfile.ZipFile(stream) as archive:
-            # Numpy writes no other kinds, and each of them would bring an error of its own.
-            if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                raise WeightsError(
-                    "not a drhn weights file, or a damaged one", path=path, expected="an .npz", hint=hint
-                )
-            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-            if sizes.get("manifest", _MANIFEST_LIMIT + 1) > _MANIFEST_LIMIT:
-                raise WeightsError("not a drhn weights file", path=path, expected="an .npz with a manifest", hint=hint)
-            manifest = _parse_manifest(path, str(_read_array(archive, "manifest")))
-            try:
-                network = NetworkConfig.from_dict(manifest["network"])
-                preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-            except ConfigError as error:
-                raise WeightsError(f"the manifest is not valid: {error}", path=path) from error
-            if preprocessing.size != network.input_size:
-                expected, found = f"pictures of {network.input_size} pixels", str(preprocessing.size)
-                raise WeightsError("the manifest is not valid", path=path, expected=expected, found=found)
-            shapes = network.array_shapes()
-            for name, shape in shapes.items():
-                # Before anything is read, so that a hostile file cannot ask for all memory.
-                if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
-                    raise WeightsError(f"array {name!r} is larger than the network it belongs to", path=path)
-            arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
+        with os_errors(WeightsError, "cannot read the weights", path=path, absent=absent):
+            yield
     except zipfile.BadZipFile as error:
         found = "an empty file" if path.stat().st_size == 0 else str(error)
         raise WeightsError(
-            "not a drhn weights file, or a damaged one", path=path, expected="an .npz", found=found, hint=hint
+            "not a drhn weights file, or a damaged one", path=path, expected="an .npz", found=found, hint=_HINT
         ) from error
     except CORRUPT as error:
         raise WeightsError(
             "the weights file is damaged or foreign", path=path, found=str(error) or type(error).__name__
         ) from error
-    _check_shapes(path, network, {name: array.shape for name, array in arrays.items()})
-    for name, array in arrays.items():
-        if array.dtype not in (np.float16, np.float32):
-            expected = "float16 or float32"
-            raise WeightsError(f"array {name!r} has another type", path=path, expected=expected, found=str(array.dtype))
-    _check_manifest(path, manifest, network)
-    return network, preprocessing, manifest, arrays
 
 
 def _open(path: Path) -> BinaryIO:
@@ -123,41 +114,47 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     return array
 
 
-def _parse_manifest(path: Path, text: str) -> dict[str, Any]:
-    manifest = json.loads(text)
+def _member_sizes(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
+    members = archive.infolist()
+    # Numpy compresses in no other way, and every other way would bring exceptions of its own.
+    if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise WeightsError("not a drhn weights file, or a damaged one", path=path, expected="an .npz", hint=_HINT)
+    sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members}
+    if sizes.get("manifest", _MANIFEST_LIMIT + 1) > _MANIFEST_LIMIT:
+        raise WeightsError("not a drhn weights file", path=path, expected="an .npz with a manifest", hint=_HINT)
+    return sizes
+
+
+def _check_keys(path: Path, manifest: Any) -> None:
     if not isinstance(manifest, dict):
         raise WeightsError("not a drhn weights file", path=path, expected="a manifest", found=type(manifest).__name__)
     version = manifest.get("format")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        expected = f"format {FORMAT_VERSION} or older"
+        expected, found = f"format {FORMAT_VERSION} or older", f"format {version}"
         raise WeightsError(
-            "a newer drhn wrote these weights",
-            path=path,
-            expected=expected,
-            found=f"format {version}",
-            hint="update drhn",
+            "a newer drhn wrote these weights", path=path, expected=expected, found=found, hint="update drhn"
         )
-    keys = {
-        "format",
-        "name",
-        "network",
-        "preprocessing",
-        "class_names",
-        "training",
-        "measured",
-        "arrays_sha256",
-        "drhn_version",
-    }
-    missing = sorted(keys - set(manifest))
+    missing = sorted(_KEYS - set(manifest))
     if missing:
         raise WeightsError("not a drhn weights file", path=path, found=f"a manifest without {missing[0]!r}")
-    return manifest
 
 
-def _check_manifest(path: Path, manifest: Mapping[str, Any], network: NetworkConfig) -> None:
+def _parse_settings(path: Path, manifest: Mapping[str, Any]) -> tuple[NetworkConfig, Preprocessing]:
+    try:
+        config = NetworkConfig.from_dict(manifest["network"])
+        preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+    except ConfigError as error:
+        raise WeightsError(f"the manifest is not valid: {error}", path=path) from error
+    if preprocessing.size != config.input_size:
+        expected, found = f"pictures of {config.input_size} pixels", str(preprocessing.size)
+        raise WeightsError("the manifest is not valid", path=path, expected=expected, found=found)
+    return config, preprocessing
+
+
+def _check_values(path: Path, manifest: Mapping[str, Any], config: NetworkConfig) -> None:
     names = manifest["class_names"]
-    if not isinstance(names, list) or len(names) != network.n_classes or not all(isinstance(n, str) for n in names):
-        expected = f"{network.n_classes} class names"
+    if not isinstance(names, list) or len(names) != config.n_classes or not all(isinstance(n, str) for n in names):
+        expected = f"{config.n_classes} class names"
         raise WeightsError("the manifest is not valid", path=path, expected=expected, found=repr(names))
     for key in ("training", "measured"):
         if not isinstance(manifest[key], dict):
@@ -165,8 +162,8 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any], network: NetworkCon
             raise WeightsError(f"the manifest's {key!r} is not valid", path=path, expected="an object", found=found)
 
 
-def _check_shapes(path: Path, network: NetworkConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    expected = network.array_shapes()
+def _check_shapes(path: Path, config: NetworkConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    expected = config.array_shapes()
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             wanted, got = (str(shapes.get(name, "no such array")) for shapes in (expected, found))

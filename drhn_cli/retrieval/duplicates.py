@@ -1,104 +1,103 @@
-"""Find groups of near-duplicates in a code file."""
+"""Near-duplicates: groups of them in a code file, and how far two pictures are apart."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
-from drhn_cli.retrieval.folders import find_kept, locate_rows
+from drhn_cli.retrieval.gallery import FileGallery, Match
 from drhn_cli.search.hamming import hamming_distances
-from drhn_cli.search.near_duplicates import find_components
-
-NEAR_SHARE = 64
+from drhn_cli.search.near_duplicates import connected_components
 
 
 def near_distance(n_bits: int) -> int:
-    """Return how many bits two codes may differ in for their pictures to be near-duplicates, unless told otherwise.
+    """Return the distance up to which two pictures are near-duplicates by default: one bit of 64.
 
-    One bit of 64: the README has what the bundled network finds within that, of changed copies and of other pictures.
+    The README has what the bundled network finds within it, of edited copies and of other pictures.
     """
-    return n_bits // NEAR_SHARE
+    return n_bits // 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class DuplicateOptions:
-    """What counts as a group.
-
-    Attributes:
-        max_distance: pictures that differ in at most so many bits belong together, and so do all that are linked so.
-            None: ``near_distance``.
-        under: only pictures in these folders.
-        exclude: globs of pictures and folders that are left out.
-        across: only groups in more than one folder: of ``under``, where that names several, else of the pictures' own.
-    """
-
-    max_distance: int | None = None
-    under: Sequence[AnyPath] = ()
-    exclude: Sequence[str] = ()
-    across: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicate:
-    """One picture of a group.
-
-    Attributes:
-        path: absolute.
-        size: of the file when it was hashed, in bytes.
-        distance: bits that differ from the first picture of the group.
-    """
-
-    path: bytes
-    size: int
-    distance: int
-
-
-def find_duplicates(file: CodeFile, options: DuplicateOptions) -> Iterator[list[Duplicate]]:
+def find_duplicates(
+    gallery: FileGallery, max_distance: int | None = None, *, across: bool = False
+) -> Iterator[list[Match]]:
     """Yield groups of two pictures or more, in the order of their first paths; no picture is opened.
 
+    The largest file of a group comes first, files of one size in the order of paths.
+
     Args:
-        file: an open code file.
-        options: what counts as a group.
-
-    Yields:
-        The pictures of a group: the largest file first, then by size and, where that is equal, path.
-
-    Raises:
-        DrhnError: a folder outside of the code file.
-        CodeFileError: the code file is damaged.
+        gallery: what is searched.
+        max_distance: pictures at this distance or nearer are linked, and all that are linked are a group. None:
+            ``near_distance``.
+        across: only groups in more than one folder: of those that the gallery was opened with, if there are several,
+            else of the pictures' own.
     """
-    folders = locate_rows(file, options.under) if options.under else None
-    kept = find_kept(file, options.exclude) if options.exclude else np.ones(file.n_items, np.bool_)
-    rows = np.flatnonzero(kept if folders is None else kept & (folders >= 0))
+    file = gallery.file
+    rows = np.arange(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows)
     codes = file.codes if len(rows) == file.n_items else file.codes[rows]
-    radius = near_distance(file.n_bits) if options.max_distance is None else options.max_distance
-    for members in find_components(codes, file.n_bits, radius):
+    radius = near_distance(file.n_bits) if max_distance is None else max_distance
+    for members in connected_components(codes, file.n_bits, radius):
         group = rows[members]
-        if not options.across or _spans_folders(file, group, folders if len(options.under) > 1 else None):
-            yield _describe(file, group)
+        if not across or _spans_folders(gallery, group):
+            yield _describe(gallery, group)
 
 
-def _spans_folders(file: CodeFile, group: NDArray[np.int64], folders: NDArray[np.int64] | None) -> bool:
-    if folders is not None:
-        return bool((folders[group] != folders[group[0]]).any())
-    first, *others = (os.path.dirname(file.path_bytes(row)) for row in group.tolist())
+def _spans_folders(gallery: FileGallery, group: NDArray[np.int64]) -> bool:
+    if gallery.folders is not None and len(gallery.under) > 1:
+        return bool((gallery.folders[group] != gallery.folders[group[0]]).any())
+    first, *others = (os.path.dirname(gallery.file.path_bytes(row)) for row in group.tolist())
     return any(folder != first for folder in others)
 
 
-def _describe(file: CodeFile, group: NDArray[np.int64]) -> list[Duplicate]:
+def _describe(gallery: FileGallery, group: NDArray[np.int64]) -> list[Match]:
+    file = gallery.file
     entries = [file.entry(row) for row in group.tolist()]
-    # Stable: rows are in order of paths.
+    # By size; the sort is stable, and rows are in order of paths.
     order = sorted(range(len(group)), key=lambda place: -entries[place].stamp.size)
     codes = file.codes[group[order]]
     (distances,) = hamming_distances(codes[:1], codes)
     root = os.fsencode(file.root)
     return [
-        Duplicate(path=os.path.join(root, entries[place].path), size=entries[place].stamp.size, distance=distance)
+        Match(path=os.path.join(root, entries[place].path), distance=distance, size=entries[place].stamp.size)
         for place, distance in zip(order, distances.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How many bits of two codes differ, and how many they have."""
+
+    distance: int
+    n_bits: int
+
+
+def compare_pictures(
+    first: AnyPath | BinaryIO,
+    second: AnyPath | BinaryIO,
+    *,
+    weights: str | None = None,
+    n_bits: int | None = None,
+    views: int | None = None,
+) -> Comparison:
+    """Compare the codes of two pictures, with the arguments of ``load_model`` and ``choose_bits``.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        WeightsError: the weights cannot be read.
+        ConfigError: the network makes no codes of that length.
+    """
+    from drhn_cli.images.load import load_image  # groups need neither Pillow nor the network
+    from drhn_cli.network.encoder import Encoder
+    from drhn_cli.network.model import choose_bits, load_model
+
+    model = load_model(weights, views=views)
+    n_bits = choose_bits(n_bits, model)
+    pixels = np.stack([load_image(image, model.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
+    codes = Encoder(model, device="cpu", n_images=2).codes(pixels, n_bits)
+    return Comparison(distance=int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits=n_bits)

@@ -1,158 +1,199 @@
-"""What queries are looked up in: a code file or a table, which answer alike."""
+"""What is searched: a code file or a table, all of its pictures or those of some folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.scheme import is_table
+from drhn_cli.clickhouse.url import is_table
 from drhn_cli.codes.entries import Entry
+from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import AnyPath, ConfigError
-from drhn_cli.retrieval.folders import find_kept, locate_rows
-from drhn_cli.search.hamming import Neighbours
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable
+from drhn_cli.paths import absolute_folder
+from drhn_cli.search.hamming import Neighbours, search
 
 if TYPE_CHECKING:
     from drhn_cli.clickhouse.table import CodeTable
     from drhn_cli.search.cuda import DeviceSearch
 
-    Codes: TypeAlias = CodeFile | CodeTable
-
 _ASK_FILE = "ask the code file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """A code that was found.
+class Match:
+    """A picture that was found.
 
     Attributes:
-        distance: bits that differ.
-        path: of its picture, absolute.
-        score: what gives the order by asymmetric rank; None where the distance does.
+        path: absolute.
+        distance: Hamming distance, in bits, from the query or from the first picture of a group of near-duplicates.
+        score: the expected distance, by which asymmetric search orders matches; otherwise None.
+        size: bytes of the file when it was hashed, in groups of near-duplicates; otherwise None.
     """
 
-    distance: int
     path: bytes
+    distance: int
     score: float | None = None
+    size: int | None = None
 
 
 class Gallery(Protocol):
-    """Codes, or those of some folders. Paths are absolute; equal distances or scores are in their order."""
+    """Pictures that can be searched. Ties are in the order of absolute paths.
 
-    def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """Return what is known of a picture, in these folders or not, and its code, (code_size,) uint8; or None."""
+    Attributes:
+        path: of the code file, or the table's URL.
+        manifest: what made the codes.
+    """
+
+    path: AnyPath
+    manifest: CodeManifest
+
+    def __len__(self) -> int:
+        """Return the number of pictures in the whole code file or table."""
         ...
 
-    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Found]:
-        """Return what is nearest to a code, (1, code_size) uint8: ``top_k`` within ``max_distance``, None for any."""
+    def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
+        """Return the entry and the code, (code_size,) uint8, of an absolute path, in any folder; or None."""
+        ...
+
+    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
+        """Return the ``top_k`` pictures nearest to a code, (1, code_size) uint8, within ``max_distance``.
+
+        None stands for all matches, and for any distance.
+        """
         ...
 
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
-    ) -> list[Found]:
-        """Return what is nearest by asymmetric score to probabilities of a 1, (n_bits,)."""
+    ) -> list[Match]:
+        """Return the pictures nearest to probabilities of a 1 in each bit, (n_bits,); see ``search.asymmetric``."""
         ...
 
 
-def open_codes(target: str) -> Codes:
-    """Open a code file, or connect to a table: a context manager either way.
+@contextmanager
+def open_gallery(
+    target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
+) -> Iterator[Gallery]:
+    """Open a code file by its path, or a table by its URL; for the other arguments see ``FileGallery``.
 
     Raises:
         CodeFileError, TableError: there is none, or it cannot be read.
-        ConfigError: not a table's URL.
+        ConfigError: not a table's URL, or globs for a table.
     """
     if not is_table(target):
-        return CodeFile.open(target)
-    from drhn_cli.clickhouse.table import CodeTable  # brings what a code file does not need
+        with CodeFile.open(target) as file:
+            yield FileGallery(file, under, exclude, device=device)
+        return
+    from drhn_cli.clickhouse.table import CodeTable  # imports what code files do not need
 
-    return CodeTable.open(target)
+    with CodeTable.open(target) as table:
+        if exclude:
+            raise ConfigError("a table leaves nothing out", found="--exclude", hint=_ASK_FILE)
+        yield TableGallery(table, under)
 
 
-def gallery_of(
-    codes: Codes, under: Sequence[AnyPath] = (), *, exclude: Sequence[str] = (), device: str = "cpu"
-) -> Gallery:
-    """Return how to search in open codes, or in those of some folders, without those that a glob leaves out.
+class FileGallery(Gallery):
+    """An open code file.
 
-    On cuda the codes of a file are searched by Hamming distance on the GPU, if they fit its memory.
+    Args:
+        file: the code file.
+        under: search only pictures in these folders. One that is outside of the code file is a ``DrhnError``.
+        exclude: globs of pictures and folders that are left out; see ``compile_excludes``.
+        device: a CUDA device searches the codes itself if they fit its memory.
 
-    Raises:
-        DrhnError: a folder outside of the code file.
-        ConfigError: globs, which a table knows nothing of.
+    Attributes:
+        folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
+        rows: (n_items,) bool, the pictures that are searched; None for all.
     """
-    if isinstance(codes, CodeFile):
-        return _FileGallery(codes, under, exclude, device)
-    if exclude:
-        raise ConfigError("a table leaves nothing out", found="--exclude", hint=_ASK_FILE)
-    return _TableGallery(codes, under)
 
-
-class _FileGallery:
-    def __init__(self, file: CodeFile, under: Sequence[AnyPath], exclude: Sequence[str], device: str) -> None:
-        self._file = file
+    def __init__(
+        self, file: CodeFile, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
+    ) -> None:
+        self.path = file.path
+        self.manifest = file.manifest
+        self.file = file
+        self.under = under
         self._device = device
         self._root = os.path.join(os.fsencode(file.root), b"")
-        rows = locate_rows(file, under) >= 0 if under else None
+        self.folders = _innermost_folders(file, under) if under else None
+        self.rows = None if self.folders is None else self.folders >= 0
         if exclude:
-            kept = find_kept(file, exclude)
-            rows = kept if rows is None else rows & kept
-        self._rows = rows
+            kept = _not_excluded(file, exclude)
+            self.rows = kept if self.rows is None else self.rows & kept
+
+    def __len__(self) -> int:
+        return self.file.n_items
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        row = self._file.find(path[len(self._root) :]) if path.startswith(self._root) else None
-        return None if row is None else (self._file.entry(row), self._file.codes[row])
+        """See ``Gallery.find``."""
+        row = self.file.find(path[len(self._root) :]) if path.startswith(self._root) else None
+        return None if row is None else (self.file.entry(row), self.file.codes[row])
 
-    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Found]:
-        if self._on_gpu is None:
-            (found,) = self._file.search(code, top_k=top_k, max_distance=max_distance, rows=self._rows)
-        else:
+    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
+        """See ``Gallery.search``."""
+        if self._on_gpu is not None:
             (found,) = self._on_gpu.search(code, top_k=top_k, max_distance=max_distance)
-        return self._name(found)
+        else:
+            n_bits, rows = self.manifest.n_bits, self.rows
+            (found,) = search(self.file.codes, code, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
+        return self._matches(found)
 
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
-    ) -> list[Found]:
+    ) -> list[Match]:
+        """See ``Gallery.search_asymmetric``."""
         from drhn_cli.search.asymmetric import search_asymmetric
 
-        codes = self._file.codes
-        return self._name(
-            search_asymmetric(codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self._rows)
+        return self._matches(
+            search_asymmetric(self.file.codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self.rows)
         )
 
     @cached_property
     def _on_gpu(self) -> DeviceSearch | None:
-        """The codes on the GPU that is asked for, or None."""
         if not self._device.startswith("cuda"):
             return None
+        from drhn_cli.network.devices import choose_device
         from drhn_cli.search.cuda import load_on_gpu
 
-        return load_on_gpu(self._file.codes, self._file.n_bits, device=self._device, rows=self._rows)
+        return load_on_gpu(self.file.codes, self.manifest.n_bits, choose_device(self._device), self.rows)
 
-    def _name(self, found: Neighbours) -> list[Found]:
+    def _matches(self, found: Neighbours) -> list[Match]:
         scores = [None] * len(found) if found.scores is None else found.scores.tolist()
         columns = zip(found.indices.tolist(), found.distances.tolist(), scores, strict=True)
         return [
-            Found(distance=distance, path=self._root + self._file.path_bytes(row), score=score)
+            Match(path=self._root + self.file.path_bytes(row), distance=distance, score=score)
             for row, distance, score in columns
         ]
 
 
-class _TableGallery:
-    def __init__(self, table: CodeTable, under: Sequence[AnyPath]) -> None:
+class TableGallery(Gallery):
+    """An open table, or the pictures of some folders in it."""
+
+    def __init__(self, table: CodeTable, under: Sequence[AnyPath] = ()) -> None:
+        self.path = table.path
+        self.manifest = table.manifest
         self._table = table
         self._under = under
 
+    def __len__(self) -> int:
+        return self._table.n_items
+
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
+        """See ``Gallery.find``."""
         return self._table.find(path)
 
-    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Found]:
+    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
+        """See ``Gallery.search``."""
         found = self._table.search(code, top_k=top_k, max_distance=max_distance, under=self._under)
-        return [Found(distance=distance, path=path) for distance, path in found]
+        return [Match(path=path, distance=distance) for distance, path in found]
 
     def search_asymmetric(
         self,
@@ -160,10 +201,57 @@ class _TableGallery:
         *,
         top_k: int | None,  # noqa: ARG002
         max_distance: int | None,  # noqa: ARG002
-    ) -> list[Found]:
+    ) -> list[Match]:
+        """Refuse: a table counts bits and nothing else."""
         raise ConfigError(
             "a table ranks by hamming distance only",
-            expected="--rank hamming",
-            found="--rank asymmetric",
+            expected="--order hamming",
+            found="--order asymmetric",
             hint=_ASK_FILE,
         )
+
+
+def _innermost_folders(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]:
+    """Return for each row the number of the innermost folder that it lies in, or -1.
+
+    Rows are in the order of their paths, so the rows of a folder are a range, found by bisection.
+    """
+    root = os.path.join(os.fsencode(file.root), b"")
+    prefixes = [os.path.join(absolute_folder(folder), b"") for folder in folders]
+    rows = range(file.n_items)
+    innermost = np.full(file.n_items, -1, dtype=np.int64)
+    for number in sorted(range(len(folders)), key=lambda number: len(prefixes[number])):
+        prefix = prefixes[number]
+        if root.startswith(prefix):
+            innermost[:] = number
+            continue
+        if not prefix.startswith(root):
+            expected = f"a folder below {printable(file.root)}"
+            raise DrhnError("the folder is outside of the code file", path=folders[number], expected=expected)
+        inside = prefix[len(root) :]
+        beyond = inside[:-1] + bytes([inside[-1] + 1])  # the first path after all that begin with ``inside``
+        first, stop = (bisect_left(rows, bound, key=file.path_bytes) for bound in (inside, beyond))
+        innermost[first:stop] = number
+    return innermost
+
+
+def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
+    """Return for each row whether no glob matches its path or a folder above it, relative to the root."""
+    from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
+
+    is_excluded = compile_excludes(globs)
+    known = {b"": False}
+
+    def is_folder_excluded(folder: bytes) -> bool:
+        unknown = []  # not by recursion: a path may have thousands of parts
+        while folder not in known:
+            unknown.append(folder)
+            folder = os.path.dirname(folder)
+        excluded = known[folder]
+        for inner in reversed(unknown):
+            known[inner] = excluded = excluded or is_excluded(os.fsdecode(inner), True)
+        return excluded
+
+    paths = (entry.path for entry in file)
+    kept = (not (is_folder_excluded(os.path.dirname(path)) or is_excluded(os.fsdecode(path), False)) for path in paths)
+    return np.fromiter(kept, np.bool_, file.n_items)

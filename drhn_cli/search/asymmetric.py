@@ -1,8 +1,8 @@
-"""Exact search by asymmetric distance: the query keeps its real values, the codes are bits.
+"""Exact search by asymmetric distance: the query keeps its real values, the stored codes are bits.
 
-The score of a code is ``sum(|p_i - bit_i|)`` over its bits, p_i in 0..1 being the query's probability of a 1: the
-Hamming distance that is expected of a query whose bits are drawn so. Squares would give the same order, for
-``(p - b)**2 = p**2 + b (1 - 2 p)`` and ``|p - b| = p + b (1 - 2 p)`` differ by what is the same for every code.
+The score of a code is ``sum(|p_i - bit_i|)``, with p_i the query's probability that bit i is 1: the Hamming distance
+expected of a query whose bits are drawn with these probabilities. Squared differences would give the same order:
+``|p - b| = p + b (1 - 2 p)`` and ``(p - b)**2 = p**2 + b (1 - 2 p)`` differ by a constant of the query.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.pack import check_codes, pack_bits, unpack_bits
+from drhn_cli.codes.pack import check_codes, pack_bits
 from drhn_cli.errors import DrhnError
-from drhn_cli.evaluation.metrics import tie_aware_average_precision, unique_rows
 from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search, hamming_distances
 
-_CHUNK_ROWS = 1 << 15  # their scores stay in the L2 cache
-_CHUNK_BYTES = 1 << 23  # of scores at a time, where all are ranked
+_CHUNK_ROWS = 1 << 15  # whose scores fit the L2 cache
 _BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")  # (256, 8)
 
 
@@ -30,49 +28,36 @@ def search_asymmetric(
     max_distance: int | None = None,
     rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
 ) -> Neighbours:
-    """Find the codes that one query is nearest to by score, equal scores in order of rows.
+    """Find the codes that one query is nearest to by score, ties in order of rows.
 
-    Args:
-        codes: (n, code_size(n_bits)) uint8, padding bits zero.
-        probabilities: (n_bits,) in 0..1, of a 1 in each bit. The query's own code has a 1 where it is above 1/2.
-        top_k: keep this many, 1 or more; all of them if left out.
-        max_distance: keep those whose Hamming distance to the query's code is at most this; at any if left out.
-        rows: where to look, as for ``search``.
+    The query is the probability of a 1 in each bit, (n_bits,) in 0..1. Its code, from which Hamming distances are
+    measured, has a 1 where that is above 1/2. The other arguments and the errors are those of ``hamming.search``.
 
-    Returns:
-        ``min(top_k, rows within max_distance)`` neighbours with scores, and Hamming distances.
-
-    Raises:
-        DrhnError: an array of another shape or dtype, or a row that does not exist.
-        ConfigError: a number out of its range.
-
-    Source: the score is ours, after Gordo et al., Asymmetric distances for binary embeddings, PAMI 2014; tables of
-        partial sums for each byte of the codes are those of product quantisation (Jegou et al. 2011).
+    Source: after Gordo et al., Asymmetric distances for binary embeddings, PAMI 2014. The lookup tables, a partial sum
+        for each value of each byte, are those of product quantization (Jegou et al., PAMI 2011).
     """
     if probabilities.ndim != 1:
         raise DrhnError("not one query", expected="shape (n_bits,)", found=f"shape {probabilities.shape}")
     n_bits = len(probabilities)
     check_codes(codes, n_bits)
     query = pack_bits(probabilities[np.newaxis] > 0.5)
-    check_search(query, n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
+    check_search(query, n_bits, top_k=top_k, max_distance=max_distance)
     candidates = None if rows is None else candidate_rows(rows, len(codes))
-    n_rows = len(codes) if candidates is None else len(candidates)
-    tables = _partial_sums(probabilities)
+    tables = _lookup_tables(probabilities)
     best_scores: list[NDArray[np.float64]] = [np.empty(0)]  # of the chunks so far, or the best of them
     best_rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     bound = np.inf  # a later row with an equal score loses the tie
-    for start in range(0, n_rows, _CHUNK_ROWS):
-        places = slice(start, start + _CHUNK_ROWS)
-        part = codes[places] if candidates is None else codes[candidates[places]]
+    for start in range(0, len(codes) if candidates is None else len(candidates), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        part = codes[chunk] if candidates is None else codes[candidates[chunk]]
         scores = _score(part, tables)
         hits = np.flatnonzero(scores < bound)
         if max_distance is not None:
             hits = hits[hamming_distances(query, part[hits])[0] <= max_distance]
         if not len(hits):
             continue
-        found = start + hits if candidates is None else candidates[start + hits]
         best_scores.append(scores[hits])
-        best_rows.append(found)
+        best_rows.append(start + hits if candidates is None else candidates[start + hits])
         if top_k is not None and sum(map(len, best_scores)) >= top_k:
             scores, found = _cut(best_scores, best_rows, top_k)
             best_scores, best_rows, bound = [scores], [found], scores[-1]
@@ -81,63 +66,19 @@ def search_asymmetric(
     return Neighbours(indices=indices, distances=distances, scores=scores)
 
 
-def asymmetric_mean_average_precision(
-    probabilities: NDArray[np.float64],
-    query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
-) -> float:
-    """Return the mean average precision over full rankings by score; equal scores as the expectation over all orders.
-
-    Args:
-        probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
-        query_labels: (q,) integers.
-        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        gallery_labels: (n,) integers.
-
-    Returns:
-        The mean over the queries that have a relevant item in the gallery, in 0..1.
-
-    Raises:
-        DrhnError: codes of another shape or dtype, or no query has a relevant item in the gallery.
-
-    Source: see ``search_asymmetric`` and ``tie_aware_average_precision``.
-    """
-    codes, ids = unique_rows(gallery_codes)
-    bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
-    items = np.bincount(ids)
-    relevant = {
-        int(label): np.bincount(ids[gallery_labels == label], minlength=len(codes)) for label in np.unique(query_labels)
-    }
-    precisions: list[float] = []
-    step = max(1, _CHUNK_BYTES // (8 * len(codes)))
-    for start in range(0, len(probabilities), step):
-        # But for what is the same for all codes, their scores. In double precision, so that equal ones stay equal.
-        scores = (1 - 2 * probabilities[start : start + step]) @ bits.T  # (q, u)
-        for row, label in zip(scores, query_labels[start : start + step].tolist(), strict=True):
-            order = np.argsort(row)
-            firsts = np.flatnonzero(np.diff(row[order], prepend=-np.inf))  # of each tie
-            counts = (np.add.reduceat(count[order], firsts) for count in (relevant[label], items))
-            precisions.append(float(tie_aware_average_precision(*counts)))
-    known = [precision for precision in precisions if not np.isnan(precision)]
-    if not known:
-        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
-    return float(np.mean(known))
-
-
-def _partial_sums(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lookup_tables(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what each value of each byte adds to the score: (code_size, 256)."""
-    padded = np.zeros(-(-len(probabilities) // 8) * 8)  # a padding bit of 0 adds nothing
+    padded = np.zeros(-(-len(probabilities) // 8) * 8)  # padding bits are 0 and add nothing
     padded[: len(probabilities)] = probabilities
-    sums: NDArray[np.float64] = np.abs(padded.reshape(-1, 1, 8) - _BYTES).sum(axis=2)
-    return sums
+    tables: NDArray[np.float64] = np.abs(padded.reshape(-1, 1, 8) - _BYTES).sum(axis=2)
+    return tables
 
 
 def _score(codes: NDArray[np.uint8], tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(m, code_size) -> (m,)."""
+    """Return the score of each code: (m, code_size) -> (m,)."""
     scores = np.zeros(len(codes))
     for table, column in zip(tables, np.ascontiguousarray(codes.T), strict=True):
-        scores += table.take(column, mode="clip")  # every byte is inside; this mode is the quicker one
+        scores += table.take(column, mode="clip")  # no byte is out of range; "clip" is faster than the check
     return scores
 
 
@@ -145,5 +86,5 @@ def _cut(
     scores: Sequence[NDArray[np.float64]], rows: Sequence[NDArray[np.int64]], top_k: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     all_scores = np.concatenate(scores)
-    order = np.argsort(all_scores, kind="stable")[:top_k]  # rows ascend
+    order = np.argsort(all_scores, kind="stable")[:top_k]  # rows ascend, so ties stay in their order
     return all_scores[order], np.concatenate(rows)[order]

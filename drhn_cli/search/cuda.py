@@ -1,7 +1,7 @@
-"""Exact search by Hamming distance on a GPU that has room for the codes.
+"""Exact search by Hamming distance on a GPU whose memory the codes fit.
 
-With bits as +1 and -1, the product of a query and a code is how many bits agree less how many differ. So one matrix
-product counts for all queries at once, and exactly: single precision holds every whole number up to 2^24.
+With bits as +1 and -1, the dot product of two codes is the number of bits that agree minus those that differ, so one
+matrix product gives the distances of all queries at once. It is exact: float32 holds every integer up to 2^24.
 """
 
 from __future__ import annotations
@@ -10,26 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.network.devices import choose_device
 from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search
 
 _CHUNK_VALUES = 1 << 24  # bits, or distances, at a time: 64 MB of bits and 128 MB of distances
-_MOST_QUERIES = 1 << 7  # at a time
-_WORKING_BYTES = 1 << 29  # what a search needs beside the codes
+_MAX_QUERIES = 1 << 7  # at a time
+_WORKING_BYTES = 1 << 29  # that a search needs beside the codes
 
 
 class DeviceSearch:
-    """Codes on a device, ready to be searched.
-
-    Args:
-        codes: (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-        device: takes a copy of the codes.
-        rows: where to look: (n,) bool, or rows in any order; everywhere if left out.
-
-    Raises:
-        DrhnError: a row that does not exist.
-    """
+    """A copy of codes on a device; arguments, results and errors are those of ``hamming.search``."""
 
     def __init__(
         self,
@@ -45,36 +34,23 @@ class DeviceSearch:
     def search(
         self, queries: NDArray[np.uint8], *, top_k: int | None = None, max_distance: int | None = None
     ) -> list[Neighbours]:
-        """Find the codes nearest to each query, with the same results as ``codes.search.search``.
-
-        Args:
-            queries: (q, code_size(n_bits)) uint8.
-            top_k: keep this many for each query, 1 or more; all of them if left out.
-            max_distance: keep those at this distance or nearer, 0 or more; at any distance if left out.
-
-        Returns:
-            q results, each with ``min(top_k, rows within max_distance)`` neighbours.
-
-        Raises:
-            DrhnError: queries of another shape or dtype.
-            ConfigError: a number out of its range.
-        """
-        check_search(queries, self._n_bits, top_k=top_k, max_distance=max_distance, n_threads=None)
-        shares = (queries[first : first + _MOST_QUERIES] for first in range(0, len(queries), _MOST_QUERIES))
-        return [found for share in shares for found in self._search(share, top_k, max_distance)]
+        """Find the codes nearest to each query."""
+        check_search(queries, self._n_bits, top_k=top_k, max_distance=max_distance)
+        parts = (queries[first : first + _MAX_QUERIES] for first in range(0, len(queries), _MAX_QUERIES))
+        return [found for part in parts for found in self._search(part, top_k, max_distance)]
 
     def _search(self, queries: NDArray[np.uint8], top_k: int | None, max_distance: int | None) -> list[Neighbours]:
         n, device = len(self._codes), self._codes.device
         query_signs = _signs(torch.tensor(queries, device=device), self._n_bits)  # (q, n_bits)
         step = max(1, _CHUNK_VALUES // max(8 * self._codes.shape[1], len(queries)))
         best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-        # Without top_k, in the memory of the CPU, as there may be more of them than codes.
+        # Without top_k the matches may be more than fit beside the codes, so they go to the CPU's memory.
         within: list[list[NDArray[np.int64]]] = [[] for _ in queries]
         end = ((self._n_bits if max_distance is None else max_distance) + 1) * n
         for start in range(0, n, step):
             signs = _signs(self._codes[start : start + step], self._n_bits)  # (rows of the chunk, n_bits)
             distances = (self._n_bits - query_signs @ signs.T) / 2  # (q, rows of the chunk)
-            # Distance and row in one number: all differ, and their order is that of the results.
+            # Distance and row in one integer: sorting these gives the order of the results.
             keys = distances.to(torch.int64) * n + torch.arange(start, start + len(signs), device=device)
             if top_k is None:
                 for parts, row in zip(within, keys, strict=True):
@@ -94,26 +70,13 @@ class DeviceSearch:
 def load_on_gpu(
     codes: NDArray[np.uint8],
     n_bits: int,
-    *,
-    device: str,
+    device: torch.device,
     rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
 ) -> DeviceSearch | None:
-    """Copy codes to a GPU; return None if they do not fit its free memory.
-
-    Args:
-        codes: (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-        device: ``cuda``, or one of them such as ``cuda:1``.
-        rows: where to look, as for ``DeviceSearch``.
-
-    Raises:
-        ConfigError: there is no such device.
-        DrhnError: a row that does not exist.
-    """
-    place = choose_device(device)
-    if codes.nbytes + _WORKING_BYTES > _free_bytes(place):
+    """Copy codes to a GPU, see ``DeviceSearch``; return None if they do not fit its free memory."""
+    if codes.nbytes + _WORKING_BYTES > _free_bytes(device):
         return None
-    return DeviceSearch(codes, n_bits, place, rows)
+    return DeviceSearch(codes, n_bits, device, rows)
 
 
 def _free_bytes(device: torch.device) -> int:

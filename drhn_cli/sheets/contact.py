@@ -1,4 +1,4 @@
-"""Answers as one picture: a contact sheet."""
+"""Answers as one picture, a contact sheet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from drhn_cli.errors import DrhnError
-from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail
 
 PAGE, MAT, INK, SOFT, LINE, ACCENT = "#f7f6f3", "#ecebe6", "#1c1b19", "#67645d", "#dddbd4", "#2f55d4"
 
@@ -21,9 +21,9 @@ RADIUS, RING = 10, 6
 HEAD, CAPTION, SECTION_GAP = 96, 72, 64
 
 MAX_CANVAS_PIXELS = 100_000_000
-"""Of the sheet, which is held in memory: 400 MB."""
+"""The sheet is in memory while it is drawn: 400 MB."""
 
-# The first that is installed; Pillow's own (Aileron) has Latin letters only.
+# The first one that is installed is used. Pillow's own font (Aileron) has only Latin letters.
 _FONTS = (
     "NotoSans-Regular.ttf",
     "segoeui.ttf",
@@ -37,11 +37,11 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class ContactSheet:
-    """A picture that is drawn when all is known; until then the thumbnails are kept as they are, some 15 kB each.
+    """A picture that is drawn at the end, when its height is known; until then it keeps the thumbnails.
 
     Args:
-        stream: takes a PNG file.
-        about: for the head of the sheet.
+        stream: gets a PNG file.
+        about: the head of the sheet.
     """
 
     def __init__(self, stream: BinaryIO, about: About) -> None:
@@ -51,7 +51,7 @@ class ContactSheet:
         self._height = HEAD
 
     def add(self, section: Section) -> None:
-        """Take in a query and its answer.
+        """Add a query and its answer.
 
         Raises:
             DrhnError: the sheet would have more than ``MAX_CANVAS_PIXELS``.
@@ -98,9 +98,9 @@ def _draw_section(
 ) -> None:
     draw.line((MARGIN, top, WIDTH - MARGIN, top), LINE)
     top += SECTION_GAP // 2
-    for grown, colour in ((RING, ACCENT), (RING - 2, PAGE)):
+    for grown, color in ((RING, ACCENT), (RING - 2, PAGE)):
         side = TILE + 2 * grown
-        canvas.paste(colour, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
+        canvas.paste(color, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
     _draw_tile(canvas, draw, MARGIN, top, section.query)
     left, width = MARGIN + TILE + 36, WIDTH - 2 * MARGIN - TILE - 36
     draw.text((left, top + 76), "QUERY", ACCENT, _font(14))
@@ -134,10 +134,10 @@ def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, c
 
 
 def _fitting(text: str, font: _Font, width: int) -> str:
-    """Return a text that is at most so many pixels wide: the middle goes first, as ends tell names apart."""
+    """Shorten a text to a width in pixels. The middle is cut out, as names differ at their ends."""
     if font.getlength(text) <= width:
         return text
-    shortest, longest = 0, len(text)  # the shortest fits, the longest does not
+    shortest, longest = 0, len(text)  # bisection: the shortest fits, the longest does not
     while longest - shortest > 1:
         n = (shortest + longest) // 2
         if font.getlength(_without_middle(text, n)) <= width:
@@ -163,7 +163,7 @@ def _font(size: int) -> _Font:
 
 @lru_cache
 def _rounded(width: int, height: int, radius: int) -> Image.Image:
-    """Return a mask with smooth round corners."""
+    """Return the mask of a rectangle with anti-aliased round corners."""
     large = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 4 * radius, fill=255)
     return large.resize((width, height), Image.Resampling.BOX)

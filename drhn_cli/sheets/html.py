@@ -1,4 +1,4 @@
-"""Answers as one web page that needs nothing beside it: no script, no font, no picture is fetched."""
+"""Answers as one self-contained web page: it has no scripts, and fetches nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from drhn_cli.sheets.content import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail
 
 
 class HtmlSheet:
-    """A page that is written a card at a time, so that it never has to be held in memory.
+    """A page that is written card by card, so it is never in memory as a whole.
 
-    Names may be any text: all of it is escaped, and the page's own policy forbids scripts and whatever is elsewhere.
+    Names may be any text: everything is escaped, and the content security policy forbids scripts and other sources.
 
     Args:
-        stream: takes an UTF-8 document.
-        about: for the head of the page.
+        stream: gets a UTF-8 document.
+        about: the head of the page.
     """
 
     def __init__(self, stream: BinaryIO, about: About) -> None:
@@ -41,7 +41,7 @@ class HtmlSheet:
 
 
 def file_uri(path: bytes) -> str:
-    """Return the ``file:`` address of an absolute path, percent-encoded from its bytes, whatever they are."""
+    """Return the ``file:`` URL of an absolute path of any bytes."""
     return Path(os.fsdecode(path)).as_uri()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
+from drhn_cli.training.config import TrainConfig
 
 
 def crop_and_stretch(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:

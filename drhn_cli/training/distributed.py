@@ -17,7 +17,7 @@ import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor
 
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import DrhnError
 
 T = TypeVar("T")
 
@@ -43,20 +43,6 @@ class Team:
     def leads(self) -> bool:
         """Whether this is the first process."""
         return self.rank == 0
-
-    def device_of(self, device: torch.device) -> torch.device:
-        """Return this process's device: each takes a GPU of its own.
-
-        Raises:
-            ConfigError: there are more processes than GPUs, or the device cannot be shared.
-        """
-        if self.size == 1 or device.type == "cpu":
-            return device
-        if device.type != "cuda":
-            raise ConfigError(f"several processes cannot train on {device.type}", hint="use --device cpu")
-        if self.local_rank >= torch.cuda.device_count():
-            raise ConfigError("more processes than GPUs", expected=f"--nproc-per-node {torch.cuda.device_count()}")
-        return torch.device("cuda", self.local_rank)
 
     @contextmanager
     def assembled(self, device: torch.device) -> Iterator[None]:

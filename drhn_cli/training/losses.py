@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.training.config import TrainConfig
 
 
 def training_loss(

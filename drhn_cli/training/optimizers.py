@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drhn_cli.config import TrainConfig
+from drhn_cli.training.config import TrainConfig
 
 
 def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drhn_cli.config import DEFAULT_PRESET, PRESETS, NetworkConfig, Precision, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, SourceError, WeightsError
 from drhn_cli.evaluation.data import LabelledPixels, check_validation, split_validation
 from drhn_cli.evaluation.evaluate import Evaluation, evaluate_weights
 from drhn_cli.evaluation.splits import load_split
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import DEFAULT_PRESET, PRESETS, NetworkConfig
+from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import n_processors
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.distillation import load_features, require_features
 from drhn_cli.training.start import network_settings_from, training_settings_from
 from drhn_cli.training.trainer import EpochReport, check_augmentation, measure_colours, train_network
@@ -124,7 +127,7 @@ def _train(options: TrainOptions, progress: Progress, team: Team) -> tuple[Model
     from drhn_cli.network.devices import choose_device, choose_precision
 
     # Settings are checked before pictures are read: a typing error should not cost the minutes of a download.
-    device = team.device_of(choose_device(options.device))
+    device = choose_device(options.device, is_exclusive=True)
     start, network_settings, training_settings, preprocessing = _settings(options)
     config = TrainConfig(**{"precision": options.precision or choose_precision(device), **training_settings})
     if config.similarity and not network_settings.get("nested"):

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from drhn_cli.config import NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledPixels
 from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
 from drhn_cli.network.encoder import codes_of, encode_views
 from drhn_cli.network.model import Model
@@ -30,6 +31,7 @@ from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.distributed import ALONE, Team
 from drhn_cli.training.losses import training_loss
 from drhn_cli.training.memory import keep_freed_memory

@@ -23,14 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.push_file import push_codes
+from drhn_cli.clickhouse.push import push_codes
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.retrieval.gallery import Gallery, gallery_of
+from drhn_cli.retrieval.gallery import FileGallery, Gallery, TableGallery
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes
 
 COLUMNS = ("push, rows/s", "bytes/row", "table, ms", "counting", "fetching", "file, ms")
@@ -97,7 +97,7 @@ def measure(kind: str, n_bits: int, size: int, rounds: int, url: str | None) -> 
             # While the table is open: the embedded engine stays up.
             taken = bytes_a_row(TableAddress.parse(target), size)
             watch = Stopwatch(table)
-            seconds = time_searches({"table": gallery_of(table), "file": gallery_of(file)}, queries)
+            seconds = time_searches({"table": TableGallery(table), "file": FileGallery(file)}, queries)
             counting, fetching = (statistics.median(watch.seconds[start::2][1:]) for start in (0, 1))
     return {
         "kind": kind,

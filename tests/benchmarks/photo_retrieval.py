@@ -53,10 +53,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
-from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.evaluation.data import LabelledPaths, find_classes
 from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.load import load_batches, load_image
+from drhn_cli.images.preprocess import Fit, Preprocessing
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model, choose_bits, load_model
 

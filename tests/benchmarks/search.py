@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -40,7 +41,7 @@ from usearch.index import search as usearch_search
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.search.hamming import search
+from drhn_cli.search import hamming
 from tests.benchmarks.start_up import compiled
 
 TOP_K = 10
@@ -119,7 +120,7 @@ def measure_warm(
     codes: Codes, queries: list[Codes], n_bits: int, rounds: int, with_usearch: bool, busy: bool
 ) -> dict[str, dict[str, float]]:
     """Time the methods in this process; each gets another slice of the queries in each round."""
-    threads, n_threads, clock = (1, 1, time.process_time) if busy else (THREADS, None, time.perf_counter)
+    threads, clock = (1, time.process_time) if busy else (THREADS, time.perf_counter)
     flat = faiss.IndexBinaryFlat(n_bits)
     flat.add(codes)
     faiss.omp_set_num_threads(threads)
@@ -129,7 +130,8 @@ def measure_warm(
         return np.asarray(matches.distances, dtype=np.int64).reshape(len(asked), -1)
 
     def scan(asked: Codes) -> np.ndarray:
-        results = search(codes, asked, n_bits=n_bits, top_k=TOP_K, n_threads=n_threads)
+        with patch.object(hamming, "count_threads", return_value=1) if busy else nullcontext():
+            results = hamming.search(codes, asked, n_bits=n_bits, top_k=TOP_K)
         return np.array([result.distances for result in results])
 
     methods: dict[str, Callable[[Codes], np.ndarray]] = {

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.images.load import load_image
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model
 from tests.benchmarks.photographs import draw_photograph

@@ -231,8 +231,8 @@ def test_a_closed_standard_stream_is_an_empty_one(start, update, weights_path, n
 @pytest.mark.parametrize(
     ("arguments", "choices"),
     [
-        (("query", "--code", "00", "codes.bin", "--rank"), "'hamming', 'asymmetric'"),
-        (("eval", "cifar10", "--rank"), "'hamming', 'asymmetric'"),
+        (("query", "--code", "00", "codes.bin", "--order"), "'hamming', 'asymmetric'"),
+        (("eval", "cifar10", "--order"), "'hamming', 'asymmetric'"),
         (("export", "codes.bin", "--format"), "'npy', 'tsv', 'ndjson', 'parquet'"),
         (("train", "labelled", "-o", "w.npz", "--preset"), "'paper', 'fast', 'tiny'"),
         (("train", "labelled", "-o", "w.npz", "--fit"), "'crop', 'squash', 'pad'"),

@@ -126,7 +126,7 @@ def test_training_pictures_alone_are_an_error_before_any_is_decoded(eval_):
 
 
 @pytest.mark.usefixtures("labelled")
-@pytest.mark.parametrize(("options", "message"), [(("--rank", "best"), "rank"), (("--bits", "7"), "7 bits")])
+@pytest.mark.parametrize(("options", "message"), [(("--order", "best"), "order"), (("--bits", "7"), "7 bits")])
 def test_a_typing_error_is_found_before_any_picture_is_looked_for(eval_, options, message):
     result = eval_("nowhere", *options)
     assert (result.status, message in result.err) == (2, True)
@@ -170,6 +170,8 @@ def test_tta_is_measured_with_other_codes(eval_):
 
 @pytest.mark.usefixtures("labelled")
 def test_asymmetric_rank_adds_a_map(eval_):
-    plain, both = (json.loads(eval_(*TWO_FOLDERS, *rank, "--json").lines[0]) for rank in ((), ("--rank", "asymmetric")))
+    plain, both = (
+        json.loads(eval_(*TWO_FOLDERS, *order, "--json").lines[0]) for order in ((), ("--order", "asymmetric"))
+    )
     assert 0 < both.pop("mAP_asymmetric") <= 1
     assert both == plain

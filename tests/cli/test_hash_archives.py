@@ -56,7 +56,7 @@ def test_a_member_that_has_changed_is_decoded_anew(drhn, weights_path):
 
 @pytest.mark.usefixtures("hashed")
 def test_sheets_show_members(drhn, weights_path):
-    settings = ("codes.bin", "--top", "5", "--rank", "asymmetric", "--weights", weights_path)
+    settings = ("codes.bin", "--top", "5", "--order", "asymmetric", "--weights", weights_path)
     assert drhn("query", "photos-001.tar/0002.png", *settings, "--sheet", "found.html").status == 0
     page = Path("found.html").read_text()
     assert page.count("<img ") == 6

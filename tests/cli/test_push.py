@@ -89,7 +89,7 @@ def test_a_table_is_described(drhn):
 
 @pytest.mark.usefixtures("pushed")
 def test_what_a_table_cannot_do_is_said(drhn, weights_path, other_weights_path):
-    result = drhn("query", IMAGE, TABLE, "--rank", "asymmetric", "--weights", weights_path)
+    result = drhn("query", IMAGE, TABLE, "--order", "asymmetric", "--weights", weights_path)
     assert (result.status, result.out) == (2, b"")
     assert "a table ranks by hamming distance only" in result.err
     result = drhn("query", IMAGE, TABLE, "--exclude", "*.gif")

@@ -70,6 +70,30 @@ def test_json_is_an_object_a_match(query):
     assert rows[0]["distance"] == 0
 
 
+def test_a_query_that_failed_is_an_object_too(query):
+    Path("text.jpg").write_text("no picture")
+    result = query("nowhere.jpg", IMAGE, "text.jpg", "--json", "--top", "1")
+    first, found, last = map(json.loads, result.lines)
+    assert (result.status, found["query"], found["rank"]) == (2, IMAGE, 1)
+    assert (first["query"], first["path"]) == ("nowhere.jpg", "nowhere.jpg")
+    assert first["error"] == "no such file; check the path; it may have been moved"
+    assert (last["query"], last["path"], last["error"].split(" (")[0]) == ("text.jpg", "text.jpg", "not a picture")
+    assert [line.split(": ")[1] for line in result.err.splitlines()] == ["nowhere.jpg", "text.jpg"]
+
+
+def test_a_failed_query_without_a_path_has_none(query):
+    result = query("-", "--json", stdin=b"no picture")
+    (answer,) = map(json.loads, result.lines)
+    assert (result.status, answer["query"], answer["path"], set(answer)) == (2, "-", None, {"query", "error", "path"})
+
+
+@pytest.mark.parametrize("option", [("--rank", "asymmetric"), ("--rank=asymmetric",)])
+def test_the_old_name_of_the_order_tells_the_new_one(query, option):
+    result = query(IMAGE, *option)
+    assert (result.status, result.out) == (2, b"")
+    assert result.err.endswith("drhn: --rank is now --order\n")
+
+
 def test_paths_alone(query):
     lines = query(IMAGE, "--paths").lines
     assert sorted(lines) == sorted(map(str, Path("photos").rglob("*.png")))
@@ -260,7 +284,7 @@ def test_a_terminal_tells_which_of_several_queries_found_nothing(terminal):
 @pytest.mark.usefixtures("query")
 def test_a_terminal_shows_the_scores_that_give_the_order(terminal, weights_path):
     stdout, _ = terminal()
-    assert run(["query", IMAGE, "codes.bin", "--rank", "asymmetric", "--weights", str(weights_path)]) == 0
+    assert run(["query", IMAGE, "codes.bin", "--order", "asymmetric", "--weights", str(weights_path)]) == 0
     header, *rows = (line.split() for line in ESCAPE.sub("", stdout.drawn).splitlines())
     assert header == ["score", "distance", "path"]
     assert [float(row[0]) for row in rows] == sorted(float(row[0]) for row in rows)
@@ -297,10 +321,10 @@ def test_query_and_hash_agree_for_the_bundled_model(drhn, photos):
 
 
 def test_asymmetric_rank_adds_scores_to_json_and_orders_text(query):
-    rows = [json.loads(line) for line in query(IMAGE, "--rank", "asymmetric", "--json").lines]
+    rows = [json.loads(line) for line in query(IMAGE, "--order", "asymmetric", "--json").lines]
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores)
-    assert query(IMAGE, "--rank", "asymmetric").lines == [f"{row['distance']}\t{row['path']}" for row in rows]
+    assert query(IMAGE, "--order", "asymmetric").lines == [f"{row['distance']}\t{row['path']}" for row in rows]
     assert all("score" not in json.loads(line) for line in query(IMAGE, "--json").lines)
-    refused = query("--code", CODE, "--rank", "asymmetric")
-    assert (refused.status, "leave --rank out" in refused.err) == (2, True)
+    refused = query("--code", CODE, "--order", "asymmetric")
+    assert (refused.status, "leave --order out" in refused.err) == (2, True)

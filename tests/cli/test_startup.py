@@ -39,8 +39,8 @@ def test_few_pictures_are_hashed_and_looked_up_without_torch(loaded_by, weights_
 
 def test_only_what_searches_loads_the_library_that_searches(loaded_by, update):
     update()
-    assert "drhn_cli.search.native_scan" not in loaded_by("info", "codes.bin")
-    assert "drhn_cli.search.native_scan" in loaded_by("query", "--code", CODE, "codes.bin")
+    assert "drhn_cli.search.scan" not in loaded_by("info", "codes.bin")
+    assert "drhn_cli.search.scan" in loaded_by("query", "--code", CODE, "codes.bin")
 
 
 def test_pillow_and_tables_are_loaded_only_where_they_are_read(loaded_by, update):

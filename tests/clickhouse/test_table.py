@@ -18,13 +18,10 @@ from hypothesis import strategies as st
 from drhn_cli.cli.describe import describe_file
 from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.files import PushedFiles
 from drhn_cli.clickhouse.push import load_codes
-from drhn_cli.clickhouse.rows import pack_rows, pack_string
-from drhn_cli.clickhouse.schema import Schema
-from drhn_cli.clickhouse.scheme import is_table
+from drhn_cli.clickhouse.schema import Schema, pack_rows, pack_string
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress
+from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, is_table
 from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
@@ -34,6 +31,7 @@ from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
 from drhn_cli.files import FileStamp
 from drhn_cli.progress import SILENT
+from drhn_cli.retrieval.gallery import FileGallery, TableGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
@@ -105,10 +103,11 @@ def open_table(address):
     return CodeTable(Connection(address))
 
 
-def ask(codes, n_bits, queries, **options):
+def ask(codes, n_bits, queries, under=(), **options):
+    gallery = FileGallery(codes, under) if isinstance(codes, CodeFile) else TableGallery(codes, under)
     texts = [format_hex(np.frombuffer(q.to_bytes((n_bits + 7) // 8, "little"), np.uint8)) for q in queries]
     asked = [Query(name=text.encode(), code=text) for text in texts]
-    return list(answer_queries(codes, asked, QueryOptions(**options)))
+    return list(answer_queries(gallery, asked, QueryOptions(**options)))
 
 
 def count_rows(address):
@@ -414,7 +413,7 @@ def test_content_that_comes_back_is_pushed_anew(address, tmp_path):
     with open_table(address) as table:
         assert len(ask(table, 48, [0], top_k=None)[0].matches) == 100
     with Connection(address) as connection:
-        assert len(PushedFiles(connection, Schema(connection)).read()) == 2
+        assert len(Schema(connection).read_files()) == 2
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "e" * 64, "model": "slow"}, {"n_bits": 44}])
@@ -434,10 +433,10 @@ def test_a_table_of_two_models_is_not_searched(address, tmp_path):
     path = write(tmp_path / "codes.bin", SOME)
     push(path, address)
     with CodeFile.open(path) as file, Connection(address) as connection:
-        files = PushedFiles(connection, Schema(connection))
-        (pushed,) = files.read()[:1]
+        schema = Schema(connection)
+        (pushed,) = schema.read_files()[:1]
         manifest = replace(file.manifest, fingerprint="e" * 64)
-        files.write(replace(pushed, name=b"other", state=b"live", version=9, manifest=manifest))
+        schema.write_file(replace(pushed, name=b"other", state=b"live", version=9, manifest=manifest))
     with pytest.raises(TableError, match=r"several models.*ffff.*eeee"):
         open_table(address)
 

@@ -19,6 +19,7 @@ from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.model import load_model, save_model
+from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
 from tests.hearing import Hearing
@@ -712,7 +713,7 @@ def test_tta_makes_other_codes_and_is_kept_and_used_by_query(update, weights_pat
     with CodeFile.open(CODES) as file:
         assert file.manifest.preprocessing["views"] == 2
         options = QueryOptions(top_k=None, max_distance=0, weights=str(weights_path))
-        (answer,) = answer_queries(file, [Query(name=b"q", image="elsewhere.png")], options)
+        (answer,) = answer_queries(FileGallery(file), [Query(name=b"q", image="elsewhere.png")], options)
     assert os.path.abspath("photos/circle/0000.png").encode() in [match.path for match in answer.matches]
     with pytest.raises(CodeFileError, match=r"made with --tta.*leave --no-tta out"):
         update("photos", views=1)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.evaluation.data import find_classes, find_split, load_labelled, split_validation
+from drhn_cli.images.preprocess import Preprocessing
 from tests.drawing import KINDS, draw_picture, write_class_folders
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import SourceError
 from drhn_cli.evaluation.splits import load_queries_and_gallery, load_split
+from drhn_cli.images.preprocess import Preprocessing
 from tests.drawing import write_class_folders
 
 SMALL = Preprocessing(size=16)

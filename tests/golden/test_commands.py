@@ -17,7 +17,7 @@ COMMANDS = {
         query pictures/circle/0.png codes.bin --not-self --paths --null --top 3
         query pictures/packed.tar/b.png codes.bin --top 2
         query new.png codes.bin --weights tiny.npz --top 3
-        query new.png codes.bin --weights tiny.npz --rank asymmetric --json --top 3
+        query new.png codes.bin --weights tiny.npz --order asymmetric --json --top 3
         query new.png pictures/wide.bmp codes.bin --weights tiny.npz --top 3
         query --code ffffffffffffffff --code 0000000000000000 codes.bin --top 2
         query --code ffffffffffffffff codes.bin --max-distance 0
@@ -30,7 +30,7 @@ COMMANDS = {
         query new.png codes.bin
         query --code ff codes.bin
         query --code nothex codes.bin
-        query pictures/circle/0.png codes.bin --rank best
+        query pictures/circle/0.png codes.bin --order best
         query pictures/circle/0.png codes.bin --under /
         query pictures/circle/0.png codes.bin --under elsewhere
         query pictures/circle/0.png gone.bin
@@ -98,10 +98,10 @@ COMMANDS = {
     """,
     "eval": """
         eval data --weights tiny.npz --workers 1
-        eval data --weights tiny.npz --bits 16 --bits 64 --rank asymmetric --json --depth 5
+        eval data --weights tiny.npz --bits 16 --bits 64 --order asymmetric --json --depth 5
         eval --queries data/test --gallery data/train --weights tiny.npz --tta --json
         eval data --weights tiny.npz --bits 65
-        eval data --weights tiny.npz --rank best
+        eval data --weights tiny.npz --order best
         eval data/train --weights tiny.npz
         eval gone --weights tiny.npz
     """,

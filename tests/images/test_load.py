@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from drhn_cli.config import Fit, Preprocessing
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images import load
 from drhn_cli.images.load import load_batches, load_image
+from drhn_cli.images.preprocess import Fit, Preprocessing
 from tests.drawing import KINDS, draw_gradient, draw_picture
 
 PREPROCESSING = Preprocessing(size=16)

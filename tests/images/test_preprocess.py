@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drhn_cli.config import Fit, Preprocessing
-from drhn_cli.images.preprocess import PAD_GREY, fit_image
+from drhn_cli.images.preprocess import PAD_GREY, Fit, Preprocessing, fit_image
 from tests.drawing import draw_gradient, draw_picture
 
 FITS: tuple[Fit, ...] = ("crop", "squash", "pad")

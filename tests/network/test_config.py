@@ -3,8 +3,10 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from drhn_cli.config import PRESETS, NetworkConfig, Preprocessing, TrainConfig
 from drhn_cli.errors import ConfigError
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import PRESETS, NetworkConfig
+from drhn_cli.training.config import TrainConfig
 
 NAN = float("nan")
 

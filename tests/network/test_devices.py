@@ -43,6 +43,24 @@ def test_processes_of_one_machine_take_its_gpus_in_turn(machine, monkeypatch, ra
     assert choose_device("cpu") == torch.device("cpu")
 
 
+def test_each_process_of_several_that_train_takes_a_gpu_of_its_own(machine, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    machine(cuda=2)
+    for rank, name in enumerate(("cuda", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert choose_device(name, is_exclusive=True) == torch.device("cuda", rank)
+        assert choose_device("cpu", is_exclusive=True) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="more processes than GPUs"):
+        choose_device("cuda", is_exclusive=True)
+    machine(mps=True)
+    assert choose_device("mps") == torch.device("mps")
+    with pytest.raises(ConfigError, match="several processes cannot train on mps"):
+        choose_device("mps", is_exclusive=True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert choose_device("mps", is_exclusive=True) == torch.device("mps")
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_there_is_refused_with_the_way_out(machine, name):
     machine()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from drhn_cli.config import PRESETS, Layer, NetworkConfig
+from drhn_cli.network.config import PRESETS, Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN
 from tests.networks import tiny_config
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import ConfigError
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network import drhn, numpy_backend
 from drhn_cli.network.drhn import build_network, load_torch, predict_classes, torch_backend
 from drhn_cli.network.encoder import NUMPY_LIMIT, Encoder, bit_probabilities, codes_of, encode_views

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import PRESETS, Layer, NetworkConfig, Preprocessing
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import PRESETS, Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN, load_torch
 from drhn_cli.network.encoder import encode_views
 from drhn_cli.network.model import Model, load_model

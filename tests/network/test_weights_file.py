@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drhn_cli.config import Preprocessing
 from drhn_cli.errors import WeightsError
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.network.weights_file import halve_filters
 from tests.networks import random_model, tiny_config

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from drhn_cli import native
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
@@ -18,9 +19,9 @@ from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
-from drhn_cli.search import native_scan as native
+from drhn_cli.search import scan
 from drhn_cli.search.hamming import hamming_distances, search
-from drhn_cli.search.near_duplicates import find_components
+from drhn_cli.search.near_duplicates import connected_components
 
 few = settings(max_examples=60, deadline=None)
 
@@ -58,14 +59,13 @@ def test_search_equals_a_naive_sort(native_library, kernel, bits, data):
         | (hnp.arrays(np.int64, st.integers(0, 2 * n), elements=st.integers(0, n - 1)) if n else st.none())
     )
     chunk_words = data.draw(st.sampled_from([1, 4, 1 << 14]))
-    n_threads = data.draw(st.sampled_from([None, 1, 3]))
+    n_threads = data.draw(st.sampled_from([1, 3]))
     with pytest.MonkeyPatch.context() as patch:
         compare_by(patch, native_library, kernel)
         patch.setattr(search_module, "_CHUNK_WORDS", chunk_words)
         patch.setattr(search_module, "_NATIVE_WORDS", chunk_words)
-        results = search(
-            codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows, n_threads=n_threads
-        )
+        patch.setattr(search_module, "count_threads", lambda _: n_threads)
+        results = search(codes, queries, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
     candidates = np.arange(n) if rows is None else np.unique(np.arange(n)[rows])
     for query, result in zip(unpack_bits(queries, n_bits), results, strict=True):
         distances = (query != bits).sum(axis=1)
@@ -84,7 +84,7 @@ def compare_by(patch, library, kernel):
         pytest.skip("this processor does not have the instructions")
     patch.delenv("DRHN_NATIVE", raising=False)
     patch.setattr(native, "LIBRARY", library)
-    patch.setattr(native, "NativeComparison", partial(native.NativeComparison, kernel=kernel))
+    patch.setattr(scan, "NativeScanner", partial(scan.NativeScanner, kernel=kernel))
 
 
 @few
@@ -168,5 +168,5 @@ def test_components_are_those_of_all_pairs(bits, max_distance):
     for _ in range(len(codes)):
         near = near @ near
     expected = {tuple(np.flatnonzero(row).tolist()) for row in near if row.sum() > 1}
-    found = [tuple(rows.tolist()) for rows in find_components(codes, bits.shape[1], max_distance)]
+    found = [tuple(rows.tolist()) for rows in connected_components(codes, bits.shape[1], max_distance)]
     assert found == sorted(expected)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
-from drhn_cli.config import N_GROUPS, NetworkConfig, TrainConfig
 from drhn_cli.errors import ConfigError, WeightsError
+from drhn_cli.network.config import N_GROUPS, NetworkConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training.augment import flip_alternately, translate
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.optimizers import rate_at
 from tests.networks import random_model, tiny_config
 

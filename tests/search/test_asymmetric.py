@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation import metrics
+from drhn_cli.evaluation.metrics import asymmetric_mean_average_precision, evaluate_retrieval
 from drhn_cli.network.encoder import bit_probabilities, codes_of
 from drhn_cli.search import asymmetric
-from drhn_cli.search.asymmetric import asymmetric_mean_average_precision, search_asymmetric
+from drhn_cli.search.asymmetric import search_asymmetric
 from tests.networks import tiny_config
 
 
@@ -84,5 +85,5 @@ def test_map_of_certain_queries_is_that_of_hamming_distance(monkeypatch):
     sets = query_labels, pack_bits(gallery_bits), gallery_labels
     expected = evaluate_retrieval(pack_bits(query_bits), *sets, n_bits=11).mean_average_precision
     assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)
-    monkeypatch.setattr(asymmetric, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(metrics, "_CHUNK_BYTES", 1)
     assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)

@@ -4,7 +4,6 @@ import pytest
 from drhn_cli.codes.pack import code_size
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.search import hamming as module
-from drhn_cli.search import native_scan as native
 from drhn_cli.search.hamming import hamming_distances, search
 
 CODES = np.array([[0b0000], [0b0001], [0b0011], [0b0001], [0b1111]], dtype=np.uint8)
@@ -15,7 +14,7 @@ QUERY = np.array([[0b0000]], dtype=np.uint8)
 def compared_by(request, monkeypatch):
     """Whatever holds for one holds for the other."""
     if request.param == "native":
-        monkeypatch.setattr(native, "LIBRARY", request.getfixturevalue("native_library"))
+        monkeypatch.setattr("drhn_cli.native.LIBRARY", request.getfixturevalue("native_library"))
         monkeypatch.delenv("DRHN_NATIVE", raising=False)
     else:
         monkeypatch.setenv("DRHN_NATIVE", "0")
@@ -81,7 +80,10 @@ def test_threads_and_chunks_do_not_change_the_result(n_bits, monkeypatch):
     codes = rng.integers(0, 4, (1001, code_size(n_bits)))
     codes = codes.astype(np.uint8)
     for options in ({"top_k": 7}, {"max_distance": 3}, {"top_k": 400, "rows": np.arange(0, 1001, 2)}):
-        one, four = (search(codes, codes[:3], n_bits=n_bits, n_threads=n, **options) for n in (1, 4))
+        one = search(codes, codes[:3], n_bits=n_bits, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "count_threads", lambda _: 4)
+            four = search(codes, codes[:3], n_bits=n_bits, **options)
         for a, b in zip(one, four, strict=True):
             assert a.indices.tolist() == b.indices.tolist()
             assert a.distances.tolist() == b.distances.tolist()
@@ -102,8 +104,17 @@ def test_one_query_finds_what_it_finds_among_many(n_bits):
         assert alone.distances.tolist() == expected.distances.tolist()
 
 
-def test_more_threads_than_rows():
-    assert found(n_threads=16) == found()
+def test_more_threads_than_rows(monkeypatch):
+    expected = found()
+    monkeypatch.setattr(module, "count_threads", lambda _: 16)
+    assert found() == expected
+
+
+def test_there_is_a_thread_for_each_million_rows_and_no_more_than_processors(monkeypatch):
+    monkeypatch.setattr("drhn_cli.threads.n_processors", lambda: 4)
+    assert [module.count_threads(n << 20) for n in (0, 1, 2, 3, 4, 5, 100)] == [1, 1, 2, 3, 4, 4, 4]
+    monkeypatch.setattr("drhn_cli.threads.n_processors", lambda: 1)
+    assert module.count_threads(5 << 20) == 1
 
 
 def test_codes_may_be_strided_or_read_only():
@@ -116,7 +127,7 @@ def test_codes_may_be_strided_or_read_only():
     assert result.distances.tolist() == [0, 1, 1, 2, 4]
 
 
-@pytest.mark.parametrize("option", [{"top_k": 0}, {"max_distance": -1}, {"n_threads": 0}, {"n_bits": 0}])
+@pytest.mark.parametrize("option", [{"top_k": 0}, {"max_distance": -1}, {"n_bits": 0}])
 def test_numbers_out_of_range(option):
     with pytest.raises(ConfigError, match="out of range"):
         search(CODES, QUERY, **{"n_bits": 8, **option})

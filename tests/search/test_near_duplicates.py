@@ -4,13 +4,13 @@ import pytest
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.search import near_duplicates as module
-from drhn_cli.search.near_duplicates import find_components
+from drhn_cli.search.near_duplicates import connected_components
 
 CHAIN = np.array([[0b0000], [0b1111], [0b0001], [0b0011], [0b1111]], dtype=np.uint8)
 
 
 def groups(codes, max_distance, n_bits=8):
-    found = find_components(codes, n_bits, max_distance)
+    found = connected_components(codes, n_bits, max_distance)
     listed = [rows.tolist() for rows in found]
     assert len(found) == len(listed)
     assert found.rows.dtype == found.starts.dtype == np.int64
@@ -53,7 +53,7 @@ def test_a_million_rows_of_few_codes_compare_the_codes_alone(monkeypatch):
     rng = np.random.default_rng(0)
     some = rng.integers(0, 256, (100, 6), dtype=np.uint8)
     rows = np.concatenate([np.arange(100), rng.integers(0, 100, 999_900)])
-    found = find_components(some[rows], 48, 2)
+    found = connected_components(some[rows], 48, 2)
     assert (len(found), len(found.rows), set(compared)) == (100, 1_000_000, {100})
     assert all((rows[group] == rows[group[0]]).all() for group in found)
 
@@ -68,6 +68,6 @@ def test_pairs_are_joined_a_few_at_a_time_to_the_same_groups(monkeypatch):
 
 def test_what_cannot_be_asked_is_refused():
     with pytest.raises(ConfigError, match="0 or more"):
-        find_components(CHAIN, 8, -1)
+        connected_components(CHAIN, 8, -1)
     with pytest.raises(DrhnError, match="9-bit codes"):
-        find_components(CHAIN, 9, 1)
+        connected_components(CHAIN, 9, 1)

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from functools import partial
@@ -7,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drhn_cli import native
 from drhn_cli.codes.pack import code_size
-from drhn_cli.native.build import LIBRARY, SOURCE, NativeBuildHook, compile_library
-from drhn_cli.search import native_scan as native
+from drhn_cli.native.build import compile_library
+from drhn_cli.search import scan
 from drhn_cli.search.hamming import search
 
 CHECKOUT = Path(__file__).parents[2]
@@ -21,12 +21,13 @@ import ctypes, mmap, sys
 from functools import partial
 from pathlib import Path
 import numpy as np
-from drhn_cli.search import native_scan as native
+from drhn_cli import native
+from drhn_cli.search import scan
 from drhn_cli.search.hamming import search
 
 native.LIBRARY = Path(sys.argv[1])
-NativeComparison = native.NativeComparison
-best = native.load_native().drhn_best_kernel()
+NativeScanner = scan.NativeScanner
+best = native.load_library().drhn_best_kernel()
 pages = mmap.mmap(-1, (1 << 20) + mmap.PAGESIZE)
 start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
 end = start + (1 << 20)
@@ -41,7 +42,7 @@ for size in (*range(1, 70), 128, 129, 511, 512):
         codes[:] = rng.integers(0, 256, codes.shape)
         expected = np.bitwise_count(codes ^ codes[:1]).sum(axis=1).tolist()
         for kernel in range(best + 1):
-            native.NativeComparison = partial(NativeComparison, kernel=kernel)
+            scan.NativeScanner = partial(NativeScanner, kernel=kernel)
             (found,) = search(codes, codes[:1].copy(), n_bits=8 * size)
             assert found.distances[np.argsort(found.indices)].tolist() == expected, (size, n, kernel)
 print("read to the end")
@@ -56,7 +57,7 @@ def kernel(request, native_library, monkeypatch):
     if request.param > native.open_library(native_library).drhn_best_kernel():
         pytest.skip("this processor does not have the instructions")
     monkeypatch.setattr(native, "LIBRARY", native_library)
-    monkeypatch.setattr(native, "NativeComparison", partial(native.NativeComparison, kernel=request.param))
+    monkeypatch.setattr(scan, "NativeScanner", partial(scan.NativeScanner, kernel=request.param))
     monkeypatch.delenv("DRHN_NATIVE", raising=False)
     return request.param
 
@@ -83,7 +84,7 @@ def test_every_length_gives_what_numpy_gives(n_bits):
             {"max_distance": n_bits // 3},
             {},
             {"top_k": 4, "rows": np.arange(0, len(codes), 3)},
-            {"top_k": 1 << 70, "n_threads": 3},
+            {"top_k": 1 << 70},
         ):
             for queries in (noise[:1], noise[:5], noise[:0]):
                 assert lists(search(codes, queries, n_bits=n_bits, **asked)) == by_numpy(
@@ -93,8 +94,8 @@ def test_every_length_gives_what_numpy_gives(n_bits):
 
 @pytest.mark.usefixtures("kernel")
 def test_more_hits_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(native, "_LEAST_CAPACITY", 1024)
-    monkeypatch.setattr(native, "_CAPACITY", 1)
+    monkeypatch.setattr(scan, "_MIN_CAPACITY", 1024)
+    monkeypatch.setattr(scan, "_CAPACITY", 1)
     codes = np.random.default_rng(0).integers(0, 256, (20_000, 6), dtype=np.uint8)
     for asked in ({}, {"top_k": 9000}, {"max_distance": 24}):
         assert lists(search(codes, codes[:3], n_bits=48, **asked)) == by_numpy(codes, codes[:3], n_bits=48, **asked)
@@ -128,7 +129,7 @@ def test_it_can_be_turned_off(native_library, monkeypatch):
     monkeypatch.setattr(native, "LIBRARY", native_library)
     for setting, there in (("0", False), ("1", True), ("", True)):
         monkeypatch.setenv("DRHN_NATIVE", setting)
-        assert (native.load_native() is not None) is there
+        assert (native.load_library() is not None) is there
 
 
 @pytest.mark.usefixtures("native_library")  # there is a compiler
@@ -142,82 +143,6 @@ def test_no_usable_library_is_as_good_as_none(tmp_path, monkeypatch, content):
         source.write_text("int drhn_version(void) { return 0; }" if content == "version" else "int other;")
         assert compile_library(source, path) is None
     monkeypatch.setattr(native, "LIBRARY", path)
-    assert native.load_native() is None
+    assert native.load_library() is None
     codes = np.arange(40, dtype=np.uint8).reshape(-1, 2)
     assert lists(search(codes, codes[:2], n_bits=16, top_k=3)) == by_numpy(codes, codes[:2], n_bits=16, top_k=3)
-
-
-# Building it
-
-
-class Application:
-    def __init__(self):
-        self.warnings = []
-
-    def display_warning(self, message):
-        self.warnings.append(message)
-
-
-def run_hook(root, version):
-    app = Application()
-    hook = NativeBuildHook(str(root), {}, None, None, str(root), "wheel", app)
-    data = {"force_include": {}, "pure_python": True}
-    hook.initialize(version, data)
-    there = [Path(path).exists() for path in data["force_include"]]
-    hook.finalize(version, data, "")
-    return data, app.warnings, there
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    source = tmp_path / SOURCE
-    source.parent.mkdir(parents=True)
-    source.write_text((CHECKOUT / SOURCE).read_text())
-    return tmp_path
-
-
-@pytest.mark.usefixtures("native_library")
-def test_a_wheel_with_the_library_says_for_which_platform(checkout):
-    data, warnings, there = run_hook(checkout, "standard")
-    assert (list(data["force_include"].values()), there, warnings) == ([LIBRARY], [True], [])
-    assert data["pure_python"] is False
-    assert data["tag"].startswith("py3-none-")
-    assert not data["tag"].endswith("any")
-    assert not (checkout / LIBRARY).exists()
-
-
-@pytest.mark.usefixtures("native_library")
-def test_an_editable_checkout_gets_the_library_beside_its_source(checkout):
-    data, warnings, _ = run_hook(checkout, "editable")
-    assert (data, warnings) == ({"force_include": {}, "pure_python": True}, [])
-    assert native.open_library(checkout / LIBRARY) is not None
-    assert sorted(os.listdir((checkout / LIBRARY).parent)) == ["libscan.so", "scan.c"]
-
-
-@pytest.mark.parametrize("version", ["standard", "editable"])
-@pytest.mark.parametrize("missing", ["compiler", "CC", "source", "Windows"])
-def test_without_a_compiler_all_stays_python(checkout, monkeypatch, version, missing):
-    (checkout / LIBRARY).write_bytes(b"of an older source")
-    reason = "there is no C compiler"
-    if missing == "compiler":
-        monkeypatch.delenv("CC", raising=False)
-        monkeypatch.setenv("PATH", "")
-        monkeypatch.setattr("sysconfig.get_config_var", lambda _: None)
-    elif missing == "CC":
-        monkeypatch.setenv("CC", "/nowhere/cc -O1")
-    elif missing == "Windows":
-        monkeypatch.setattr("drhn_cli.native.build._SYSTEM", "nt")
-    else:
-        (checkout / SOURCE).write_text("#error the source is of no use\n")
-        reason = "the source is of no use"
-    data, warnings, _ = run_hook(checkout, version)
-    assert data == {"force_include": {}, "pure_python": True}
-    assert len(warnings) == 1
-    assert warnings[0].startswith("without the library in C, numpy alone searches: ")
-    assert reason in warnings[0]
-    assert (checkout / LIBRARY).exists() is (version == "standard")
-
-
-def test_a_checkout_that_cannot_be_written_stays_python(checkout, monkeypatch):
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no", "libscan.so")))
-    assert "libscan.so" in compile_library(checkout / SOURCE, checkout / LIBRARY)

@@ -6,9 +6,8 @@ from PIL import Image, ImageColor
 
 from drhn_cli.errors import DrhnError
 from drhn_cli.sheets import contact
+from drhn_cli.sheets.card import MARK, About, Card, Section, make_thumbnail
 from drhn_cli.sheets.contact import ACCENT, COLUMNS, GAP, HEAD, INK, MARGIN, PAGE, TILE, WIDTH, ContactSheet
-from drhn_cli.sheets.content import MARK, About, Card, Section
-from drhn_cli.sheets.thumbnail import make_thumbnail
 
 FIRST_ROW = HEAD + contact.SECTION_GAP // 2 + TILE + GAP
 

@@ -9,13 +9,12 @@ import pytest
 from PIL import ExifTags, Image
 
 from drhn_cli.errors import DrhnError, ImageError, printable
+from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
-from drhn_cli.sheets import thumbnail
-from drhn_cli.sheets.content import About, Card, Section
+from drhn_cli.sheets.card import MAX_SIDE, About, Card, Section, make_thumbnail
 from drhn_cli.sheets.html import HtmlSheet, file_uri
 from drhn_cli.sheets.sheet import answer_on_sheet
-from drhn_cli.sheets.thumbnail import MAX_SIDE, make_thumbnail
 from tests.drawing import draw_gradient, draw_picture
 
 HOSTILE = [
@@ -72,9 +71,9 @@ def section_of(*names, picture="gone"):
 def draw(file, weights_path):
     """Answer queries on a sheet and return the page."""
 
-    def call(*queries, path="found.html", **options):
-        options = QueryOptions(weights=str(weights_path), **options)
-        drawn, answers = answer_on_sheet(path, file, queries, options), answer_queries(file, queries, options)
+    def call(*queries, path="found.html", under=(), **options):
+        gallery, options = FileGallery(file, under), QueryOptions(weights=str(weights_path), **options)
+        drawn, answers = answer_on_sheet(path, gallery, queries, options), answer_queries(gallery, queries, options)
         assert [answer.matches for answer in drawn] == [answer.matches for answer in answers]
         return Page(Path(os.fsdecode(path)).read_bytes())
 
@@ -191,7 +190,7 @@ def test_a_query_that_cannot_be_read_stands_there_with_the_reason(draw):
 
 def test_a_stream_is_drawn_too(file, weights_path):
     query = Query(name=b"-", image=io.BytesIO(Path("photos/circle/0000.png").read_bytes()))
-    (answer,) = answer_on_sheet("found.html", file, [query], QueryOptions(weights=str(weights_path)))
+    (answer,) = answer_on_sheet("found.html", FileGallery(file), [query], QueryOptions(weights=str(weights_path)))
     page = Page(Path("found.html").read_bytes())
     assert answer.matches[0].distance == 0
     assert len(page.all("img")) == 9
@@ -229,13 +228,13 @@ def test_another_suffix_is_refused(draw, path):
 @pytest.mark.parametrize("path", ["found.png", "found.PNG"])
 def test_a_contact_sheet_is_a_picture_and_replaces_only_its_like(file, path):
     for n_queries in (1, 2):
-        list(answer_on_sheet(path, file, [STORED] * n_queries, QueryOptions()))
+        list(answer_on_sheet(path, FileGallery(file), [STORED] * n_queries, QueryOptions()))
         with Image.open(path) as image:
             assert (image.format, image.height > 500 * n_queries) == ("PNG", True)
     photo = "photos/circle/0001.png"
     before = Path(photo).read_bytes()
     with pytest.raises(DrhnError, match="another file is in the place"):
-        list(answer_on_sheet(photo, file, [STORED], QueryOptions()))
+        list(answer_on_sheet(photo, FileGallery(file), [STORED], QueryOptions()))
     assert Path(photo).read_bytes() == before
 
 
@@ -247,7 +246,7 @@ def test_a_place_that_cannot_be_written_is_an_error(draw, path):
 
 
 def test_who_stops_early_leaves_what_was_there(file, tmp_path):
-    answers = answer_on_sheet("found.html", file, [STORED, STORED], QueryOptions())
+    answers = answer_on_sheet("found.html", FileGallery(file), [STORED, STORED], QueryOptions())
     next(answers)
     answers.close()
     assert not Path("found.html").exists()
@@ -281,7 +280,7 @@ def test_thumbnails_keep_the_limits_of_decoding(tmp_path):
 
 
 def test_without_webp_thumbnails_are_jpeg(tmp_path, monkeypatch):
-    monkeypatch.setattr(thumbnail, "_FORMAT", "JPEG")
+    monkeypatch.setattr("drhn_cli.sheets.card._FORMAT", "JPEG")
     draw_gradient(60, 30).save(tmp_path / "a.png")
     page = Page(page_of(section_of(b"a", picture=make_thumbnail(tmp_path / "a.png"))))
     kind, data = page.all("img")[0]["src"].split(",")

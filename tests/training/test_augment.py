@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import Preprocessing, TrainConfig
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import normalize
 from drhn_cli.training.augment import (
     augment,
@@ -12,6 +12,7 @@ from drhn_cli.training.augment import (
     flip_alternately,
     translate,
 )
+from drhn_cli.training.config import TrainConfig
 
 
 def seeded(seed=0):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import DrhnError
 from drhn_cli.training.distributed import ALONE, Team, find_team
 
 
@@ -33,14 +33,3 @@ def test_each_process_draws_numbers_of_its_own():
     assert draws[0] != draws[1]
     assert draws == [draw(Team(rank=rank, size=2)) for rank in range(2)]
     assert draw(ALONE) == torch.rand(3, generator=torch.Generator().manual_seed(5)).tolist()
-
-
-def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    devices = [Team(rank=2 + i, size=4, local_rank=i).device_of(torch.device("cuda")) for i in range(2)]
-    assert devices == [torch.device("cuda:0"), torch.device("cuda:1")]
-    with pytest.raises(ConfigError, match="more processes than GPUs"):
-        Team(rank=2, size=4, local_rank=2).device_of(torch.device("cuda"))
-    with pytest.raises(ConfigError, match="several processes cannot train on mps"):
-        Team(size=2).device_of(torch.device("mps"))
-    assert ALONE.device_of(torch.device("mps")) == torch.device("mps")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.losses import quantisation_term, similarity_term, teaching_term, training_loss
 from tests.networks import tiny_config
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from drhn_cli.config import TrainConfig
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.optimizers import Muon, is_averaged, make_optimisers, orthogonalise, rate_at, set_rates
 from tests.networks import tiny_config
 

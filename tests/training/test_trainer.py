@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from drhn_cli.config import Preprocessing, TrainConfig
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 from drhn_cli.network.encoder import encode_views
 from drhn_cli.training import trainer as train
 from drhn_cli.training.checkpoint import load_checkpoint
+from drhn_cli.training.config import TrainConfig
 from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config

@@ -1,11 +1,11 @@
-"""``drhn query``."""
+"""``drhn query``, ``drhn dups`` and ``drhn compare``."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,7 +26,7 @@ from drhn_cli.cli.output import (
     write_json,
 )
 from drhn_cli.cli.status import ExitStatus
-from drhn_cli.errors import ConfigError, printable
+from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
     from drhn_cli.retrieval.query import Answer, Query
@@ -50,7 +50,7 @@ def query(
     code: Annotated[
         list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
-    rank: Annotated[
+    order: Annotated[
         Literal["hamming", "asymmetric"],
         typer.Option(help="The order of matches; asymmetric: by how sure the network is of each bit."),
     ] = "hamming",
@@ -82,7 +82,7 @@ def query(
     front when there are several. Nearest first; equal distances in the order of paths. A picture that is in the code
     file is looked up there. The exit status is 1 when nothing is found.
     """
-    from drhn_cli.retrieval.gallery import open_codes
+    from drhn_cli.retrieval.gallery import open_gallery
     from drhn_cli.retrieval.query import QueryOptions, answer_queries
 
     *images, codes_path = paths
@@ -96,42 +96,23 @@ def query(
     query_options = QueryOptions(
         top_k=top if top is not None or max_distance is not None else 10,
         max_distance=max_distance,
-        asymmetric=rank == "asymmetric",
-        under=under or (),
-        exclude=exclude or (),
+        asymmetric=order == "asymmetric",
         not_self=not_self,
         weights=weights,
         device=device,
     )
     several = n_sources > 1 or files_from is not None
     output = _Output(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
-    found = failed = False
-    with open_codes(codes_path) as codes:
+    with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
         if sheet is None:
-            given = answer_queries(codes, queries, query_options)
+            given = answer_queries(gallery, queries, query_options)
         else:
-            from drhn_cli.sheets.sheet import answer_on_sheet  # brings Pillow
+            from drhn_cli.sheets.sheet import answer_on_sheet  # imports Pillow
 
-            given = answer_on_sheet(sheet, codes, queries, query_options)
+            given = answer_on_sheet(sheet, gallery, queries, query_options)
         with closing(given) as answers:
-            for answer in answers:
-                if answer.error is not None:
-                    failed = True
-                    if answer.error.path is None:
-                        report(f"{printable(answer.query)}: {answer.error.message}")
-                    else:
-                        report_error(answer.error)
-                    continue
-                found = found or bool(answer.matches)
-                output.write(answer)
-                flush()
-    if failed:
-        return ExitStatus.ERROR
-    if not found:
-        report("nothing found")
-        return ExitStatus.NOTHING_FOUND
-    return ExitStatus.DONE
+            return _write_answers(answers, output)
 
 
 def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[bytes]) -> Iterator[Query]:
@@ -148,6 +129,25 @@ def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[b
         yield Query(name=path, image=path)
 
 
+def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
+    """Write each answer as it comes, and return the exit status."""
+    found = failed = False
+    for answer in answers:
+        if answer.error is None:
+            output.write(answer)
+        else:
+            output.write_failure(answer.query, answer.error)
+        found = found or bool(answer.matches)
+        failed = failed or answer.error is not None
+        flush()
+    if failed:
+        return ExitStatus.ERROR
+    if not found:
+        report("nothing found")
+        return ExitStatus.NOTHING_FOUND
+    return ExitStatus.DONE
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Output:
     """The form of the answers."""
@@ -159,11 +159,11 @@ class _Output:
 
     def write(self, answer: Answer) -> None:
         if self.json:
-            for match in answer.matches:
+            for rank, match in enumerate(answer.matches, start=1):
                 write_json(
                     {
                         "query": os.fsdecode(answer.query),
-                        "rank": match.rank,
+                        "rank": rank,
                         "distance": match.distance,
                         "path": os.fsdecode(shown_path(match.path)),
                         **({} if match.score is None else {"score": round(match.score, 4)}),
@@ -180,13 +180,23 @@ class _Output:
             for match in answer.matches:
                 write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
 
+    def write_failure(self, query: bytes, error: DrhnError) -> None:
+        """Report a query that has no answer."""
+        if error.path is None:
+            report(f"{printable(query)}: {error.message}")
+        else:
+            report_error(error)
+        if self.json:
+            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
+            write_json({"query": os.fsdecode(query), "error": error.reason, "path": path})
+
     def _draw(self, answer: Answer) -> None:
         from rich.table import Table
         from rich.text import Text
 
         has_scores = any(match.score is not None for match in answer.matches)
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("score", "distance") if has_scores else ("distance",):  # what gave the order comes first
+        for name in ("score", "distance") if has_scores else ("distance",):  # what gives the order comes first
             table.add_column(name, justify="right")
         table.add_column("path", overflow="fold")
         for match in answer.matches:
@@ -194,3 +204,104 @@ class _Output:
             table.add_row(*score, str(match.distance), Text(terminal_text(shown_path(match.path))))
         nothing = "" if answer.matches else ": nothing found"
         print_table(table, title=f"{terminal_text(answer.query)}{nothing}" if self.several else "")
+
+
+def dups(
+    codes: options.Codes,
+    *,
+    max_distance: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"
+        ),
+    ] = None,
+    across: Annotated[
+        bool,
+        typer.Option(
+            "--across", help="Only groups in more than one folder: of --under, if it names several, else of any."
+        ),
+    ] = False,
+    under: options.Under = None,
+    exclude: options.Exclude = None,
+    null: options.Null = False,
+    json: options.Json = False,
+) -> int:
+    """Find groups of near-duplicates.
+
+    drhn dups codes.bin
+
+    drhn dups codes.bin --across --json | jq -r '.pictures[1:][].path'
+
+    One path a line, a blank line between groups, the largest file of each group first (by its size in bytes when it
+    was hashed; the code file knows no pixel counts). A group is what hangs together: each of its pictures is at most R
+    bits from another one of it, and pictures at its ends may be further apart. No picture is opened. The exit status is
+    1 when nothing is found.
+
+    Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
+    """
+    from drhn_cli.codes.reader import CodeFile
+    from drhn_cli.retrieval.duplicates import find_duplicates
+    from drhn_cli.retrieval.gallery import FileGallery
+
+    end = b"\0" if null else b"\n"
+    shown = path_form(end)
+    found = False
+    with CodeFile.open(codes) as file:
+        gallery = FileGallery(file, under or (), exclude or ())
+        for group in find_duplicates(gallery, max_distance, across=across):
+            if json:
+                pictures = [
+                    {"path": os.fsdecode(shown_path(match.path)), "size": match.size, "distance": match.distance}
+                    for match in group
+                ]
+                write_json({"pictures": pictures})
+            else:
+                write_bytes(end if found else b"")
+                write_bytes(b"".join(shown(match.path) + end for match in group))
+            found = True
+    if not found:
+        report("nothing found")
+        return ExitStatus.NOTHING_FOUND
+    return ExitStatus.DONE
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A picture; - is stdin.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another picture; - is stdin.")],
+    *,
+    max_distance: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="R",
+            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]",
+        ),
+    ] = None,
+    weights: options.Weights = None,
+    bits: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
+    ] = None,
+    tta: options.Tta = None,
+    json: options.Json = False,
+) -> int:
+    """Tell how many bits two pictures are apart.
+
+    drhn compare a.jpg b.jpg --max-distance 4
+
+    if drhn compare old.png new.png >/dev/null; then echo alike; fi
+
+    Prints the distance. The exit status is 0 when the pictures are near, 1 when they are far, 2 when one cannot be
+    read.
+    """
+    from drhn_cli.retrieval.duplicates import compare_pictures, near_distance
+
+    if first == second == STDIN:
+        raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
+    pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path for path in (first, second)]
+    found = compare_pictures(pictures[0], pictures[1], weights=weights, n_bits=bits, views=options.n_views(tta))
+    near = found.distance <= (near_distance(found.n_bits) if max_distance is None else max_distance)
+    if json:
+        write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
+    else:
+        write_bytes(b"%d\n" % found.distance)
+    return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND
