@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,9 @@ from drhn_cli.cli.output import (
 )
 from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError, DrhnError, printable
+
+if TYPE_CHECKING:
+    from drhn_cli.collection.update import HashSummary
 
 _LONGEST_LINE = 240  # characters of a line of info with several entries
 
@@ -99,9 +102,9 @@ def hash_(
     name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
     from drhn_cli.cli.terminated import saving_on_sigterm
+    from drhn_cli.collection.options import HashOptions
     from drhn_cli.collection.sources import choose_shard
-    from drhn_cli.collection.update import HashOptions, update_collection
-    from drhn_cli.images.decode import MAX_PIXELS
+    from drhn_cli.collection.update import update_collection
 
     part, starter = choose_shard(shard, os.environ)
     if part is not None:
@@ -122,33 +125,42 @@ def hash_(
         device=device,
         batch_size=batch_size,
         workers=workers,
-        max_pixels=max_pixels or MAX_PIXELS,
+        max_pixels=max_pixels,
     )
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
-    # Processes of torchrun share a terminal.
-    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=starter is None)
-
-    def way_to_go_on() -> str:
-        if progress.current != "hashing":
-            return "nothing was changed"
-        again = "run it again without --rebuild" if rebuild else "run the same command again"
-        return f"what was hashed is kept: {again} to go on"
-
-    with saving_on_sigterm(), telling_how_to_go_on(way_to_go_on, quiet=quiet), progress:
+    shares_terminal = starter is not None  # with the other processes of torchrun
+    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=not shares_terminal)
+    way_on = telling_how_to_go_on(lambda: _way_to_go_on(progress, rebuild=rebuild), quiet=quiet)
+    with saving_on_sigterm(), way_on, progress:
         summary = update_collection(all_sources, output, hash_options, progress)
-    n_failed = progress.n_failed
-    counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     if json:
-        write_json({**counts, "failed": n_failed, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
+        counts = _counts(summary, progress.n_failed)
+        write_json({**counts, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
     elif not quiet:
-        told = ", ".join(f"{count:,} {name}" for name, count in {**counts, "failed": n_failed}.items() if count)
-        n_pictures = counted(summary.n_items, "picture")
-        report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
-        if not told and part is None:
-            report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
-    return ExitStatus.ERROR if strict and n_failed else ExitStatus.DONE
+        _report_counts(output, summary, progress.n_failed, is_shard=part is not None)
+    return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
+
+
+def _counts(summary: HashSummary, n_failed: int) -> dict[str, int]:
+    names = ("added", "changed", "unchanged", "moved", "removed", "kept")
+    return {**{name: getattr(summary, name) for name in names}, "failed": n_failed}
+
+
+def _report_counts(output: Path, summary: HashSummary, n_failed: int, *, is_shard: bool) -> None:
+    told = ", ".join(f"{count:,} {name}" for name, count in _counts(summary, n_failed).items() if count)
+    n_pictures = counted(summary.n_items, "picture")
+    report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
+    if not told and not is_shard:
+        report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
+
+
+def _way_to_go_on(progress: TerminalProgress, *, rebuild: bool) -> str:
+    if progress.current != "hashing":
+        return "nothing was changed"
+    again = "run it again without --rebuild" if rebuild else "run the same command again"
+    return f"what was hashed is kept: {again} to go on"
 
 
 def merge(

@@ -62,21 +62,16 @@ TRAILER_SIZES = {FORMAT_VERSION: TRAILER_SIZE, INDEXED_VERSION: _INDEX.size + TR
 def pack_header(n_items: int, code_size: int) -> bytes:
     """Return the 33 bytes that make ``n_items`` codes of ``code_size`` bytes a faiss IndexBinaryFlat.
 
-    Source: faiss, impl/index_write.cpp, write_index_binary.
+    As ``write_index_binary`` in impl/index_write.cpp of faiss does.
     """
     return _HEADER.pack(FAISS_MAGIC, 8 * code_size, code_size, n_items, 1, 1, n_items * code_size)
 
 
 def unpack_header(raw: bytes) -> tuple[int, int]:
-    """Return n_items and code_size.
-
-    Args:
-        raw: 33 bytes.
+    """Return n_items and code_size of a header, 33 bytes.
 
     Raises:
         ValueError: another kind of faiss index, or fields that contradict each other.
-
-    Source: faiss, impl/index_read.cpp, read_index_binary.
     """
     _, _, code_size, n_items, _, _, _ = _HEADER.unpack(raw)
     in_range = 1 <= code_size <= MAX_BITS // 8 and 0 <= n_items < 1 << 48

@@ -114,53 +114,31 @@ class CodeFile:
     @property
     def digest(self) -> bytes:
         """What tells the rows from those of another file of any name: 32 bytes of their checksums and their model."""
-        import hashlib  # two milliseconds, and who reads a file does not need it
+        import hashlib  # two milliseconds that most readers need not wait for
 
         manifest, trailer = self.manifest, self._trailer
         told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
         return hashlib.sha256(repr(told).encode()).digest()
 
     def entry(self, row: int) -> Entry:
-        """Return what is known of one row, 0..n_items-1.
-
-        Raises:
-            IndexError: there is no such row.
-            CodeFileError: its block is damaged.
-        """
+        """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
         return layout.read_entry(self._map, *self._locate(row))
 
     def path_bytes(self, row: int) -> bytes:
-        """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it.
-
-        Raises:
-            IndexError: there is no such row.
-            CodeFileError: its block is damaged.
-        """
+        """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it."""
         return layout.read_path(self._map, *self._locate(row))
 
     def find(self, path: bytes) -> int | None:
-        """Return the row of a path relative to the root, or None.
-
-        Raises:
-            CodeFileError: a block on the way is damaged.
-        """
+        """Return the row of a path relative to the root, or None."""
         row = bisect_left(range(self.n_items), path, key=self.path_bytes)
         return row if row < self.n_items and self.path_bytes(row) == path else None
 
     def entries(self) -> Entries:
-        """Return all entries, in columns, as a copy that outlives the file.
-
-        Raises:
-            CodeFileError: a block is damaged.
-        """
+        """Return all entries, in columns, as a copy that outlives the file."""
         return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order.
-
-        Raises:
-            CodeFileError: a block is damaged.
-        """
+        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order."""
         codes = self.codes
         for block in range(len(self._checked)):
             start = block * self._trailer.block_rows
@@ -191,7 +169,7 @@ class CodeFile:
                     raise self._damaged("entries", "paths in ascending order", repr(path))
                 previous = path
 
-    def _read_trailer(self) -> layout.Trailer:
+    def _read_tail(self) -> layout.Tail:
         size = len(self._map)
         is_faiss = self._map[:4] == layout.FAISS_MAGIC
         tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :]) if size >= layout.TRAILER_SIZE else None
@@ -223,8 +201,12 @@ class CodeFile:
             )
         if tail.length != layout.TRAILER_SIZES[tail.version]:
             raise self._damaged("trailer", f"{layout.TRAILER_SIZES[tail.version]} bytes", f"{tail.length}")
-        trailer = layout.Trailer.unpack(self._map[-tail.length :])
-        self._end = size - tail.length
+        return tail
+
+    def _read_trailer(self) -> layout.Trailer:
+        length = self._read_tail().length
+        trailer = layout.Trailer.unpack(self._map[-length:])
+        self._end = len(self._map) - length
         bounds = (
             layout.HEADER_SIZE,
             trailer.entries_offset,

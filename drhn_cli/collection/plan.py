@@ -10,34 +10,11 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
+from drhn_cli.collection.stored import Stored
 from drhn_cli.errors import DrhnError
 from drhn_cli.files import FileStamp
 from drhn_cli.images.source import ImageFile, archive_of
 from drhn_cli.paths import common_folder, is_below
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Stored:
-    """What a code file holds, with absolute paths.
-
-    Attributes:
-        root: folder that its paths are relative to, where it lies now; empty if there is no file yet.
-        codes: (n, code_size) uint8.
-        entries: of the n rows.
-        shard: that the file holds; None: not one of several.
-        is_new: whether there is no file, or what it holds is to be forgotten.
-        rows: the row of each path.
-    """
-
-    root: bytes
-    codes: NDArray[np.uint8]
-    entries: Entries
-    shard: Shard | None = None
-    is_new: bool = False
-    rows: dict[bytes, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", {path: row for row, path in enumerate(self.entries.paths())})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from drhn_cli.codes.manifest import Shard
+from drhn_cli.collection.options import HashOptions
 from drhn_cli.collection.plan import Sources
+from drhn_cli.collection.stored import Stored
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
@@ -21,45 +22,8 @@ _SLURM_BOUNDS = ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TA
 _BY_HAND = "name the part with --shard I/N, or all pictures with --shard 1/1"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindOptions:
-    """Which pictures of the sources are taken.
-
-    Attributes:
-        exclude: globs of files and folders to leave out.
-        hidden: take files and folders whose names begin with a dot.
-        follow: follow symbolic links.
-        shard: only the pictures of this shard. None: all.
-    """
-
-    exclude: Sequence[str] = ()
-    hidden: bool = False
-    follow: bool = False
-    shard: Shard | None = None
-
-
-class StoredPaths:
-    """The pictures that a code file has, by their absolute paths, and the folders and archives that they lie in."""
-
-    def __init__(self, paths: Mapping[bytes, object]) -> None:
-        self._paths = paths
-        self._folders: set[bytes] | None = None
-
-    def __contains__(self, path: bytes) -> bool:
-        return path in self._paths or self.some_below(path)
-
-    def some_below(self, folder: bytes) -> bool:
-        """Tell whether some lie in a folder or archive, at any depth."""
-        if self._folders is None:
-            self._folders = set()
-            for path in self._paths:
-                while (path := os.path.dirname(path)) not in self._folders:
-                    self._folders.add(path)
-        return folder in self._folders
-
-
 def find_sources(
-    sources: Sequence[AnyPath], options: FindOptions, stored: StoredPaths, *, enough: int, progress: Progress = SILENT
+    sources: Sequence[AnyPath], options: HashOptions, stored: Stored, *, enough: int, progress: Progress = SILENT
 ) -> Sources:
     """Find the pictures of all sources.
 
@@ -107,7 +71,7 @@ def find_sources(
 class _ShardSearch:
     """The pictures of one shard. Adds the failures of its archives to those of ``found``."""
 
-    def __init__(self, found: FindResult, options: FindOptions, prefix: int) -> None:
+    def __init__(self, found: FindResult, options: HashOptions, prefix: int) -> None:
         self._found = found
         self._options = options
         self._prefix = prefix  # bytes of the folder of all sources, which shards do not depend on
@@ -117,7 +81,7 @@ class _ShardSearch:
     def _is_own(self, path: bytes) -> bool:
         return self._options.shard is None or self._options.shard.holds(path[self._prefix :])
 
-    def read_archives(self, stored: StoredPaths, enough: int, progress: Progress) -> None:
+    def read_archives(self, stored: Stored, enough: int, progress: Progress) -> None:
         for path in sorted(self._found.archives, key=self._is_own, reverse=True):
             is_own = self._is_own(path)
             if not is_own and self.n_images >= enough:
@@ -133,12 +97,12 @@ class _ShardSearch:
                     _report_missing(self._found, path, "an archive that holds nothing any more")
 
 
-def _report_emptied(found: FindResult, roots: set[bytes], stored: StoredPaths) -> None:
+def _report_emptied(found: FindResult, roots: set[bytes], stored: Stored) -> None:
     """Count as missing the sources that had pictures and cannot have any now."""
     for root in sorted(root for root in roots if root in stored):
         if _is_empty_folder(root):
             _report_missing(found, root, "empty, as the mount point of an unplugged drive is")
-        elif stored.some_below(root) and os.path.isfile(root):
+        elif root in stored.folders and os.path.isfile(root):
             _report_missing(found, root, "a file in the place of a folder or archive")
 
 

@@ -12,54 +12,22 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest, Shard
-from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.reader import CodeFile
-from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_code_file
-from drhn_cli.collection.plan import Stored, UpdatePlan, plan_update
-from drhn_cli.collection.sources import FindOptions, StoredPaths, find_sources
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
+from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import UpdatePlan, plan_update
+from drhn_cli.collection.sources import find_sources
+from drhn_cli.collection.stored import Stored, read_stored
+from drhn_cli.errors import AnyPath, DrhnError
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile, is_gone, is_there
 from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import NUMPY_LIMIT, Encoder
-from drhn_cli.network.model import Model, choose_bits, load_model, model_of
-from drhn_cli.paths import absolute_folder
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import ThreadPool, n_processors
 
 SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HashOptions(FindOptions):
-    """How pictures are found and hashed.
-
-    Attributes:
-        weights: a bundled model's name or a weights file. None: the code file's, or the default.
-        n_bits: length of the codes. None: that of the code file, or the network's.
-        views: of each picture, 1 or 2, that activations are averaged of. None: as the code file has it, and a new one
-            as the model does.
-        rebuild: hash everything anew and forget what the code file held.
-        keep_missing: keep the codes of files that are gone.
-        root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
-        device: auto, cuda, mps or cpu.
-        batch_size: pictures at a time.
-        workers: threads that decode, and as many that run the network on the CPU. None: one for each processor.
-        max_pixels: larger pictures are refused.
-    """
-
-    weights: str | None = None
-    n_bits: int | None = None
-    views: int | None = None
-    rebuild: bool = False
-    keep_missing: bool = False
-    root: AnyPath | None = None
-    device: str = "auto"
-    batch_size: int = 256
-    workers: int | None = None
-    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +89,15 @@ def update_collection(
     check_device(options.device)
     progress.phase("listing")
     with lock_code_file(codes_path, progress):
-        stored, model, n_bits = read_stored(codes_path, options)
+        stored = read_stored(codes_path, options)
         enough = max(NUMPY_LIMIT + 1, options.batch_size)
-        found = find_sources(sources, options, StoredPaths(stored.rows), enough=enough, progress=progress)
+        found = find_sources(sources, options, stored, enough=enough, progress=progress)
         for failure in found.failures:
             progress.failure(failure)
         stays = is_gone if options.keep_missing else _never
         plan = plan_update(stored, found, is_there=is_there, stays=stays)
         progress.phase("hashing", len(plan.pending))
-        update = _Update(codes_path, options, model, n_bits, stored, plan)
+        update = _Update(codes_path, options, stored, plan)
         # A shard that is run again gets the codes that it would have had at once: from the same encoder.
         failures = update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
         # A shard must not pass for whole on a machine where a drive is not there.
@@ -141,47 +109,12 @@ def _never(_: bytes) -> bool:
     return False
 
 
-def read_stored(codes_path: AnyPath, options: HashOptions) -> tuple[Stored, Model, int]:
-    """Return what a code file holds, the model that made it, and the length of its codes.
-
-    Raises:
-        CodeFileError: the file is damaged, or was made with another model, code length or number of views.
-        ConfigError: ``options.root`` without a code file.
-        SourceError: nothing of the code file is below ``options.root``.
-    """
-    # An empty file is what mktemp makes.
-    if options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path):
-        if options.root is not None:
-            hint = "leave --root out"
-            raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
-        refuse_foreign_file(codes_path)
-        model = load_model(options.weights, views=options.views)
-        n_bits = choose_bits(options.n_bits, model)
-        empty = np.empty((0, code_size(n_bits)), np.uint8)
-        return Stored(root=b"", codes=empty, entries=Entries.from_stamps([], []), is_new=True), model, n_bits
-    with CodeFile.open(codes_path) as file:
-        model = model_of(file.manifest, options.weights, path=file.path)
-        _require_length(file, options.n_bits)
-        _require_views(file, model, options.views)
-        # Codes that stay get a new checksum: they have to be intact.
-        file.verify(index=False)
-        root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
-        entries = file.entries()
-        entries = entries.with_paths([os.path.join(root, path) for path in entries.paths()])
-        stored = Stored(root=root, codes=np.array(file.codes), entries=entries, shard=file.manifest.shard)
-        return stored, model, file.n_bits
-
-
 class _Update:
     """The codes of today while they grow, and what writes them."""
 
-    def __init__(
-        self, codes_path: AnyPath, options: HashOptions, model: Model, n_bits: int, stored: Stored, plan: UpdatePlan
-    ) -> None:
+    def __init__(self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan) -> None:
         self._codes_path = codes_path
         self._options = options
-        self._model = model
-        self._n_bits = n_bits
         self._stored = stored
         self._plan = plan
         self._blocks: list[Block] = [plan.stored_part(stored)]  # with absolute paths
@@ -215,19 +148,19 @@ class _Update:
         return failures
 
     def _hash(self, n_images: int, failures: list[DrhnError], progress: Progress) -> None:
-        options, pending = self._options, self._plan.pending
+        options, stored, pending = self._options, self._stored, self._plan.pending
         n_threads = options.workers or n_processors()
         batches = load_batches(
             pending,
-            self._model.preprocessing,
+            stored.model.preprocessing,
             batch_size=options.batch_size,
             workers=n_threads,
-            max_pixels=options.max_pixels,
+            max_pixels=options.max_pixels or MAX_PIXELS,
         )
         # Torch takes a second or two to import; pictures are decoded meanwhile.
         encoder = ThreadPool(1, "drhn-start").submit(
             Encoder,
-            self._model,
+            stored.model,
             device=options.device,
             n_images=n_images,
             batch_size=options.batch_size,
@@ -242,7 +175,7 @@ class _Update:
             n_step = encoder.result().step  # not all at once: a batch may take a CPU some seconds
             for start in range(0, max(1, len(files)), n_step):
                 step = slice(start, start + n_step)
-                self._add(files[step], encoder.result().codes(batch.pixels[step], self._n_bits))
+                self._add(files[step], encoder.result().codes(batch.pixels[step], stored.n_bits))
                 is_last = step.stop >= len(files)
                 progress.advance(len(files[step]) + (len(batch.failures) if is_last else 0))
             self._save_now_and_then()
@@ -283,10 +216,10 @@ class _Update:
         prefix = len(os.path.join(self._plan.root, b""))
         manifest = CodeManifest(
             root=os.fsdecode(self._plan.root),
-            n_bits=self._n_bits,
-            model=self._model.name,
-            fingerprint=self._model.fingerprint,
-            preprocessing=self._model.preprocessing.to_dict(),
+            n_bits=stored.n_bits,
+            model=stored.model.name,
+            fingerprint=stored.model.fingerprint,
+            preprocessing=stored.model.preprocessing.to_dict(),
             shard=self._shard,
         )
         entries = entries.with_paths([path[prefix:] for path in entries.paths()])
@@ -320,35 +253,4 @@ class _Update:
             n_items=sum(len(entries) for _, entries in self._blocks) + n_outdated,
             failures=failures,
             seconds=seconds,
-        )
-
-
-def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
-    """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
-    absolute = absolute_folder(root)
-    if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
-        raise SourceError(
-            "no picture of the code file is below this folder",
-            path=root,
-            expected=f"the folder that was {printable(file.root)}",
-            hint="paths in a code file are relative to the root that drhn info shows",
-        )
-    return absolute
-
-
-def _require_views(file: CodeFile, model: Model, views: int | None) -> None:
-    if views not in (None, model.preprocessing.views):
-        made, asked = ("without", "--tta") if views == 2 else ("with", "--no-tta")
-        hint = f"leave {asked} out, or hash again with --rebuild"
-        raise CodeFileError(f"the codes were made {made} --tta", path=file.path, hint=hint)
-
-
-def _require_length(file: CodeFile, n_bits: int | None) -> None:
-    if n_bits is not None and file.n_bits != n_bits:
-        raise CodeFileError(
-            "the codes have another length",
-            path=file.path,
-            expected=f"{n_bits} bits",
-            found=f"{file.n_bits} bits",
-            hint="leave --bits out, or hash again with --rebuild",
         )

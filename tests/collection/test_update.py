@@ -13,7 +13,8 @@ from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
-from drhn_cli.collection.update import HashOptions, update_collection
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
@@ -627,9 +628,9 @@ def test_the_root_folder_is_no_code_file():
 
 @pytest.mark.usefixtures("photos")
 def test_the_folder_of_the_file_has_to_be_there(weights_path):
-    options = hash_module.HashOptions(weights=str(weights_path))
+    options = HashOptions(weights=str(weights_path))
     with pytest.raises(DrhnError, match="no such folder"):
-        hash_module.update_collection(["photos"], "nowhere/codes.bin", options)
+        update_collection(["photos"], "nowhere/codes.bin", options)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX only")
