@@ -32,13 +32,15 @@ def eval_(
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     order: Annotated[
-        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP in asymmetric order, too.")
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: also measure mAP in asymmetric order.")
     ] = "hamming",
     tta: options.Tta = None,
-    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
+    depth: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of matches that the second mAP looks at.")
+    ] = 1000,
     plot: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Plot precision and recall, too (.png or .svg); needs drhn[plot]."),
+        typer.Option(metavar="FILE", help="Also plot precision and recall (.png or .svg); needs drhn[plot]."),
     ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,

@@ -27,7 +27,7 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write codes and paths in forms that other programs read.
+    """Write codes and paths in formats that other programs read.
 
     drhn export codes.bin -o codes.parquet
 

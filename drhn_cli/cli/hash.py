@@ -49,7 +49,7 @@ def hash_(
     ] = None,
     tta: options.Tta = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
+        bool, typer.Option("--rebuild", help="Hash everything again and drop what the code file has.")
     ] = False,
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
@@ -59,12 +59,12 @@ def hash_(
         typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the code file's root folder has been moved.")
+        str | None, typer.Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
     ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: options.Exclude = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Take names that begin with a dot, too.")] = False,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Include names that begin with a dot.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
@@ -85,8 +85,8 @@ def hash_(
     drhn hash photos-{000..099}.tar -o codes.bin
 
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
-    and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
-    name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
+    and nothing is dropped below a source that cannot be read. Pictures that a list of files does not name are kept;
+    --rebuild drops them. A run that is stopped resumes where it was.
     """
     from drhn_cli.collection.shard import choose_shard
     from drhn_cli.collection.update import HashOptions, hash_pictures

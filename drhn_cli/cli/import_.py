@@ -31,8 +31,8 @@ def import_(
 
     drhn import codes.npy --files-from paths.txt -o codes.bin --bits 48
 
-    Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
-    picture.
+    Such a file can be searched by code and by the paths in it, but not with other pictures: the network that made its
+    codes is not known.
     """
     from drhn_cli.collection.import_codes import import_codes
 

@@ -17,7 +17,7 @@ def merge(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
     partial: Annotated[
-        bool, typer.Option("--partial", help="Do not insist on all parts of a hash --shard, all of them finished.")
+        bool, typer.Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -16,7 +16,7 @@ def push(
     *,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What tells the code file from others there.  [default: its absolute path]"),
+        typer.Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]"),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -27,9 +27,9 @@ def push(
 
     drhn push codes.bin chdb:./table
 
-    Then drhn query takes the URL in the place of the code file. Several code files may share a table; one that is
-    pushed again replaces its rows. A push that was stopped goes on where it was. The password is that of the variable
-    CLICKHOUSE_PASSWORD, or of the file that CLICKHOUSE_PASSWORD_FILE names.
+    drhn query then takes the URL instead of a code file. Several code files may share a table; one that is
+    pushed again replaces its rows. A push that was stopped resumes where it was. The password is read from the
+    variable CLICKHOUSE_PASSWORD, or from the file that CLICKHOUSE_PASSWORD_FILE names.
     """
     from drhn_cli.clickhouse.push import push_codes
 
