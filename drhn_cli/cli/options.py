@@ -43,7 +43,8 @@ Tta = Annotated[
     bool | None,
     typer.Option(
         "--tta/--no-tta",
-        help="Average the activations of two views of each picture, one of them mirrored, or not.  [default: as the weights say]",
+        help="Average the activations of two views of each picture, one of them mirrored, or not.  "
+        "[default: as the weights say]",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]
