@@ -35,9 +35,7 @@ def eval_(
         Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: also measure mAP in asymmetric order.")
     ] = "hamming",
     tta: options.Tta = None,
-    depth: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Number of matches that the second mAP looks at.")
-    ] = 1000,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Depth of the second mAP.")] = 1000,
     plot: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Also plot precision and recall (.png or .svg); needs drhn[plot]."),
