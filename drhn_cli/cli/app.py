@@ -34,9 +34,9 @@ _COMMANDS = {
     "info": "info.info",
     "export": "export.export",
     "import": "import_.import_",
-    "train": "train.train",
-    "eval": "eval.eval_",
-    "weights": "weights.weights",
+    "train": "training.train",
+    "eval": "training.eval_",
+    "weights": "training.weights",
 }
 """The module and the function of each command, in the order of the help page."""
 
