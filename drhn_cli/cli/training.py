@@ -335,17 +335,17 @@ def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: 
 
 
 def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
-    retrieval = evaluation.retrieval
+    figures = evaluation.retrieval.to_dict()
+    del figures["n_queries_left_out"]
+    n_queries, n_gallery = figures.pop("n_queries"), figures.pop("n_gallery")
     return {
         "bits": evaluation.n_bits,
-        "mAP": retrieval.mean_average_precision,
+        "mAP": figures.pop("mAP"),
         **({} if evaluation.asymmetric_map is None else {"mAP_asymmetric": evaluation.asymmetric_map}),
-        f"mAP@{retrieval.depth}": retrieval.mean_average_precision_at_depth,
-        f"precision@{retrieval.k}": retrieval.precision_at_k,
-        "precision@radius2": retrieval.precision_at_radius2,
+        **figures,
         "accuracy": evaluation.accuracy,
-        "n_queries": retrieval.n_queries,
-        "n_gallery": retrieval.n_gallery,
+        "n_queries": n_queries,
+        "n_gallery": n_gallery,
         "n_codes": evaluation.n_codes,
         "weights": weights,
     }
@@ -386,4 +386,4 @@ def _best_map(model: dict[str, object]) -> float | None:
     lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
     if not lengths:
         return None
-    return float(lengths[max(lengths, key=int)]["mean_average_precision"])
+    return float(lengths[max(lengths, key=int)]["mAP"])
