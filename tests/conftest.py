@@ -14,7 +14,8 @@ import pytest
 
 from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.collection.update import HashOptions, HashSummary, hash_pictures
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.update import HashSummary, update_collection
 from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.model import save_model
 from drhn_cli.progress import SILENT, Progress
@@ -85,11 +86,11 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def update(photos: Path, weights_path: Path) -> Callable[..., HashSummary]:
-    """``hash_pictures`` of ``photos``, or other sources, into ``codes.bin`` with the untrained network."""
+    """``update_collection`` of ``photos``, or other sources, into ``codes.bin`` with the untrained network."""
 
     def call(*sources: object, progress: Progress = SILENT, **options: object) -> HashSummary:
         options = {"weights": str(weights_path), "device": "cpu", "workers": 2, **options}
-        return hash_pictures(sources or [photos], "codes.bin", HashOptions(**options), progress)
+        return update_collection(sources or [photos], "codes.bin", HashOptions(**options), progress)
 
     return call
 

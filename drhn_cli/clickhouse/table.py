@@ -21,6 +21,7 @@ from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_byt
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
+from drhn_cli.files import FileStamp
 from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
 
@@ -124,7 +125,8 @@ class CodeTable:
         if not rows:
             return None
         found, size, mtime_ns, inode, code = rows[0]
-        return Entry(path=found, size=size, mtime_ns=mtime_ns, inode=inode), np.frombuffer(code, np.uint8)
+        stamp = FileStamp(size=size, mtime_ns=mtime_ns, inode=inode)
+        return Entry(path=found, stamp=stamp), np.frombuffer(code, np.uint8)
 
     def search(
         self,

@@ -1,4 +1,4 @@
-"""What a code file knows of each picture, kept in columns so that a million of them stay a few large arrays."""
+"""What a code file knows of each picture, in columns: a million entries are a few large arrays."""
 
 from __future__ import annotations
 
@@ -21,25 +21,16 @@ class Entry:
 
     Attributes:
         path: relative to the root of the code file, as ``os.fsencode`` gives it.
-        size: of the file, in bytes.
-        mtime_ns: last change of the file, in nanoseconds since 1970.
-        inode: of the file, so that a renamed one is known again; 0 where unknown.
+        stamp: of its file when it was hashed.
     """
 
     path: bytes
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @property
-    def stamp(self) -> FileStamp:
-        """What the file was known by when it was hashed."""
-        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Entries(Sequence[Entry]):
-    """Many pictures, in columns.
+    """Many pictures, in columns like Arrow's.
 
     Attributes:
         blob: the paths, one after the other.
@@ -50,8 +41,6 @@ class Entries(Sequence[Entry]):
 
     Raises:
         DrhnError: the columns have different lengths.
-
-    Source: the layout of Arrow's binary columns.
     """
 
     blob: bytes
@@ -69,13 +58,7 @@ class Entries(Sequence[Entry]):
     def from_columns(
         cls, paths: Sequence[bytes], sizes: ArrayLike, mtimes_ns: ArrayLike, inodes: ArrayLike | None = None
     ) -> Self:
-        """Build from one sequence for each column.
-
-        Args:
-            paths: n paths relative to the root, in any order.
-            sizes: (n,) integers, bytes.
-            mtimes_ns: (n,) integers, nanoseconds since 1970.
-            inodes: (n,) integers, 0 where unknown; all unknown if left out.
+        """Build from n paths relative to the root, in any order, and n integers for each other column.
 
         Raises:
             DrhnError: the columns have different lengths.
@@ -93,11 +76,7 @@ class Entries(Sequence[Entry]):
     @classmethod
     def from_stamps(cls, paths: Sequence[bytes], stamps: Sequence[FileStamp]) -> Self:
         """Build from n paths relative to the root, in any order, and the stamp of each."""
-        columns = (
-            [stamp.size for stamp in stamps],
-            [stamp.mtime_ns for stamp in stamps],
-            [stamp.inode for stamp in stamps],
-        )
+        columns = ([getattr(stamp, name) for stamp in stamps] for name in ("size", "mtime_ns", "inode"))
         return cls.from_columns(paths, *columns)
 
     @classmethod
@@ -117,12 +96,7 @@ class Entries(Sequence[Entry]):
         return len(self.sizes)
 
     def __getitem__(self, row: int) -> Entry:  # type: ignore[override]  # take() and part() stand for slices
-        return Entry(
-            path=self.path(row),
-            size=int(self.sizes[row]),
-            mtime_ns=int(self.mtimes_ns[row]),
-            inode=int(self.inodes[row]),
-        )
+        return Entry(path=self.path(row), stamp=self.stamp(row))
 
     def path(self, row: int) -> bytes:
         """Return the path of one row, 0..n-1.
@@ -135,6 +109,10 @@ class Entries(Sequence[Entry]):
             raise IndexError(row)
         return self.blob[self.offsets[row] : self.offsets[row + 1]]
 
+    def stamp(self, row: int) -> FileStamp:
+        """Return the stamp of one row, 0..n-1."""
+        return FileStamp(size=int(self.sizes[row]), mtime_ns=int(self.mtimes_ns[row]), inode=int(self.inodes[row]))
+
     def paths(self) -> Iterator[bytes]:
         """Yield the paths in order of rows; much faster than ``path`` for each."""
         # Plain integers, a few at a time: a list of ten million would weigh more than the paths.
@@ -143,6 +121,10 @@ class Entries(Sequence[Entry]):
             ends = self.offsets[start : start + step + 1].tolist()
             for first, last in pairwise(ends):
                 yield self.blob[first:last]
+
+    def with_paths(self, paths: Sequence[bytes]) -> Entries:
+        """Return the same entries under other paths, (n,) of them."""
+        return Entries.from_columns(paths, self.sizes, self.mtimes_ns, self.inodes)
 
     def part(self, start: int, stop: int) -> Entries:
         """Return rows ``start`` to ``stop`` (0 <= start <= stop <= n), sharing the columns' memory."""
@@ -155,8 +137,8 @@ class Entries(Sequence[Entry]):
             inodes=self.inodes[start:stop],
         )
 
-    def take(self, rows: NDArray[np.int64]) -> Entries:
-        """Return the named rows, (k,) int64, in the order given."""
-        return Entries.from_columns(
-            [self.path(row) for row in rows.tolist()], self.sizes[rows], self.mtimes_ns[rows], self.inodes[rows]
-        )
+    def take(self, rows: NDArray[np.int64] | Sequence[int]) -> Entries:
+        """Return the named rows, (k,), in the order given."""
+        at = np.asarray(rows, dtype=np.int64)
+        paths = [self.path(row) for row in at.tolist()]
+        return Entries.from_columns(paths, self.sizes[at], self.mtimes_ns[at], self.inodes[at])

@@ -22,6 +22,8 @@ codes.
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.pack import MAX_BITS
+from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.files import FileStamp
 
 FORMAT_VERSION = 1
 INDEXED_VERSION = 2  # read, never written
@@ -58,21 +62,16 @@ TRAILER_SIZES = {FORMAT_VERSION: TRAILER_SIZE, INDEXED_VERSION: _INDEX.size + TR
 def pack_header(n_items: int, code_size: int) -> bytes:
     """Return the 33 bytes that make ``n_items`` codes of ``code_size`` bytes a faiss IndexBinaryFlat.
 
-    Source: faiss, impl/index_write.cpp, write_index_binary.
+    As ``write_index_binary`` in impl/index_write.cpp of faiss does.
     """
     return _HEADER.pack(FAISS_MAGIC, 8 * code_size, code_size, n_items, 1, 1, n_items * code_size)
 
 
 def unpack_header(raw: bytes) -> tuple[int, int]:
-    """Return n_items and code_size.
-
-    Args:
-        raw: 33 bytes.
+    """Return n_items and code_size of a header, 33 bytes.
 
     Raises:
         ValueError: another kind of faiss index, or fields that contradict each other.
-
-    Source: faiss, impl/index_read.cpp, read_index_binary.
     """
     _, _, code_size, n_items, _, _, _ = _HEADER.unpack(raw)
     in_range = 1 <= code_size <= MAX_BITS // 8 and 0 <= n_items < 1 << 48
@@ -195,8 +194,19 @@ def read_entry(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int) -> Ent
     (size,) = struct.unpack_from("<q", raw, start + 8 * row)
     (mtime_ns,) = struct.unpack_from("<q", raw, start + 8 * (n_rows + row))
     (inode,) = struct.unpack_from("<Q", raw, start + 8 * (2 * n_rows + row))
-    return Entry(path=read_path(raw, start, n_rows, row), size=size, mtime_ns=mtime_ns, inode=inode)
+    return Entry(path=read_path(raw, start, n_rows, row), stamp=FileStamp(size=size, mtime_ns=mtime_ns, inode=inode))
 
 
 def _blob_start(n_rows: int) -> int:
     return _ROW_SIZE * n_rows + 4 * (n_rows + 1)
+
+
+def require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
+    """Refuse a folder, pipe or device in the place of a code file.
+
+    Raises:
+        CodeFileError: it is one.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)

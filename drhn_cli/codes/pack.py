@@ -1,4 +1,4 @@
-"""Codes as packed bytes: bits to bytes and back, shorter codes from longer ones, hexadecimal text.
+"""Codes as packed bytes: bits to bytes and back, hexadecimal text.
 
 Bit j of a code is byte ``j >> 3``, mask ``1 << (j & 7)``, and the bits that pad the last byte are zero. This is the
 order of ``faiss.real_to_binary``, so a packed array goes into a faiss binary index as it is.
@@ -19,11 +19,8 @@ MAX_BITS = 4096
 def code_size(n_bits: int) -> int:
     """Return the bytes that a code of ``n_bits`` takes: the bits rounded up to whole bytes.
 
-    Args:
-        n_bits: length of the code, 1..4096.
-
     Raises:
-        ConfigError: ``n_bits`` is out of its range.
+        ConfigError: ``n_bits`` is not in 1..4096.
     """
     if not 1 <= n_bits <= MAX_BITS:
         raise ConfigError("code length is out of range", expected=f"1..{MAX_BITS} bits", found=str(n_bits))
@@ -41,16 +38,11 @@ def padding_mask(n_bits: int) -> int:
 
 
 def check_codes(codes: NDArray[np.uint8], n_bits: int, name: str = "codes") -> None:
-    """Refuse an array that cannot hold codes of ``n_bits``.
-
-    Args:
-        codes: packed codes, (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-        name: what the error calls the array.
+    """Refuse an array that is not (n, code_size(n_bits)) uint8.
 
     Raises:
         ConfigError: ``n_bits`` is out of its range.
-        DrhnError: the array has another shape or dtype.
+        DrhnError: the array has another shape or dtype; the message calls it ``name``.
     """
     size = code_size(n_bits)
     if codes.ndim != 2 or codes.shape[1] != size or codes.dtype != np.uint8:
@@ -62,18 +54,10 @@ def check_codes(codes: NDArray[np.uint8], n_bits: int, name: str = "codes") -> N
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Pack codes, one bit a boolean, into bytes.
-
-    Args:
-        bits: (n, h) bool, h in 1..4096.
-
-    Returns:
-        (n, ceil(h / 8)) uint8, little bit order, padding bits zero.
+    """Pack codes, one bit a boolean, into bytes: (n, h) bool, h in 1..4096 -> (n, ceil(h / 8)) uint8.
 
     Raises:
         DrhnError: ``bits`` is not a two-dimensional boolean array, or h is out of its range.
-
-    Source: numpy.packbits; the bit order is that of faiss.real_to_binary.
     """
     if bits.ndim != 2 or bits.dtype != np.bool_:
         raise DrhnError("not an array of bits", expected="shape (n, h) bool", found=f"shape {bits.shape} {bits.dtype}")
@@ -82,19 +66,10 @@ def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def unpack_bits(codes: NDArray[np.uint8], n_bits: int) -> NDArray[np.bool_]:
-    """Undo ``pack_bits``.
-
-    Args:
-        codes: (n, code_size(n_bits)) uint8.
-        n_bits: length of a code, 1..4096.
-
-    Returns:
-        (n, n_bits) bool.
+    """Undo ``pack_bits``: (n, code_size(n_bits)) uint8 -> (n, n_bits) bool.
 
     Raises:
         DrhnError: ``codes`` does not hold codes of ``n_bits``.
-
-    Source: numpy.unpackbits.
     """
     check_codes(codes, n_bits)
     return np.unpackbits(codes, axis=1, count=n_bits, bitorder="little").view(np.bool_)
@@ -106,14 +81,7 @@ def format_hex(code: NDArray[np.uint8]) -> str:
 
 
 def parse_hex(text: str, n_bits: int) -> NDArray[np.uint8]:
-    """Undo ``format_hex``.
-
-    Args:
-        text: two hexadecimal digits for each byte of the code, in either case.
-        n_bits: length of the code, 1..4096.
-
-    Returns:
-        (code_size(n_bits),) uint8.
+    """Undo ``format_hex``, whose digits may be in either case: (code_size(n_bits),) uint8.
 
     Raises:
         DrhnError: a character is no hexadecimal digit, the text has another length, or a padding bit is set.

@@ -1,4 +1,4 @@
-"""Reading a code file. ``layout`` has its bytes, ``write`` makes one."""
+"""Read a code file. ``layout`` has its bytes, ``writer`` makes one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import mmap
 import operator
 import os
-import stat
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError
-from drhn_cli.files import open_nonblocking, os_errors, refuse_overwrite
+from drhn_cli.files import open_nonblocking, os_errors
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
 _SLICE = 1 << 22  # bytes a step when everything is read through
@@ -69,7 +68,7 @@ class CodeFile:
         try:
             with os_errors(CodeFileError, "cannot read the code file", path=path):
                 status = os.fstat(descriptor)
-                _require_regular(path, status, _NAME_ONE)
+                layout.require_regular(path, status, _NAME_ONE)
                 if not status.st_size:
                     raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
                 contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -116,7 +115,7 @@ class CodeFile:
     @property
     def digest(self) -> bytes:
         """What tells the rows from those of another file of any name: 32 bytes of their checksums and their model."""
-        import hashlib  # two milliseconds, and who reads a file does not need it
+        import hashlib  # two milliseconds that most readers need not wait for
 
         manifest, trailer = self.manifest, self._trailer
         told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
@@ -125,51 +124,28 @@ class CodeFile:
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the file, JSON-ready."""
         manifest = self.manifest
-        part = manifest.part and asdict(manifest.part)
-        about = {"drhn_version": manifest.drhn_version, "part": part}
+        about = {"drhn_version": manifest.drhn_version, "part": manifest.shard and asdict(manifest.shard)}
         return {"kind": "codes", "n_items": self.n_items, **manifest.describe(), **about}
 
     def entry(self, row: int) -> Entry:
-        """Return what is known of one row, 0..n_items-1.
-
-        Raises:
-            IndexError: there is no such row.
-            CodeFileError: its block is damaged.
-        """
+        """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
         return layout.read_entry(self._map, *self._locate(row))
 
     def path_bytes(self, row: int) -> bytes:
-        """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it.
-
-        Raises:
-            IndexError: there is no such row.
-            CodeFileError: its block is damaged.
-        """
+        """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it."""
         return layout.read_path(self._map, *self._locate(row))
 
     def find(self, path: bytes) -> int | None:
-        """Return the row of a path relative to the root, or None.
-
-        Raises:
-            CodeFileError: a block on the way is damaged.
-        """
+        """Return the row of a path relative to the root, or None."""
         row = bisect_left(range(self.n_items), path, key=self.path_bytes)
         return row if row < self.n_items and self.path_bytes(row) == path else None
 
     def entries(self) -> Entries:
-        """Return all entries, in columns, as a copy that outlives the file.
-
-        Raises:
-            CodeFileError: a block is damaged.
-        """
+        """Return all entries, in columns, as a copy that outlives the file."""
         return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order.
-
-        Raises:
-            CodeFileError: a block is damaged.
-        """
+        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order."""
         codes = self.codes
         for block in range(len(self._checked)):
             start = block * self._trailer.block_rows
@@ -200,7 +176,7 @@ class CodeFile:
                     raise self._damaged("entries", "paths in ascending order", repr(path))
                 previous = path
 
-    def _read_trailer(self) -> layout.Trailer:
+    def _read_tail(self) -> layout.Tail:
         size = len(self._map)
         is_faiss = self._map[:4] == layout.FAISS_MAGIC
         tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :]) if size >= layout.TRAILER_SIZE else None
@@ -232,8 +208,12 @@ class CodeFile:
             )
         if tail.length != layout.TRAILER_SIZES[tail.version]:
             raise self._damaged("trailer", f"{layout.TRAILER_SIZES[tail.version]} bytes", f"{tail.length}")
-        trailer = layout.Trailer.unpack(self._map[-tail.length :])
-        self._end = size - tail.length
+        return tail
+
+    def _read_trailer(self) -> layout.Trailer:
+        length = self._read_tail().length
+        trailer = layout.Trailer.unpack(self._map[-length:])
+        self._end = len(self._map) - length
         bounds = (
             layout.HEADER_SIZE,
             trailer.entries_offset,
@@ -331,32 +311,3 @@ class CodeFile:
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
         return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
-
-
-def _require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)
-
-
-def require_code_file(path: AnyPath) -> None:
-    """Refuse to take a file's place that is no code file, not even a damaged one; a missing or empty file is fine.
-
-    Raises:
-        CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
-    """
-    if os.fspath(path) in ("-", b"-"):
-        raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
-    with os_errors(CodeFileError, "cannot open the code file", path=path), contextlib.suppress(FileNotFoundError):
-        _require_regular(path, os.stat(path), "name another file")
-
-    def refusal(head: bytes) -> CodeFileError:
-        return CodeFileError(
-            "not a code file, and it would be overwritten",
-            path=path,
-            expected=f"{layout.FAISS_MAGIC.decode()} at its start",
-            found=repr(head[: len(layout.FAISS_MAGIC)]),
-            hint="name another file, or remove this one first",
-        )
-
-    refuse_overwrite(path, "code file", lambda head: head.startswith(layout.FAISS_MAGIC), refusal)

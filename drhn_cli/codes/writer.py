@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -14,7 +16,11 @@ from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
-from drhn_cli.files import atomic_write, os_errors
+from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite
+from drhn_cli.progress import Progress
+
+LOCK_TIMEOUT_SECONDS = 10.0
+"""How long a writer waits for another one."""
 
 Block = tuple[NDArray[np.uint8], Entries]
 """Codes and entries of some rows."""
@@ -73,6 +79,42 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
     writing = os_errors(CodeFileError, "cannot write the code file", path=path, hint=hint)
     with writing, atomic_write(path) as stream:
         _write_parts(stream, blocks, n_items, manifest)
+
+
+def lock_code_file(path: AnyPath, progress: Progress) -> AbstractContextManager[None]:
+    """Return what holds the lock of a code file, which need not exist yet, through a ``with`` block.
+
+    Args:
+        path: of the code file.
+        progress: is told if another writer has to be waited for.
+
+    Raises:
+        CodeFileError: on entering: another writer still holds it, or it cannot be locked.
+    """
+    return lock_file(path, "code file", CodeFileError, LOCK_TIMEOUT_SECONDS, progress=progress)
+
+
+def refuse_foreign_file(path: AnyPath) -> None:
+    """Refuse to replace what is no code file, not even a damaged one; a missing or empty file is fine.
+
+    Raises:
+        CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
+    """
+    if os.fspath(path) in ("-", b"-"):
+        raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
+    with os_errors(CodeFileError, "cannot open the code file", path=path), suppress(FileNotFoundError):
+        layout.require_regular(path, os.stat(path), "name another file")
+
+    def refusal(head: bytes) -> CodeFileError:
+        return CodeFileError(
+            "not a code file, and it would be overwritten",
+            path=path,
+            expected=f"{layout.FAISS_MAGIC.decode()} at its start",
+            found=repr(head[: len(layout.FAISS_MAGIC)]),
+            hint="name another file, or remove this one first",
+        )
+
+    refuse_overwrite(path, "code file", lambda head: head.startswith(layout.FAISS_MAGIC), refusal)
 
 
 def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:

@@ -1,5 +1,6 @@
-"""A folder of pictures and its code file.
+"""A collection of pictures and its code file.
 
-Read ``sources`` first (which pictures there are), then ``plan`` (what an update keeps, moves, hashes and removes),
-``update`` (which carries that out), ``merge`` (several code files become one) and ``exchange`` (other formats).
+``update`` brings a code file up to date, in this order: ``stored`` (what the file holds), ``sources`` (what there is
+now), ``plan`` (what becomes of each picture), and then the pictures are hashed and the file is written. ``options`` has
+what can be asked for. ``merge`` joins files that were made apart, ``exchange`` exports and imports codes.
 """

@@ -1,18 +1,26 @@
-"""Join code files that were made apart."""
+"""Join code files that were made apart, a few blocks at a time."""
 
 from __future__ import annotations
 
+import os
 import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from drhn_cli.codes.reader import CodeFile, require_code_file
-from drhn_cli.collection.merge_codes import merge_code_files
-from drhn_cli.collection.update import LOCK_TIMEOUT_SECONDS
+import numpy as np
+from numpy.typing import NDArray
+
+from drhn_cli import __version__
+from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.layout import BLOCK_ROWS
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_blocks
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
-from drhn_cli.files import lock_file
+from drhn_cli.paths import common_folder
 from drhn_cli.progress import SILENT, Progress
 
 
@@ -34,32 +42,30 @@ class MergeSummary:
 
 
 def merge_codes(
-    parts: Sequence[AnyPath],
-    codes_path: AnyPath,
-    *,
-    partial: bool = False,
-    progress: Progress = SILENT,
+    parts: Sequence[AnyPath], codes_path: AnyPath, *, partial: bool = False, progress: Progress = SILENT
 ) -> MergeSummary:
     """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
+
+    Paths become relative to the deepest folder that holds the roots of all. Memory does not grow with the number of
+    rows: about two blocks of each file are held.
 
     Args:
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
-        partial: join what there is of the parts of ``drhn hash --shard``, missing and unfinished ones or not.
+        partial: join what there is of the shards of a collection, even if some are missing or unfinished.
         progress: is told if another run that writes the code file has to be waited for.
 
     Raises:
         CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
-            holds a picture that another one holds; of parts that belong together one is missing or not finished, and
-            ``partial`` was not asked for; the output is locked, is no code file, or cannot be written.
+            holds a picture that another one holds; a shard is missing or not finished, and ``partial`` was not asked
+            for; the roots have no folder in common; the output is locked, is no code file, or cannot be written.
         DrhnError: no parts.
     """
     clock = time.monotonic()
     if not parts:
         raise DrhnError("nothing to merge", hint="name the code files to join")
-    locked = lock_file(codes_path, "code file", CodeFileError, LOCK_TIMEOUT_SECONDS, progress=progress)
-    with locked, ExitStack() as stack:
-        require_code_file(codes_path)
+    with lock_code_file(codes_path, progress), ExitStack() as stack:
+        refuse_foreign_file(codes_path)
         files = [stack.enter_context(CodeFile.open(path)) for path in parts]
         for file in files:
             _require_alike(file, files[0])
@@ -68,13 +74,9 @@ def merge_codes(
         for file in files:
             # Codes that are taken over get a new checksum, and the merge relies on the order of paths.
             file.verify()
-        manifest = merge_code_files(codes_path, files)
-        return MergeSummary(
-            n_parts=len(files),
-            n_items=sum(map(len, files)),
-            root=manifest.root,
-            seconds=time.monotonic() - clock,
-        )
+        root = _merge_into(codes_path, files)
+        n_items = sum(map(len, files))
+    return MergeSummary(n_parts=len(parts), n_items=n_items, root=root, seconds=time.monotonic() - clock)
 
 
 def _require_alike(file: CodeFile, first: CodeFile) -> None:
@@ -88,15 +90,19 @@ def _require_alike(file: CodeFile, first: CodeFile) -> None:
         )
 
 
+def _describe(file: CodeFile) -> str:
+    return f"{file.manifest.model} ({file.manifest.fingerprint[:12]}), {file.n_bits} bits"
+
+
 def _require_complete(files: Sequence[CodeFile]) -> None:
-    """Refuse parts of a collection that is not all there."""
+    """Refuse shards of a collection that is not all there."""
     numbers = defaultdict(set)
     for file in files:
-        if part := file.manifest.part:
-            if not part.finished:
+        if shard := file.manifest.shard:
+            if not shard.finished:
                 hint = "run its drhn hash again, where all sources can be read, or merge what there is with --partial"
-                raise CodeFileError(f"part {part.number} of {part.count} is not finished", path=file.path, hint=hint)
-            numbers[file.root, part.count].add(part.number)
+                raise CodeFileError(f"part {shard.number} of {shard.count} is not finished", path=file.path, hint=hint)
+            numbers[file.root, shard.count].add(shard.number)
     for (root, count), there in numbers.items():
         if missing := [str(number) for number in range(1, count + 1) if number not in there]:
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -111,5 +117,87 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
             )
 
 
-def _describe(file: CodeFile) -> str:
-    return f"{file.manifest.model} ({file.manifest.fingerprint[:12]}), {file.n_bits} bits"
+def _merge_into(path: AnyPath, files: Sequence[CodeFile]) -> str:
+    """Write the rows of verified files of one model, and return the root of all."""
+    roots = [os.fsencode(file.root) for file in files]
+    found = printable(files[-1].root)
+    root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
+    manifest = replace(files[0].manifest, root=os.fsdecode(root), drhn_version=__version__, shard=None)
+    inner = [each[len(os.path.join(root, b"")) :] for each in roots]
+    rows = _merge([_Part(file, folder) for file, folder in zip(files, inner, strict=True) if file.n_items])
+    write_blocks(path, _in_blocks(rows), sum(map(len, files)), manifest)
+    return manifest.root
+
+
+class _Part:
+    """The rows of one file that are still to be merged: what is left of one block, and the blocks after it."""
+
+    def __init__(self, file: CodeFile, folder: bytes) -> None:
+        self.path = file.path
+        self._folder = folder  # of its root, below the common one
+        self._blocks = file.blocks()
+        self.refill()
+
+    def refill(self) -> bool:
+        """Make sure that there is a row; return whether there is."""
+        block = next(self._blocks, None)
+        if block is None:
+            return False
+        self._codes, self._entries = block
+        if self._folder:
+            # The same in front of each: they ascend as before.
+            self._entries = self._entries.with_paths([os.path.join(self._folder, p) for p in self._entries.paths()])
+        return True
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def last(self) -> bytes:
+        return self._entries.path(len(self) - 1)
+
+    def take(self, bound: bytes) -> Block:
+        """Return and forget the rows up to a path."""
+        end = bisect_right(range(len(self)), bound, key=self._entries.path)
+        taken = self._codes[:end], self._entries.part(0, end)
+        self._codes, self._entries = self._codes[end:], self._entries.part(end, len(self))
+        return taken
+
+
+def _merge(parts: list[_Part]) -> Iterator[Block]:
+    """Yield the rows of all parts in order of paths, however many at a time."""
+    while parts:
+        # Every row up to the nearest end of a block is in memory, so equal paths meet here.
+        bound = min(part.last for part in parts)
+        codes, entries = zip(*(part.take(bound) for part in parts), strict=True)
+        owners = np.repeat(np.arange(len(parts)), [len(taken) for taken in entries]).tolist()
+        joined = Entries.concatenate(entries)
+        names = list(joined.paths())
+        order = sorted(range(len(names)), key=names.__getitem__)
+        for row, following in pairwise(order):
+            if names[row] == names[following]:
+                raise CodeFileError(
+                    "two parts hold the same picture",
+                    path=parts[owners[row]].path,
+                    found=f"{printable(names[row])}, also in {printable(parts[owners[following]].path)}",
+                    hint="merge parts that have no picture in common",
+                )
+        yield np.concatenate(codes)[order], joined.take(order)
+        parts = [part for part in parts if len(part) or part.refill()]
+
+
+def _in_blocks(rows: Iterator[Block]) -> Iterator[Block]:
+    """Yield the same rows, ``BLOCK_ROWS`` at a time."""
+    held_codes: list[NDArray[np.uint8]] = []
+    held: list[Entries] = []
+    for more_codes, more in rows:
+        held_codes.append(more_codes)
+        held.append(more)
+        if sum(map(len, held)) >= BLOCK_ROWS:
+            codes, entries = np.concatenate(held_codes), Entries.concatenate(held)
+            end = len(entries) - len(entries) % BLOCK_ROWS
+            for start in range(0, end, BLOCK_ROWS):
+                yield codes[start : start + BLOCK_ROWS], entries.part(start, start + BLOCK_ROWS)
+            held_codes, held = [codes[end:]], [entries.part(end, len(entries))]
+    if sum(map(len, held)):
+        yield np.concatenate(held_codes), Entries.concatenate(held)

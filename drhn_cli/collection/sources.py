@@ -1,138 +1,115 @@
-"""Gather the pictures of all sources, and choose this process's part of them."""
+"""What there is to be hashed now: the pictures of all sources, or this process's share of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 
-from drhn_cli.collection.shard import Shard
-from drhn_cli.errors import AnyPath, DrhnError, SourceError
-from drhn_cli.images.find import find_images, find_members
-from drhn_cli.images.packed import archive_of, is_empty_archive
-from drhn_cli.images.source import FoundFile
-from drhn_cli.paths import absolute_path, common_folder, is_below
-from drhn_cli.progress import Progress
+from drhn_cli.codes.manifest import Shard
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import Sources
+from drhn_cli.collection.stored import Stored
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
+from drhn_cli.images.find import FindResult, find_images, find_members
+from drhn_cli.images.source import is_empty_archive
+from drhn_cli.paths import absolute_path, common_folder
+from drhn_cli.progress import SILENT, Progress
 
-
-@dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """What is to be hashed.
-
-    Attributes:
-        files: of this part; those of an archive in its order.
-        n_images: pictures of all parts.
-        roots: absolute paths of the sources.
-        archives: those of them that are tar archives.
-        folder: the deepest that holds all sources, whichever part.
-        failures: what could not be looked at.
-        missing: absolute paths of sources and folders below which nothing is known.
-        complete: whether all sources were there, and nothing vanished while it was looked at.
-    """
-
-    files: list[FoundFile]
-    n_images: int
-    roots: set[bytes]
-    archives: set[bytes]
-    folder: bytes
-    failures: list[DrhnError]
-    missing: set[bytes]
-    complete: bool
-
-    def covers(self, path: bytes) -> bool:
-        """Tell whether a file of this path would have been found if it were there still.
-
-        Not where nothing is known, and not in an archive that was not named: folders are not searched for archives.
-        """
-        if not is_below(path, self.roots) or is_below(path, self.missing):
-            return False
-        archive = archive_of(path)
-        return archive is None or archive in self.archives
+_TORCHRUN = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+_SLURM_ID = "SLURM_ARRAY_TASK_ID"
+_SLURM_BOUNDS = ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT")
+_BY_HAND = "name the part with --shard I/N, or all pictures with --shard 1/1"
 
 
-def gather_pictures(
-    sources: Sequence[AnyPath],
-    shard: Shard | None,
-    *,
-    enough: int,
-    exclude: Sequence[str],
-    hidden: bool,
-    follow: bool,
-    is_known: Callable[[bytes], bool] = lambda _: False,
-    is_known_folder: Callable[[bytes], bool] = lambda _: False,
-    progress: Progress,
-) -> Gathered:
-    """Find the pictures of a part, or all.
+def find_sources(
+    sources: Sequence[AnyPath], options: HashOptions, stored: Stored, *, enough: int, progress: Progress = SILENT
+) -> Sources:
+    """Find the pictures of all sources.
 
-    Tar archives are looked into one by one, and all members of one are in the same part: no other reads it.
+    Tar archives are read one by one, and all members of one are in the same shard: no other shard reads it.
 
     Args:
         sources: files, folders and tar archives.
-        shard: the part; None: all.
-        enough: pictures of all parts beyond which they need not be counted.
-        exclude: see ``find_images``, as for the other two.
-        hidden: take names that begin with a dot.
-        follow: follow symbolic links.
-        is_known: tells whether a source was a picture, or there have been some below it. It is missing if it is an
-            empty folder now, as the mount point of an unplugged drive is, or an empty archive.
-        is_known_folder: tells whether there have been pictures below a source. It is missing if it is a file now.
+        options: which pictures are taken.
+        stored: what the code file has. A source that had pictures and is empty now, as the mount point of an unplugged
+            drive is, counts as missing.
+        enough: pictures of all shards; beyond so many they are not counted.
         progress: is advanced by the pictures of each folder and archive.
 
     Raises:
         SourceError: no source can be read, or they lie on different drives.
     """
-    found = find_images(sources, exclude=exclude, hidden=hidden, follow=follow, progress=progress)
-    # An empty name, as of a shell variable that is not set, is no source: it is not the working directory.
+    found = find_images(
+        sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow, progress=progress
+    )
+    # An empty name, as that of a shell variable that is not set, is no source: it does not mean the working directory.
     raw_sources = (os.fsencode(source) for source in sources)
     roots = {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
-    for root in sorted(filter(is_known, roots - set(found.archives))):
-        if _is_empty_folder(root):
-            found.failures.append(_emptied("empty, as the mount point of an unplugged drive is", root))
-            found.missing.append(root)
-        elif is_known_folder(root) and os.path.isfile(root):
-            found.failures.append(_emptied("a file in the place of a folder or archive", root))
-            found.missing.append(root)
+    _report_emptied(found, roots - set(found.archives), stored)
     _refuse_nothing(found.failures, roots, set(found.missing))
-    file_paths = {*found.archives, *(file.path for file in found.files)}
-    folder = common_folder(os.path.dirname(root) if root in file_paths else root for root in roots)
-    prefix = len(os.path.join(folder, b""))
-
-    def is_own(path: bytes) -> bool:
-        return shard is None or shard.holds(path[prefix:])
-
-    failures, missing = list(found.failures), set(found.missing)
-    files = [file for file in found.files if is_own(file.path)]
-    n_images = len(found.files)
-    for path in sorted(found.archives, key=is_own, reverse=True):
-        if not is_own(path) and n_images >= enough:
-            break
-        members = find_members(path, exclude=exclude, hidden=hidden)
-        n_images += len(members.files)
-        progress.advance(len(members.files))
-        if is_own(path):
-            files += members.files
-            failures += members.failures
-            missing.update(members.missing)
-            if not members.files and is_known(path) and is_empty_archive(path):
-                failures.append(_emptied("an archive that holds nothing any more", path))
-                missing.add(path)
-    if not files:
-        _refuse_nothing(failures, roots, missing)
-    return Gathered(
-        files=files,
-        n_images=n_images,
+    files = {*found.archives, *(file.path for file in found.files)}
+    folder = common_folder(os.path.dirname(root) if root in files else root for root in roots)
+    search = _ShardSearch(found, options, len(os.path.join(folder, b"")))
+    search.read_archives(stored, enough, progress)
+    missing = set(found.missing)
+    if not search.files:
+        _refuse_nothing(found.failures, roots, missing)
+    return Sources(
+        files=search.files,
+        shard=options.shard,
+        n_images=search.n_images,
         roots=roots,
         archives=set(found.archives),
         folder=folder,
-        failures=failures,
+        failures=found.failures,
         missing=missing,
         complete=not roots & missing and not found.some_vanished,
     )
 
 
-def _emptied(problem: str, source: bytes) -> SourceError:
+class _ShardSearch:
+    """The pictures of one shard. Adds the failures of its archives to those of ``found``."""
+
+    def __init__(self, found: FindResult, options: HashOptions, prefix: int) -> None:
+        self._found = found
+        self._options = options
+        self._prefix = prefix  # bytes of the folder of all sources, which shards do not depend on
+        self.files = [file for file in found.files if self._is_own(file.path)]
+        self.n_images = len(found.files)
+
+    def _is_own(self, path: bytes) -> bool:
+        return self._options.shard is None or self._options.shard.holds(path[self._prefix :])
+
+    def read_archives(self, stored: Stored, enough: int, progress: Progress) -> None:
+        for path in sorted(self._found.archives, key=self._is_own, reverse=True):
+            is_own = self._is_own(path)
+            if not is_own and self.n_images >= enough:
+                return
+            members = find_members(path, exclude=self._options.exclude, hidden=self._options.hidden)
+            self.n_images += len(members.files)
+            progress.advance(len(members.files))
+            if is_own:
+                self.files += members.files
+                self._found.failures.extend(members.failures)
+                self._found.missing.extend(members.missing)
+                if not members.files and path in stored and is_empty_archive(path):
+                    _report_missing(self._found, path, "an archive that holds nothing any more")
+
+
+def _report_emptied(found: FindResult, roots: set[bytes], stored: Stored) -> None:
+    """Count as missing the sources that had pictures and cannot have any now."""
+    for root in sorted(root for root in roots if root in stored):
+        if _is_empty_folder(root):
+            _report_missing(found, root, "empty, as the mount point of an unplugged drive is")
+        elif root in stored.folders and os.path.isfile(root):
+            _report_missing(found, root, "a file in the place of a folder or archive")
+
+
+def _report_missing(found: FindResult, source: bytes, problem: str) -> None:
     hint = "if its pictures are gone for good, hash again with --rebuild"
-    return SourceError(f"{problem}, so its codes are kept", path=source, hint=hint)
+    found.failures.append(SourceError(f"{problem}, so its codes are kept", path=source, hint=hint))
+    found.missing.append(source)
 
 
 def _refuse_nothing(failures: list[DrhnError], roots: set[bytes], missing: set[bytes]) -> None:
@@ -146,3 +123,55 @@ def _is_empty_folder(path: bytes) -> bool:
             return not any(entries)
     except OSError:
         return False
+
+
+def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str | None]:
+    """Return the shard that is asked for, or else the one that torchrun or a Slurm array has this process for.
+
+    Args:
+        text: ``I/N``, if it was given; ``1/1`` means all pictures, whoever has started the process.
+        environment: variables of the process.
+
+    Returns:
+        The shard, None for all pictures; and who has started the process, if that is how the shard is known.
+
+    Raises:
+        ConfigError: there is no such shard, or the variables do not tell which one it is.
+    """
+    starter = None
+    if text is not None:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+        if match is None:
+            raise ConfigError("no part of the pictures", expected="I/N, such as 2/4", found=repr(text))
+        shard = Shard(number=int(match[1]), count=int(match[2]))
+    elif all(name in environment for name in _TORCHRUN):
+        if _SLURM_ID in environment:
+            raise ConfigError("torchrun in a Slurm array: which of them shares the pictures out?", hint=_BY_HAND)
+        rank, size = _integers(environment, _TORCHRUN[:2])
+        shard, starter = Shard(number=rank + 1, count=size), "torchrun"
+    elif _SLURM_ID in environment:
+        shard, starter = _shard_of_array(environment), "the Slurm array"
+    else:
+        return None, None
+    return (shard, starter) if shard.count > 1 else (None, None)
+
+
+def _shard_of_array(environment: Mapping[str, str]) -> Shard:
+    (task,), (first, last, count) = _integers(environment, (_SLURM_ID,)), _integers(environment, _SLURM_BOUNDS)
+    # A single task that is submitted again is an array of its own, and does not know how many there were.
+    if first not in (0, 1) or last - first + 1 != count or count < 2:
+        raise ConfigError(
+            "a Slurm array that may be some tasks of a larger one",
+            expected="all tasks from 0 or 1 on",
+            found=f"{count} from {first} to {last}",
+            hint=_BY_HAND,
+        )
+    return Shard(number=task - first + 1, count=count)
+
+
+def _integers(environment: Mapping[str, str], names: tuple[str, ...]) -> list[int]:
+    try:
+        return [int(environment[name]) for name in names]
+    except (KeyError, ValueError) as error:
+        told = " ".join(f"{name}={environment.get(name)}" for name in names)
+        raise ConfigError("the environment does not tell the part", found=told, hint=_BY_HAND) from error

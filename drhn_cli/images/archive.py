@@ -1,4 +1,4 @@
-"""What a tar archive holds, read from its headers alone: nothing is unpacked, and nothing that it says is trusted."""
+"""Tar archives: the members, from headers alone. Nothing is unpacked, and nothing that a header says is trusted."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ _KINDS = {
 }
 _WITHOUT_CONTENT = set(_KINDS) - {tarfile.GNUTYPE_SPARSE}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_EXTENSIONS = {
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.XGLTYPE,
-}
+_PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE}
+_EXTENSIONS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX}
 _GNU_MAGIC = b"ustar  \0"
 _SPARSE = b"GNU.sparse."
 _SPARSE_NAME = b"GNU.sparse.name"
@@ -41,7 +36,7 @@ class TarMember(NamedTuple):
     """A member of an archive.
 
     Attributes:
-        name: as it stands there: any bytes, perhaps absolute, perhaps with ``..`` in it.
+        name: as the archive has it: any bytes, perhaps absolute, perhaps with ``..`` in it.
         kind: "file", or what it is instead.
         offset: byte where its content begins.
         size: of its content, which is there in full.
@@ -56,85 +51,112 @@ class TarMember(NamedTuple):
 def read_members(stream: BinaryIO, n_bytes: int, path: AnyPath) -> Iterator[TarMember]:
     """Yield the members of a tar archive (v7, ustar, GNU, pax) in its order.
 
+    The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar.
+
     Args:
         stream: of the archive; only its headers are read.
         n_bytes: its length.
-        path: what errors call it.
+        path: for error messages.
 
     Raises:
         SourceError: it is no tar archive, compressed, damaged or cut short; the members before that have been yielded.
         OSError: it cannot be read.
-
-    Source: POSIX.1-2017 (pax), the manual of GNU tar (its extensions).
     """
+    return _Reader(stream, n_bytes, path).members()
 
-    def damaged(found: str) -> SourceError:
-        return SourceError("damaged archive", path=path, found=f"{found} at byte {at}", hint=_AGAIN)
 
-    def cut_short(found: str) -> SourceError:
-        return SourceError("the archive is cut short", path=path, found=found, hint=_AGAIN)
+class _Reader:
+    def __init__(self, stream: BinaryIO, n_bytes: int, path: AnyPath) -> None:
+        self._stream = stream
+        self._n_bytes = n_bytes
+        self._path = path
+        self._at = 0
+        self._records: dict[bytes, bytes] = {}  # from the extension headers in front of the next member
 
-    def read(offset: int, size: int) -> bytes:
-        stream.seek(offset)
-        return stream.read(size)
+    def members(self) -> Iterator[TarMember]:
+        while (block := self._read_block()) != bytes(_BLOCK):
+            header = self._parse_header(block)
+            kind = block[156:157]
+            self._at += _BLOCK
+            if kind == tarfile.GNUTYPE_SPARSE and block[482]:
+                self._skip_sparse_map()
+            size = self._content_size(kind, header)
+            if kind in _EXTENSIONS:
+                self._read_extension(kind, size)
+            else:
+                yield self._member(block, header, size)
+                self._records = {}
+            self._at += -(-size // _BLOCK) * _BLOCK
 
-    at = 0
-    records: dict[bytes, bytes] = {}  # of the extension headers of the next member
-    while True:
-        block = read(at, _BLOCK)
-        if len(block) < _BLOCK and (at or not block):
-            raise cut_short(f"{n_bytes} bytes without an end mark")
-        if block == bytes(_BLOCK):
-            return
+    def _read(self, offset: int, size: int) -> bytes:
+        self._stream.seek(offset)
+        return self._stream.read(size)
+
+    def _read_block(self) -> bytes:
+        block = self._read(self._at, _BLOCK)
+        if len(block) < _BLOCK and (self._at or not block):
+            raise self._cut_short(f"{self._n_bytes} bytes without an end mark")
+        return block
+
+    def _parse_header(self, block: bytes) -> tarfile.TarInfo:
         try:
-            header = tarfile.TarInfo.frombuf(block, "latin-1", "strict")
+            return tarfile.TarInfo.frombuf(block, "latin-1", "strict")
         except tarfile.HeaderError as error:
-            if at == 0:
-                raise _refusal(block, path) from error
-            raise damaged(str(error)) from error
-        kind = block[156:157]
-        short_name = header.name.encode("latin-1")
-        if block[257:265] == _GNU_MAGIC:  # which has times where others have the beginning of a long name
-            short_name = block[:100].split(b"\0")[0]
-        at += _BLOCK
-        if kind == tarfile.GNUTYPE_SPARSE and block[482]:
-            while at < n_bytes and read(at + 504, 1) != b"\0":
-                at += _BLOCK
-            at += _BLOCK
+            if self._at == 0:
+                raise _not_an_archive(block, self._path) from error
+            raise self._damaged(str(error)) from error
+
+    def _skip_sparse_map(self) -> None:
+        while self._at < self._n_bytes and self._read(self._at + 504, 1) != b"\0":
+            self._at += _BLOCK
+        self._at += _BLOCK
+
+    def _content_size(self, kind: bytes, header: tarfile.TarInfo) -> int:
         try:
-            size = header.size if kind in _EXTENSIONS else int(records.get(b"size", header.size))
+            size = header.size if kind in _EXTENSIONS else int(self._records.get(b"size", header.size))
         except ValueError as error:
-            raise damaged("a size that is no number") from error
+            raise self._damaged("a size that is no number") from error
         if header.type in _WITHOUT_CONTENT:
             size = 0
         if size < 0:
-            raise damaged("a negative size")
-        if at + size > n_bytes:
-            raise cut_short(f"{n_bytes} bytes where a member ends at {at + size}")
-        if kind in _EXTENSIONS:
-            if size > _MAX_EXTENSION_BYTES:
-                raise damaged(f"an extension header of {size} bytes")
-            content = read(at, size)
-            if kind == tarfile.GNUTYPE_LONGNAME:
-                records[b"path"] = content.split(b"\0")[0]
-            elif kind != tarfile.GNUTYPE_LONGLINK:
-                try:
-                    more = _parse_records(content)
-                except ValueError as error:
-                    raise damaged(str(error)) from error
-                if kind == tarfile.XGLTYPE and more:
-                    raise damaged("a name or size for all members")
-                records |= more
-        else:
-            name = records.get(_SPARSE_NAME, records.get(b"path", short_name))
-            what = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
-            yield TarMember(name, "a sparse file" if _SPARSE in records else what, at, size)
-            records = {}
-        at += -(-size // _BLOCK) * _BLOCK
+            raise self._damaged("a negative size")
+        if self._at + size > self._n_bytes:
+            raise self._cut_short(f"{self._n_bytes} bytes where a member ends at {self._at + size}")
+        return size
+
+    def _read_extension(self, kind: bytes, size: int) -> None:
+        """Note what an extension header says of the next member."""
+        if size > _MAX_EXTENSION_BYTES:
+            raise self._damaged(f"an extension header of {size} bytes")
+        content = self._read(self._at, size)
+        if kind == tarfile.GNUTYPE_LONGNAME:
+            self._records[b"path"] = content.split(b"\0")[0]
+        elif kind in _PAX:
+            try:
+                records = _parse_records(content)
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
+            if kind == tarfile.XGLTYPE and records:
+                raise self._damaged("a name or size for all members")
+            self._records |= records
+
+    def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
+        short_name = header.name.encode("latin-1")
+        if block[257:265] == _GNU_MAGIC:  # has times where others have the beginning of a long name
+            short_name = block[:100].split(b"\0")[0]
+        name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
+        kind = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
+        return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
+
+    def _damaged(self, found: str) -> SourceError:
+        return SourceError("damaged archive", path=self._path, found=f"{found} at byte {self._at}", hint=_AGAIN)
+
+    def _cut_short(self, found: str) -> SourceError:
+        return SourceError("the archive is cut short", path=self._path, found=found, hint=_AGAIN)
 
 
 def _parse_records(content: bytes) -> dict[bytes, bytes]:
-    """Return what matters here of a pax header's records, ``LENGTH KEY=VALUE`` and a newline each.
+    """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here.
 
     Raises:
         ValueError: they are not of that form.
@@ -154,7 +176,7 @@ def _parse_records(content: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _refusal(block: bytes, path: AnyPath) -> SourceError:
+def _not_an_archive(block: bytes, path: AnyPath) -> SourceError:
     for magic, name in _COMPRESSED.items():
         if block.startswith(magic):
             hint = "decompress it: pictures hardly shrink, and members could not be read one by one"

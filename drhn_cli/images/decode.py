@@ -1,35 +1,40 @@
-"""Decode any picture to upright RGB, or say in one line why it cannot be."""
+"""Decode any picture to upright 8-bit RGB, or say in one line why that is not possible."""
 
 from __future__ import annotations
 
+import ctypes
+import io
+import logging
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from drhn_cli.errors import AnyPath, ImageError
-from drhn_cli.images.formats import is_heif, may_be_heif, picture_formats, readable_formats, register_heif
-from drhn_cli.images.greys import is_deep_grey, to_8_bit_grey
-from drhn_cli.images.opened import OpenedPicture, PictureSource, open_picture
-from drhn_cli.images.quiet import ignore_pillow_warnings
-from drhn_cli.images.raw import refuse_raw, refuse_thumbnail
+from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_thumbnail
+from drhn_cli.images.source import ImageSource, read_source, source_name
 
 # Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
 MAX_PIXELS = 300_000_000
 
-# A bomb is a small file that unpacks to a huge picture. Photographs take a byte for every 1 to 30 pixels, hard-pressed
-# ones for every 100; one colour in a PNG takes a byte for 340 and more. Small pictures may be as plain as they like.
+# A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
+# compressed ones for every 100, a PNG of one color for every 340 or more. Small pictures may be as plain as they like.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
 
-# Of a JPEG at a time: most at once, as threads wait for the interpreter at each of Pillow's own pieces, of 64 KB.
-_PIECE_BYTES = 1 << 24
+# What Pillow hands to its JPEG decoder at a time. Its own default of 64 KB makes threads wait for the interpreter lock.
+_JPEG_BLOCK_BYTES = 1 << 24
 
-# What Pillow's readers raise on damaged files. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
+# What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
 # documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
 _DECODER_ERRORS = (
     ArithmeticError,
@@ -49,7 +54,7 @@ _DECODER_ERRORS = (
     zlib.error,
 )
 
-# Of each EXIF orientation, and which sides become the left, top, right and bottom one.
+# For each EXIF orientation, how to turn, and which sides become the left, top, right and bottom one.
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, "rtlb"),
     3: (Image.Transpose.ROTATE_180, "rblt"),
@@ -60,9 +65,11 @@ _TURNS = {
     8: (Image.Transpose.ROTATE_90, "trbl"),
 }
 
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
 
 class Decoded(NamedTuple):
-    """A picture, and how it lies in its image.
+    """A decoded picture, and how it lies in its image.
 
     Attributes:
         image: mode ``RGB``, upright.
@@ -76,40 +83,41 @@ class Decoded(NamedTuple):
     margins: tuple[float, float, float, float]
 
 
-def decode_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
     """Decode a picture as ``decode_reduced`` does, and return its image alone."""
     return decode_reduced(source, max_pixels=max_pixels, min_side=min_side).image
 
 
-def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Decoded:
+def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Decoded:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
-    The first frame of an animation; turned upright as its EXIF orientation says (damaged EXIF is passed over);
-    transparency on white; deep greys scaled (see ``greys``); CMYK, palettes and the rest by Pillow's conversion.
-    Safe in threads: of Pillow's global state, nothing is changed but that its messages are silenced (see ``quiet``) and
-    its limit of pixels is raised to ours.
+    The first frame of an animation; turned upright as its EXIF orientation says (corrupt EXIF is ignored); transparency
+    on white; grays of more than 8 bits scaled; CMYK, palettes and the rest by Pillow's conversion. Thread-safe: of
+    Pillow's global state only its warnings are silenced and its limit of pixels is raised to ours.
 
     Args:
-        source: see ``open_picture``.
+        source: read into memory first, see ``read_source``.
         max_pixels: refuse pictures of more pixels, before they are decoded.
-        min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size so long as both sides keep this many pixels.
-            On photographs this saves most of the time. None: always the full size.
+        min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many pixels,
+            which saves most of the time on photographs. None: always the full size.
 
     Raises:
-        ImageError: it cannot be opened (see ``open_picture``), is no picture, is damaged or cut short, has more than
-            ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
+        ImageError: it cannot be read, is no picture, is damaged or cut short, has more than ``max_pixels`` pixels, or
+            has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
     """
-    ignore_pillow_warnings()
-    _allow_pillow(max_pixels)
-    with open_picture(source) as opened, _blaming(opened.path):
-        picture = _identify(opened)
-        _refuse_bomb(picture, opened, max_pixels)
+    _ignore_pillow_warnings()
+    _raise_pillow_limit(max_pixels)
+    name = source_name(source)
+    with _decoder_errors(name):
+        data = read_source(source)
+        picture = _open(data, name)
+        _refuse_bomb(picture, len(data), name, max_pixels)
         full_width = picture.width
         drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
-            picture.decodermaxblock = min(opened.n_bytes, _PIECE_BYTES)
+            picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
         picture.load()
-        # Only now, as loading turns a TIFF upright.
+        # Not before, as loading turns a TIFF upright.
         width, height = drafted[1][2:] if drafted else picture.size
         scale = round(full_width / width) if drafted else 1
         margins = dict(zip("ltrb", (0.0, 0.0, picture.width - width, picture.height - height), strict=True))
@@ -121,69 +129,76 @@ def decode_reduced(source: PictureSource, *, max_pixels: int = MAX_PIXELS, min_s
 
 
 @contextmanager
-def _blaming(path: AnyPath | None) -> Iterator[None]:
+def _decoder_errors(name: AnyPath | None) -> Iterator[None]:
     """Turn whatever a decoder raises into an ImageError that names the file."""
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels", path=path, found=str(error), hint=_BOMB_HINT) from error
+        raise ImageError("too many pixels", path=name, found=str(error), hint=_BOMB_HINT) from error
     except MemoryError as error:
         hint = "make a smaller copy of it, or use fewer --workers"
-        raise ImageError("needs more memory than there is", path=path, hint=hint) from error
+        raise ImageError("needs more memory than there is", path=name, hint=hint) from error
     except _DECODER_ERRORS as error:
         found = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError("damaged or cut short", path=path, found=found, hint="copy or download it again") from error
+        raise ImageError("damaged or cut short", path=name, found=found, hint="copy or download it again") from error
 
 
-def _allow_pillow(max_pixels: int) -> None:
-    """Have Pillow's readers, some of which look at its limit themselves, take what we take; never less than usual.
+def _ignore_pillow_warnings() -> None:
+    """Silence Pillow's warnings about odd metadata: what matters of them is an ImageError.
 
-    They refuse what has more than twice the limit.
+    ``warnings.catch_warnings`` restores a list that all threads share, so it is not thread-safe; adding one filter is.
+    It is looked for each time, as the program around may have reset the list.
     """
+    if _IGNORE_PILLOW not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_IGNORE_PILLOW[3].pattern)
+
+
+def _ignore_libtiff_messages() -> None:
+    """Remove libtiff's message handlers, which print to stderr from C.
+
+    The extension module leads to the libtiff that it is linked with. Where that is hidden inside it, as in the wheels
+    of some platforms, the messages stay.
+    """
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        set_handler = getattr(library, name, None)
+        if set_handler is not None:
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
+
+
+# Pillow logs some damage as errors, which Python prints to stderr if nobody has set up logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+_ignore_libtiff_messages()
+
+
+def _raise_pillow_limit(max_pixels: int) -> None:
+    """Have Pillow take pictures of ``max_pixels``: it refuses those of more than twice its own limit."""
     least = (max_pixels + 1) // 2
     if Image.MAX_IMAGE_PIXELS is not None and least > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = least
 
 
-def _identify(opened: OpenedPicture) -> Image.Image:
-    """Read a picture's header.
-
-    This is ``Image.open`` without two of its habits: the bomb check by a global limit, which is ours to make, and
-    mapping raw files into memory by their path, where a file that is cut while it is read kills the process.
-    """
-    prefix = opened.stream.read(16)
-    if is_heif(prefix) and not register_heif():
-        hint = "install its decoder: pip install 'drhn[heif]'"
-        raise ImageError("HEIC is not decoded by Pillow alone", path=opened.path, hint=hint)
-    if may_be_heif(prefix):
-        register_heif()
-    damage: SyntaxError | None = None
-    for name in picture_formats():
-        reader, accept = Image.OPEN[name]
-        accepted = accept is None or accept(prefix)
-        if isinstance(accepted, str):  # known, but not built into this Pillow
-            raise ImageError(f"{name} is not supported here", path=opened.path, hint="reinstall Pillow from its wheel")
-        if accepted:
-            if name == "TIFF":
-                refuse_raw(opened.path, prefix)
-            opened.stream.seek(0)
-            try:
-                picture = reader(opened.stream, "")
-            except SyntaxError as error:  # another format may begin alike: HEIC in the container that AVIF shares
-                damage = damage or error
-                continue
-            refuse_thumbnail(opened.path, picture)
-            return picture
-    if damage is not None:
-        raise damage
-    refuse_raw(opened.path, prefix)
-    raise ImageError(
-        "not a picture",
-        path=opened.path,
-        expected=", ".join(readable_formats()),
-        found=_describe(prefix),
-        hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
-    )
+def _open(data: bytes, name: AnyPath | None) -> Image.Image:
+    """Read a picture's header."""
+    formats = formats_of(data[:16], name)
+    if "TIFF" in formats or not formats:
+        refuse_raw(name, data[:16])
+    if not formats:
+        raise ImageError(
+            "not a picture",
+            path=name,
+            expected=", ".join(readable_formats()),
+            found=_describe(data[:16]),
+            hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
+        )
+    try:
+        picture = Image.open(io.BytesIO(data), formats=formats)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        # Neither says what is wrong: the reader itself raises that, or returns the size for a message of ours.
+        picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
+    refuse_thumbnail(name, picture)
+    return picture
 
 
 def _describe(prefix: bytes) -> str:
@@ -192,30 +207,72 @@ def _describe(prefix: bytes) -> str:
     return f"text {text!r}" if is_text else f"bytes {prefix[:8].hex(' ')}"
 
 
-def _refuse_bomb(picture: Image.Image, opened: OpenedPicture, max_pixels: int) -> None:
+def _refuse_bomb(picture: Image.Image, n_bytes: int, name: AnyPath | None, max_pixels: int) -> None:
     width, height = picture.size
     n_pixels = width * height
     if n_pixels > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
-        raise ImageError("too many pixels", path=opened.path, expected=expected, found=found, hint=_BOMB_HINT)
-    if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * opened.n_bytes):
-        found = f"{width} x {height} in {opened.n_bytes} bytes"
-        hint = "make a smaller copy of it"
-        raise ImageError("too many pixels for so small a file", path=opened.path, found=found, hint=hint)
+        raise ImageError("too many pixels", path=name, expected=expected, found=found, hint=_BOMB_HINT)
+    if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
+        found = f"{width} x {height} in {n_bytes} bytes"
+        raise ImageError(
+            "too many pixels for so small a file", path=name, found=found, hint="make a smaller copy of it"
+        )
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:
     try:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), (None, "ltrb"))
-    except _DECODER_ERRORS:  # the pixels are sound, so damaged notes beside them are no reason to refuse
+    except _DECODER_ERRORS:  # the pixels are sound: corrupt EXIF data is no reason to refuse them
         return None, "ltrb"
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if is_deep_grey(picture):
-        return to_8_bit_grey(picture).convert("RGB")
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        # 16 or 32 bits of gray, which Pillow's own conversion clips to white.
+        return _to_8_bit_gray(picture).convert("RGB")
     if picture.has_transparency_data:
         canvas = Image.new("RGBA", picture.size, "white")
         canvas.alpha_composite(picture.convert("RGBA"))
         return canvas.convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _to_8_bit_gray(picture: Image.Image) -> Image.Image:
+    """Scale a loaded picture of 16- or 32-bit grays to mode ``L``, rounding to the nearest.
+
+    16-bit pictures are scaled by their full range (12-bit TIFF by its own). The color that a PNG marks as transparent
+    becomes white.
+    """
+    pixels = np.asarray(picture)  # (height, width)
+    if picture.mode.startswith("I;16"):
+        is_12_bit = isinstance(picture, TiffImageFile) and picture.tag_v2.get(BITSPERSAMPLE) in (12, (12,))
+        full_range = 4095 if is_12_bit else 65535
+        table = (np.arange(65536, dtype=np.int64) * 255 + full_range // 2) // full_range
+        gray = np.minimum(table, 255).astype(np.uint8)[pixels]
+    else:
+        gray = _scale_unknown_range(pixels)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[pixels == transparent] = 255
+    return Image.fromarray(gray)
+
+
+def _scale_unknown_range(pixels: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Scale 32-bit integers or floats, which do not say their range.
+
+    It is taken to be 0..1, 0..255 or 0..65535, the first that holds every value, else (negative or larger values) from
+    the smallest to the largest. Infinities become the nearest end, NaN the lower one.
+    """
+    finite = pixels[np.isfinite(pixels)]
+    if finite.size == 0:
+        return np.zeros(pixels.shape, np.uint8)
+    low, high = float(finite.min()), float(finite.max())
+    with np.errstate(invalid="ignore"):  # a signaling NaN is still only a NaN
+        values = np.nan_to_num(pixels.astype(np.float64), nan=low, posinf=high, neginf=low)
+    if low >= 0 and high <= 65535:
+        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top)
+    values -= low
+    values /= (high - low) or 1.0
+    values *= 255
+    return np.rint(values).astype(np.uint8)

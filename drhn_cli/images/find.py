@@ -12,17 +12,16 @@ from itertools import accumulate
 from typing import BinaryIO, NamedTuple, cast
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
-from drhn_cli.images.absent import hint_for_absent
+from drhn_cli.files import FileStamp
 from drhn_cli.images.formats import picture_suffixes
 from drhn_cli.images.globs import compile_excludes
-from drhn_cli.images.packed import archive_of, list_members
-from drhn_cli.images.source import FoundFile, PackedFile
+from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class FindResult:
     """What ``find_images`` found.
 
     Attributes:
@@ -34,7 +33,7 @@ class Found:
         some_vanished: a file or folder was there and then was not, as where a drive is unplugged meanwhile.
     """
 
-    files: Sequence[FoundFile] = field(default_factory=list)
+    files: Sequence[ImageFile] = field(default_factory=list)
     failures: list[DrhnError] = field(default_factory=list)
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
@@ -67,7 +66,7 @@ def find_images(
     hidden: bool = False,
     follow: bool = False,
     progress: Progress = SILENT,
-) -> Found:
+) -> FindResult:
     """Find the picture files in folders, at any depth, and those named one by one.
 
     In a folder a picture is a regular file with a suffix of ``formats.SUFFIXES``, in any case. As in ripgrep and fd,
@@ -91,7 +90,7 @@ def find_images(
     return search.result()
 
 
-def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> Found:
+def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
     A member with a picture's name that is no regular file below the archive is a failure. An archive that is damaged
@@ -106,11 +105,11 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
         What was found, in the order of the archive.
     """
     suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
-    files: dict[bytes, PackedFile] = {}
+    files: dict[bytes, ImageFile] = {}
     failures: list[DrhnError] = []
     missing = []
     try:
-        for member, file in list_members(archive):
+        for member, file in list_archive(archive):
             parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
             if not parts or os.path.splitext(parts[-1])[1].lower() not in suffixes:
                 continue
@@ -126,7 +125,7 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
     except SourceError as error:
         failures.append(error)
         missing.append(archive)
-    return Found(files=list(files.values()), failures=failures, missing=missing)
+    return FindResult(files=list(files.values()), failures=failures, missing=missing)
 
 
 def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
@@ -174,15 +173,15 @@ class _Search:
         self._progress = progress
         self._n_told = 0
         self._suffixes = picture_suffixes()
-        self._files: dict[bytes, FoundFile] = {}
+        self._files: dict[bytes, ImageFile] = {}
         self._failures: list[DrhnError] = []
         self._archives: set[bytes] = set()
         self._missing: list[bytes] = []
         self._some_vanished = False
 
-    def result(self) -> Found:
+    def result(self) -> FindResult:
         files = sorted(self._files.values(), key=lambda file: file.path)
-        return Found(
+        return FindResult(
             files=files,
             failures=self._failures,
             archives=sorted(self._archives),
@@ -271,7 +270,7 @@ class _Search:
         return None
 
     def _keep(self, path: bytes, status: os.stat_result) -> None:
-        self._files[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+        self._files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
 
     def _lose(self, path: bytes, error: OSError, *, vanished: bool) -> None:
         self._missing.append(path)

@@ -1,7 +1,9 @@
-"""Which files count as pictures: the formats that are decoded, and the file name suffixes that are looked for."""
+"""Which files count as pictures: formats that are decoded, suffixes that are looked for, camera RAW files refused."""
 
 from __future__ import annotations
 
+import os
+import re
 from importlib.util import find_spec
 
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
@@ -18,6 +20,8 @@ from PIL import (  # noqa: F401
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from drhn_cli.errors import AnyPath, ImageError
 
 # JPEG includes MPO, the stereo format that phones write with a .jpg suffix.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
@@ -54,6 +58,15 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _CONTAINER_BRANDS = (b"mif1", b"msf1")  # of AVIF, too
 
 
+# Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
+_RAW_NAME = re.compile(
+    rb"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)$", re.IGNORECASE
+)
+_CR2_MARK = b"CR\x02"  # from byte 8 on
+_NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
+_DNG_VERSION = 50706
+
+
 def picture_formats() -> tuple[str, ...]:
     """Return Pillow's names of the formats that are decoded: ``FORMATS``, and HEIF where a decoder is registered."""
     return (*FORMATS, _HEIF_FORMAT) if _HEIF_FORMAT in Image.OPEN else FORMATS
@@ -77,20 +90,29 @@ def _can_read_heif() -> bool:
     return _HEIF_FORMAT in Image.OPEN or find_spec("pillow_heif") is not None
 
 
-def is_heif(prefix: bytes) -> bool:
-    """Tell a HEIC picture by its first 12 bytes.
+def formats_of(prefix: bytes, path: AnyPath | None) -> tuple[str, ...]:
+    """Return the formats that a picture may have by its first 16 bytes; none where it is no picture.
 
-    Source: ISO/IEC 23008-12, the brands of HEVC pictures.
+    The brands of HEIF are those of ISO/IEC 23008-12.
+
+    Raises:
+        ImageError: it has a format that cannot be decoded here.
     """
-    return prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
-
-
-def may_be_heif(prefix: bytes) -> bool:
-    """Tell by its first 12 bytes what may be a HEIC picture, or an AVIF one, or neither.
-
-    Source: ISO/IEC 23008-12, the brands of containers.
-    """
-    return prefix[4:8] == b"ftyp" and prefix[8:12] in _CONTAINER_BRANDS
+    brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS and not register_heif():
+        hint = "install its decoder: pip install 'drhn[heif]'"
+        raise ImageError("HEIC is not decoded by Pillow alone", path=path, hint=hint)
+    if brand in _CONTAINER_BRANDS:
+        register_heif()
+    formats = []
+    for name in picture_formats():
+        accept = Image.OPEN[name][1]
+        accepted = accept is None or accept(prefix)
+        if isinstance(accepted, str):  # known, but not built into this Pillow
+            raise ImageError(f"{name} is not supported here", path=path, hint="reinstall Pillow from its wheel")
+        if accepted:
+            formats.append(name)
+    return tuple(formats)
 
 
 def register_heif() -> bool:
@@ -102,3 +124,33 @@ def register_heif() -> bool:
             return False
         pillow_heif.register_heif_opener()
     return True
+
+
+def refuse_raw(path: AnyPath | None, prefix: bytes) -> None:
+    """Refuse what is a RAW file by its name or its first 16 bytes.
+
+    Raises:
+        ImageError: it is one.
+    """
+    if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
+        raise _raw_error(path)
+
+
+def refuse_thumbnail(path: AnyPath | None, picture: Image.Image) -> None:
+    """Refuse a TIFF file that is a RAW file, or begins with a thumbnail as RAW files do, whatever its name.
+
+    The tags are those of TIFF 6.0 and of Adobe's DNG specification.
+
+    Raises:
+        ImageError: it is one.
+    """
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tags = picture.tag_v2
+        kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+        if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
+            raise _raw_error(path)
+
+
+def _raw_error(path: AnyPath | None) -> ImageError:
+    hint = "export it as JPEG, PNG or TIFF from a program that develops it"
+    return ImageError("a camera's RAW file, which is not decoded", path=path, hint=hint)

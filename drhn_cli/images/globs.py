@@ -25,7 +25,7 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
     Returns:
         A function of (path relative to the source with ``/`` between its parts, whether it is a folder).
 
-    Source: https://git-scm.com/docs/gitignore, without its negation.
+    The rules are those of https://git-scm.com/docs/gitignore, without its negation.
     """
     anywhere: list[str] = []
     folders: list[str] = []

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
-from drhn_cli.images.opened import PictureSource
 from drhn_cli.images.preprocess import Preprocessing, fit_image
+from drhn_cli.images.source import ImageSource
 from drhn_cli.threads import Task, ThreadPool
 
 # Files in one task: a task costs about as much to schedule as a tiny picture to decode.
@@ -38,13 +38,11 @@ class Batch:
 _Loaded = NDArray[np.uint8] | ImageError
 
 
-def load_image(
-    source: PictureSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
+def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Load one picture, exactly as ``load_batches`` does.
 
     Args:
-        source: see ``open_picture``.
+        source: see ``read_source``.
         preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
         max_pixels: refuse pictures of more pixels.
 
@@ -60,7 +58,7 @@ def load_image(
 
 
 def load_batches(
-    sources: Iterable[PictureSource],
+    sources: Iterable[ImageSource],
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -92,11 +90,11 @@ def load_batches(
 
 
 def _generate_batches(
-    sources: Iterator[PictureSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
+    sources: Iterator[ImageSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
 ) -> Iterator[Batch]:
     stopped = False
 
-    def load_chunk(chunk: Sequence[PictureSource]) -> list[_Loaded]:
+    def load_chunk(chunk: Sequence[ImageSource]) -> list[_Loaded]:
         return [_load_or_error(source, preprocessing, max_pixels) for source in chunk if not stopped]
 
     with ThreadPool(workers, "drhn-load") as pool:
@@ -118,7 +116,7 @@ def _generate_batches(
             stopped = True  # which load_chunk looks at
 
 
-def _load_or_error(source: PictureSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
+def _load_or_error(source: ImageSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
     try:
         return load_image(source, preprocessing, max_pixels=max_pixels)
     except ImageError as error:

@@ -1,83 +1,292 @@
-"""What is known of a picture file that was found."""
+"""A picture as one value, whether it is a file or in a tar archive, and how its bytes are read. Needs no Pillow."""
 
 from __future__ import annotations
 
 import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from zlib import crc32
 
-from drhn_cli.files import FileStamp
+from drhn_cli.errors import AnyPath, ImageError, SourceError
+from drhn_cli.files import FileStamp, open_nonblocking, os_errors
+from drhn_cli.paths import absolute_path
+
+if TYPE_CHECKING:
+    from drhn_cli.images.archive import TarMember
+
+MAX_BYTES = 1 << 30
+"""A picture is read into memory before it is decoded, so that nobody can cut it short meanwhile. None is longer."""
+
+_URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
+_MAX_NAME_BYTES = 4096
+_AGAIN = "copy or download it again"
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_listing = threading.Lock()
+
+
+class Archive(NamedTuple):
+    """A tar archive as it was when a member was found in it."""
+
+    path: bytes
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundFile:
-    """A file, as it was when it was found.
+class ImageFile:
+    """A picture file as it was when it was found.
 
     Attributes:
-        path: absolute path; a symbolic link keeps its own name.
-        size: bytes.
-        mtime_ns: time of the last change, nanoseconds since 1970.
-        inode: the file's number on its device.
+        path: absolute; a symbolic link keeps its own name. A member of an archive has the archive's path, a slash, and
+            its name inside.
+        stamp: by which the file is known again. A member has its own size and the time of the archive.
+        archive: that it is a member of.
+        offset: of its content in the archive.
+        name: what messages call it, as the user has written it; None: its path.
     """
 
     path: bytes
-    size: int
-    mtime_ns: int
-    inode: int
+    stamp: FileStamp
+    archive: Archive | None = None
+    offset: int = 0
+    name: AnyPath | None = None
 
-    @property
-    def source(self) -> bytes | PackedFile:
-        """What ``open_picture`` takes."""
-        return self.path
-
-    @property
-    def stamp(self) -> FileStamp:
-        """What it is known by."""
-        return FileStamp(size=self.size, mtime_ns=self.mtime_ns, inode=self.inode)
-
-    def is_as(self, stamp: FileStamp) -> bool:
-        """Tell whether this is what had this stamp when it was hashed: the same content, as far as can be seen."""
-        return self.stamp.is_same_content(stamp)
+    def has_content(self, stamp: FileStamp) -> bool:
+        """Tell whether this is the content that had this stamp, as far as can be seen."""
+        return self.stamp.is_same_content(stamp, in_archive=self.archive is not None)
 
     def is_unchanged(self) -> bool:
-        """Tell whether the file is there still, as it was when it was found."""
-        return _size_and_time(self.path) == (self.size, self.mtime_ns)
+        """Tell whether the file, or its archive, is still there as it was when it was found."""
+        path, stamp = self.archive or (self.path, self.stamp)
+        try:
+            return FileStamp.of(os.stat(path)).is_same_content(stamp)
+        except OSError:
+            return False
+
+    def read(self) -> bytes:
+        """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``.
+
+        Raises:
+            ImageError: it is not there, not a regular file, may not be read, is empty or too long; or its archive is
+                not what it was.
+        """
+        name = self.path if self.name is None else self.name
+        if self.archive is None:
+            with _open(self.path, name) as stream:
+                return _read(stream, os.fstat(stream.fileno()).st_size, name)
+        with _open(self.archive.path, self.archive.path) as stream:
+            if not FileStamp.of(os.fstat(stream.fileno())).is_same_content(self.archive.stamp):
+                hint = "run the same command again"
+                raise ImageError("its archive has changed meanwhile", path=name, hint=hint)
+            stream.seek(self.offset)
+            return _read(stream, self.stamp.size, name)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackedFile(FoundFile):
-    """A file in a tar archive.
+ImageSource = ImageFile | AnyPath | BinaryIO
+"""A picture as it was found, or its path, which may lead into an archive; or a stream, as stdin is."""
 
-    Attributes:
-        path: of the archive, a slash, and the name inside it.
-        size: its own.
-        mtime_ns: the archive's.
-        inode: the upper half tells its place in the archive and the archive's size, the lower half the archive's inode.
-        archive: absolute path.
-        archive_size: bytes.
-        offset: of its content in the archive.
+
+def read_source(source: ImageSource) -> bytes:
+    """Return the bytes of a picture. A stream is read to its end and left open.
+
+    Raises:
+        ImageError: see ``locate`` and ``ImageFile.read``.
     """
-
-    archive: bytes
-    archive_size: int
-    offset: int
-
-    @property
-    def source(self) -> bytes | PackedFile:
-        """What ``open_picture`` takes."""
-        return self
-
-    def is_as(self, stamp: FileStamp) -> bool:
-        """Tell whether this is what had this stamp when it was hashed; a copy of the archive is the same archive."""
-        return self.stamp.is_same_content(stamp, in_archive=True)
-
-    def is_unchanged(self) -> bool:
-        """Tell whether the archive is there still, as it was when the file was found in it."""
-        return _size_and_time(self.archive) == (self.archive_size, self.mtime_ns)
+    if isinstance(source, str | bytes | os.PathLike):
+        source = locate(source)
+    if isinstance(source, ImageFile):
+        return source.read()
+    return _read(source, MAX_BYTES + 1, source_name(source))
 
 
-def _size_and_time(path: bytes) -> tuple[int, int] | None:
+def source_name(source: ImageSource) -> AnyPath | None:
+    """Return what messages call a picture, if it has a name."""
+    if isinstance(source, ImageFile):
+        return source.path if source.name is None else source.name
+    if isinstance(source, str | bytes | os.PathLike):
+        return source
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str | bytes) else None
+
+
+def locate(path: AnyPath) -> ImageFile:
+    """Find the picture that a path leads to, which may lie in an archive. The path is made absolute here, once.
+
+    Raises:
+        ImageError: there is no such file, it is not a regular one, or its archive does not hold it.
+    """
+    absolute = absolute_path(path)
+    archive = archive_of(absolute)
+    if archive is not None:
+        return _locate_member(absolute, archive, path)
+    with _opening(path):
+        status = os.stat(absolute)
+    _refuse_irregular(status.st_mode, path)
+    return ImageFile(path=absolute, stamp=FileStamp.of(status), name=path)
+
+
+def archive_of(path: bytes) -> bytes | None:
+    """Return the archive that a path leads into: a part of it that is named ``.tar`` and is a file.
+
+    Or a link to nothing, as to an archive on a drive that is not plugged in.
+    """
+    for match in _ARCHIVE_NAME.finditer(path):
+        part = path[: match.end()]
+        if os.path.isfile(part) or (os.path.islink(part) and not os.path.exists(part)):
+            return part
+    return None
+
+
+def is_there(path: bytes) -> bool:
+    """Tell whether there is a file of this absolute path, or the archive that it leads into."""
+    return os.path.lexists(path) or archive_of(path) is not None
+
+
+def is_gone(path: bytes) -> bool:
+    """Tell whether there is no file of this absolute path, neither by itself nor in an archive."""
+    if os.path.lexists(path):
+        return False
     try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+        locate(path)
+    except ImageError:
+        return True
+    return False
+
+
+def is_empty_archive(path: bytes) -> bool:
+    """Tell whether an archive can be read and holds nothing but folders."""
+    try:
+        return next(list_archive(path), None) is None
+    except SourceError:
+        return False
+
+
+def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | SourceError]]:
+    """Yield each member of an archive but folders, and what it is as a file, or why it is none.
+
+    Raises:
+        SourceError: it cannot be opened, or see ``read_members``.
+    """
+    from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
+
+    with os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", buffering=0) as stream:
+        status = os.fstat(stream.fileno())
+        for member in read_members(stream, status.st_size, archive):
+            if member.kind != "a folder":
+                yield member, _member_file(member, archive, FileStamp.of(status))
+
+
+def hint_for_absent(path: AnyPath) -> str | None:
+    """Return what to do about a path without a file if it is a URL, or the ``-`` of other programs; else None."""
+    raw = os.fsencode(path)
+    if raw == b"-":
+        return "a list of paths on stdin is read with --files-from -"
+    if raw.lower().startswith(b"file:/"):
+        return "leave file:// out"
+    return "download it first: nothing is fetched from URLs" if _URL.match(raw) else None
+
+
+def _locate_member(path: bytes, archive: bytes, name: AnyPath) -> ImageFile:
+    with _opening(archive):
+        stamp = FileStamp.of(os.stat(archive))
+    with _listing:  # or all threads that make thumbnails would list the same archive
+        files, damage = _files_of(archive, stamp)
+    if path not in files:
+        found, hint = (damage.problem, damage.hint) if damage else (None, None)
+        raise ImageError("not in its archive, or no file there", path=name, found=found, hint=hint or "check the path")
+    return files[path]
+
+
+@lru_cache(maxsize=4)
+def _files_of(archive: bytes, _stamp: FileStamp) -> tuple[dict[bytes, ImageFile], SourceError | None]:
+    files: dict[bytes, ImageFile] = {}
+    try:
+        # Of a name that is there twice the last one counts, as for tar.
+        files.update((file.path, file) for _, file in list_archive(archive) if isinstance(file, ImageFile))
+    except SourceError as error:  # what came before the damage can be read
+        return files, error
+    return files, None
+
+
+def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFile | SourceError:
+    parts = member.name.split(b"/")
+    path = os.fsencode(os.sep).join([archive, *(part for part in parts if part not in (b"", b"."))])
+    problem = None
+    if member.kind != "file":
+        problem = f"{member.kind} in an archive"
+    elif member.name.startswith(b"/") or b".." in parts:
+        problem = "a name that leads out of its archive"
+    elif b"\0" in member.name or len(member.name) > _MAX_NAME_BYTES or path == archive:
+        problem = "a name that no file has"
+    if problem is not None:
+        raw = archive + b"/" + member.name[:_MAX_NAME_BYTES]
+        return SourceError(problem, path=raw, expected="a regular file below the archive")
+    place = crc32(b"%d %d" % (stamp.size, member.offset))
+    inode = place << 32 | crc32(b"%d" % stamp.inode)
+    return ImageFile(
+        path=path,
+        stamp=FileStamp(size=member.size, mtime_ns=stamp.mtime_ns, inode=inode),
+        archive=Archive(archive, stamp),
+        offset=member.offset,
+    )
+
+
+def _open(path: bytes, name: AnyPath) -> BinaryIO:
+    """Open a regular file; a FIFO, which would block, is refused."""
+    # Looked at first, as opening a device may do something; a FIFO may still be swapped in after that.
+    with _opening(name):
+        _refuse_irregular(os.stat(path).st_mode, name)
+        stream = os.fdopen(open_nonblocking(path), "rb")
+    try:
+        _refuse_irregular(os.fstat(stream.fileno()).st_mode, name)
+    except ImageError:
+        stream.close()
+        raise
+    return stream
+
+
+@contextmanager
+def _opening(name: AnyPath) -> Iterator[None]:
+    """Say what is wrong with a path where the system refuses it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        hint = hint_for_absent(name) or "check the path; it may have been moved"
+        raise ImageError("no such file", path=name, hint=hint) from error
+    except PermissionError as error:
+        raise ImageError("may not be read", path=name, hint="check its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = error.strerror if isinstance(error, OSError) else str(error)
+        hint = "check the path" if isinstance(error, OSError) else "use -0 if the list of files is NUL-separated"
+        raise ImageError("cannot be opened", path=name, found=found, hint=hint) from error
+
+
+def _read(stream: BinaryIO, n_bytes: int, name: AnyPath | None) -> bytes:
+    """Return so many bytes of a stream, or fewer where it ends before."""
+    data = stream.read(n_bytes) if n_bytes <= MAX_BYTES + 1 else b""
+    if n_bytes > MAX_BYTES + 1 or len(data) > MAX_BYTES:
+        raise ImageError("too long for a picture", path=name, expected=f"at most {MAX_BYTES} bytes")
+    if not data:
+        raise ImageError("empty", path=name, expected="a picture", found="0 bytes", hint=_AGAIN)
+    return data
+
+
+def _refuse_irregular(mode: int, name: AnyPath) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ImageError("is a folder", path=name, expected="a picture file", hint="name a picture inside it")
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
+    hint = "write it to a file, or pipe it in and name it -"
+    raise ImageError("not a regular file", path=name, expected="a picture file", found=kind, hint=hint)

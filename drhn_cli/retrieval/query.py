@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.pack import parse_hex
 from drhn_cli.errors import AnyPath, DrhnError, ImageError
-from drhn_cli.files import FileStamp
 from drhn_cli.network.devices import check_device
 from drhn_cli.paths import absolute_path
 from drhn_cli.retrieval.gallery import Gallery, Match
@@ -170,14 +169,9 @@ class _Lookup:
 
 def _is_current(path: bytes, entry: Entry) -> bool:
     """Tell whether a picture is as it was when it was hashed."""
-    try:
-        return FileStamp.of(os.stat(path)).is_same_content(entry.stamp)
-    except OSError:
-        from drhn_cli.images.packed import locate_packed
+    from drhn_cli.images.source import locate
 
-        try:
-            packed = locate_packed(path)
-        except ImageError:
-            packed = None
-        # A picture that is gone still has its code here.
-        return packed is None or packed.is_as(entry.stamp)
+    try:
+        return locate(path).has_content(entry.stamp)
+    except ImageError:
+        return True  # gone, but its code is here: that is what the codes are for

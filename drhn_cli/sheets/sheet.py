@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
-from drhn_cli.images.packed import archive_of
+from drhn_cli.images.source import archive_of
 from drhn_cli.retrieval.gallery import Gallery, Match
 from drhn_cli.retrieval.query import Answer, Query, QueryOptions, answer_queries
 from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail, make_thumbnail

@@ -43,7 +43,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from drhn_cli.collection.update import HashOptions, hash_pictures
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.update import update_collection
 from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model
 from tests.benchmarks.photographs import write_photographs
@@ -148,7 +149,7 @@ def methods(root: Path, paths: list[Path], threads: int) -> dict[str, Callable[[
         LIMIT: lambda: cost_here(lambda: in_threads(partial(decode, draft=True), paths, threads)),
         "decoding in full": lambda: cost_here(lambda: in_threads(partial(decode, draft=False), paths, threads)),
         "drhn hash": lambda: cost_of_drhn(command),
-        "drhn, at work": lambda: cost_here(lambda: hash_pictures([root], codes, options)),
+        "drhn, at work": lambda: cost_here(lambda: update_collection([root], codes, options)),
         "imagehash.phash, a loop": lambda: cost_here(lambda: list(map(phash, paths))),
         "imagehash.phash, in threads": lambda: cost_here(lambda: in_threads(phash, paths, threads)),
         "torchvision": lambda: cost_here(lambda: run_torchvision(root, threads)),

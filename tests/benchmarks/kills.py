@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.codes.reader import CodeFile
+from drhn_cli.files import FileStamp
 from drhn_cli.network.model import save_model
 from tests.drawing import KINDS, draw_picture
 from tests.networks import random_model
@@ -87,8 +88,7 @@ class Folder:
             return {
                 entry.path: code.tobytes()
                 for entry, code in zip(file, file.codes, strict=True)
-                if entry.path in status
-                and (entry.size, entry.mtime_ns) == (status[entry.path].st_size, status[entry.path].st_mtime_ns)
+                if entry.path in status and entry.stamp.is_same_content(FileStamp.of(status[entry.path]))
             }
 
 

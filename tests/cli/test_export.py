@@ -24,7 +24,7 @@ def rows(update):
     update()
     with CodeFile.open("codes.bin") as file:
         return [
-            (format_hex(code), entry.size, entry.mtime_ns, f"photos/{os.fsdecode(entry.path)}")
+            (format_hex(code), entry.stamp.size, entry.stamp.mtime_ns, f"photos/{os.fsdecode(entry.path)}")
             for code, entry in zip(file.codes, file, strict=True)
         ]
 
@@ -65,7 +65,7 @@ def test_npy_has_the_packed_codes(drhn, rows):
 
 
 def test_parquet_has_the_same_columns(drhn, rows, monkeypatch):
-    monkeypatch.setattr("drhn_cli.collection.export._PARQUET_ROWS", 3)
+    monkeypatch.setattr("drhn_cli.collection.exchange._PARQUET_ROWS", 3)
     assert drhn("export", "codes.bin", "-o", "codes.parquet").status == 0
     table = pyarrow.parquet.read_table("codes.parquet")
     assert [(row["code"].hex(), row["size"], row["mtime_ns"], row["path"]) for row in table.to_pylist()] == rows

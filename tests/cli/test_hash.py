@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drhn_cli.cli.output import TerminalProgress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
 from tests.conftest import CHECKOUT
@@ -276,13 +277,14 @@ def test_a_code_file_is_not_written_to_stdout(drhn, hash_):  # noqa: ARG001
     ("options", "again"), [((), "run the same command again"), (("--rebuild",), "run it again without --rebuild")]
 )
 def test_an_interrupted_run_exits_with_130_and_keeps_its_work(hash_, monkeypatch, options, again):
-    def interrupt(self, part, add=hash_module._Collection.add):
-        add(self, part)
-        if len(self) == 4:
+    def interrupt(self, n=1):
+        hashed[0] += n if self.current == "hashing" else 0
+        if hashed[0] == 4:
             raise KeyboardInterrupt
 
+    hashed = [0]
     with monkeypatch.context() as patch:
-        patch.setattr(hash_module._Collection, "add", interrupt)
+        patch.setattr(TerminalProgress, "advance", interrupt)
         result = hash_("photos", "--batch-size", "2", *options)
     assert (result.status, result.out) == (130, b"")
     assert result.err == f"drhn: stopped; what was hashed is kept: {again} to go on\n"
@@ -294,7 +296,7 @@ def test_a_run_that_is_stopped_before_it_begins_has_changed_nothing(hash_, monke
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hash_module, "gather_pictures", interrupt)
+    monkeypatch.setattr(hash_module, "find_sources", interrupt)
     result = hash_("photos", "--rebuild")
     assert (result.status, result.err) == (130, "drhn: stopped; nothing was changed\n")
 
@@ -438,7 +440,7 @@ HELD_HASH = """
 import os, sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.images import load
-from drhn_cli.collection import update as hash
+from drhn_cli.codes import writer
 
 def load_when_told(*arguments, load_image=load.load_image, **settings):
     print("loading", flush=True)
@@ -447,7 +449,7 @@ def load_when_told(*arguments, load_image=load.load_image, **settings):
         time.sleep(0.01)
     return load_image(*arguments, **settings)
 
-hash.LOCK_TIMEOUT_SECONDS = float(sys.argv.pop(1))
+writer.LOCK_TIMEOUT_SECONDS = float(sys.argv.pop(1))
 load.load_image = load_when_told
 sys.exit(run(sys.argv[1:]))
 """

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from drhn_cli.collection import import_codes, merge
 from tests.clickhouse.test_table import write
 from tests.locking import lock_code_file
 
@@ -10,18 +9,18 @@ REFUSAL = "drhn: codes.bin: another drhn is writing this code file; wait for it 
 
 
 @pytest.mark.parametrize(
-    ("job", "arguments"),
+    "arguments",
     [
-        (merge, ("merge", "a.bin", "-o", "codes.bin")),
-        (import_codes, ("import", "codes.npy", "--files-from", "-", "-o", "codes.bin")),
+        ("merge", "a.bin", "-o", "codes.bin"),
+        ("import", "codes.npy", "--files-from", "-", "-o", "codes.bin"),
     ],
 )
-def test_commands_that_write_a_code_file_tell_whom_they_wait_for(drhn, tmp_path, monkeypatch, job, arguments):
+def test_commands_that_write_a_code_file_tell_whom_they_wait_for(drhn, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     write("a.bin", {b"a.jpg": 1})
     write("codes.bin", {b"b.jpg": 2})
     np.save("codes.npy", np.zeros((1, 2), np.uint8))
-    monkeypatch.setattr(job, "LOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("drhn_cli.codes.writer.LOCK_TIMEOUT_SECONDS", 0.1)
     with lock_code_file("codes.bin"):
         assert drhn(*arguments, stdin=b"c.jpg\n") == (2, b"", WAITING + REFUSAL)
         assert drhn(*arguments, "--quiet", stdin=b"c.jpg\n") == (2, b"", REFUSAL)

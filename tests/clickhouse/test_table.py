@@ -29,6 +29,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import ConfigError, DrhnError, TableError
+from drhn_cli.files import FileStamp
 from drhn_cli.progress import SILENT
 from drhn_cli.retrieval.gallery import FileGallery, TableGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
@@ -199,7 +200,7 @@ def test_roots_of_several_files_may_lie_anywhere(address, tmp_path):
             ask(table, 48, [0], under=["/b"])
         assert table.find(b"/a/c/3")[0].path == b"c/3"
         entry, code = table.find(b"/a/c/c/3")
-        assert entry == Entry(path=b"c/3", size=21, mtime_ns=-21, inode=3)
+        assert entry == Entry(path=b"c/3", stamp=FileStamp(size=21, mtime_ns=-21, inode=3))
         assert code.tolist() == [3, 0, 0, 0, 0, 0]
         assert table.find(b"/a/c/c/10") is None
         assert table.find(b"/elsewhere") is None

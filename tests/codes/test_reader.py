@@ -17,10 +17,11 @@ from drhn_cli.codes import layout
 from drhn_cli.codes import reader as file_module
 from drhn_cli.codes import writer as write
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.manifest import CodeManifest, Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
+from drhn_cli.files import FileStamp
 from drhn_cli.search.hamming import search
 from tests.hearing import Hearing
 from tests.locking import lock_code_file
@@ -90,8 +91,8 @@ def test_rows_come_back_sorted_by_path(tmp_path):
         assert codes.codes.tolist() == [[3], [2], [1]]
         assert codes.manifest == manifest(8, preprocessing={"size": 32})
         assert [entry.path for entry in codes] == [b"a", b"a/z", b"b"]
-        assert codes.entry(0) == Entry(path=b"a", size=3, mtime_ns=2**62, inode=7)
-        assert codes.entry(2) == Entry(path=b"b", size=1, mtime_ns=-1, inode=2**64 - 1)
+        assert codes.entry(0) == Entry(path=b"a", stamp=FileStamp(size=3, mtime_ns=2**62, inode=7))
+        assert codes.entry(2) == Entry(path=b"b", stamp=FileStamp(size=1, mtime_ns=-1, inode=2**64 - 1))
         assert codes.path_bytes(np.int64(1)) == b"a/z"
         assert list(codes.entries()) == list(codes)
         codes.verify()
@@ -150,7 +151,7 @@ def test_any_name_survives(tmp_path):
         assert [entry.path for entry in codes] == names
         assert [codes.find(name) for name in names] == list(range(6))
         assert os.fsencode(codes.root) == b"/photos/caf\xe9"
-        assert codes.entry(0).inode == 0
+        assert codes.entry(0).stamp.inode == 0
 
 
 def test_search_runs_over_the_mapped_codes(tmp_path):
@@ -318,10 +319,10 @@ def test_parts_that_contradict_each_other(tmp_path, parts, part):
 
 def test_the_part_of_a_collection_survives(tmp_path):
     path = tmp_path / "codes.bin"
-    part = CodePart(number=2, count=4, finished=False)
-    write_code_file(path, random_codes(5, 12), numbered(5), manifest(part=part))
+    shard = Shard(number=2, count=4, finished=False)
+    write_code_file(path, random_codes(5, 12), numbered(5), manifest(shard=shard))
     with CodeFile.open(path) as codes:
-        assert codes.manifest.part == part
+        assert codes.manifest.shard == shard
 
 
 def test_unknown_manifest_keys_are_ignored(tmp_path):
@@ -357,7 +358,7 @@ def test_large_entries_are_checked_when_first_read(tmp_path, monkeypatch):
     path.write_bytes(raw)
     with CodeFile.open(path) as codes:
         assert codes.path_bytes(3) == b"000003.jpg"
-        assert codes.entry(3).size == 3
+        assert codes.entry(3).stamp.size == 3
         assert next(iter(codes)).path == b"000000.jpg"
         for read in (lambda: codes.path_bytes(n - 1), codes.entries, codes.verify):
             with pytest.raises(CodeFileError, match="damaged entries"):
@@ -652,8 +653,8 @@ def test_a_lock_that_cannot_be_made(tmp_path):
 def test_entries_are_a_sequence_of_entry():
     entries = numbered(3)
     assert len(entries) == 3
-    assert [entry.size for entry in entries] == [0, 1, 2]
-    assert entries[1] == Entry(path=b"000001.jpg", size=1, mtime_ns=10**18 + 1, inode=1)
+    assert [entry.stamp.size for entry in entries] == [0, 1, 2]
+    assert entries[1] == Entry(path=b"000001.jpg", stamp=FileStamp(size=1, mtime_ns=10**18 + 1, inode=1))
     assert list(entries.part(1, 3).paths()) == [b"000001.jpg", b"000002.jpg"]
     with pytest.raises(IndexError):
         entries.path(3)

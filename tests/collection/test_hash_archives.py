@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import sources as gather_module
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.merge import merge_codes
-from drhn_cli.collection.shard import Shard
-from drhn_cli.collection.update import HashOptions, hash_pictures
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.network import encoder as encoders
@@ -235,7 +236,7 @@ def test_an_archive_is_in_one_part_and_read_for_no_other(weights_path, monkeypat
         shard = Shard(number=number, count=count) if count > 1 else None
         path = shard.path_of("codes.bin") if shard else "codes.bin"
         options = HashOptions(weights=str(weights_path), device="cpu", batch_size=4, shard=shard)
-        return hash_pictures(sources, path, options), path
+        return update_collection(sources, path, options), path
 
     assert hash_part(1, 1)[0].n_items == 32
     opened = []

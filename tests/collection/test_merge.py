@@ -7,22 +7,21 @@ import pytest
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.manifest import CodeManifest, CodePart
+from drhn_cli.codes.manifest import CodeManifest, Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.collection import merge as merge_module
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
 from tests.locking import lock_code_file
 
 
-def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", part=None):
+def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", shard=None):
     """Write a code file of these paths, whose rows follow from the names alone."""
     entries = Entries.from_columns(names, [len(n) for n in names], [hash_of(n) for n in names], range(len(names)))
     numbers = np.array([hash_of(name) % (1 << n_bits) for name in names], dtype="<u8")
     codes = numbers[:, np.newaxis].view(np.uint8)[:, : (n_bits + 7) // 8]
     made_by = {"model": model, "fingerprint": fingerprint, "preprocessing": {"size": 8}}
-    manifest = CodeManifest(root=root, n_bits=n_bits, part=part, **made_by)
+    manifest = CodeManifest(root=root, n_bits=n_bits, shard=shard, **made_by)
     write_code_file(path, codes, entries, manifest)
 
 
@@ -52,7 +51,7 @@ def test_parts_however_they_interleave_give_the_bytes_of_the_whole(tmp_path, mon
     names = [b"%d/%d.jpg" % (i % 7, i) for i in range(n_items)]
     write("whole.bin", names, n_bits=n_bits)
     with CodeFile.open("whole.bin") as whole:
-        rank = {entry.path: entry.inode for entry in whole}
+        rank = {entry.path: entry.stamp.inode for entry in whole}
     parts = split(names, n_parts)
     for i, part in enumerate(parts):
         write(f"{i}.bin", part, n_bits=n_bits)
@@ -72,7 +71,7 @@ def test_parts_however_they_interleave_give_the_bytes_of_the_whole(tmp_path, mon
 def test_contiguous_parts_give_the_bytes_of_the_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(layout, "BLOCK_ROWS", 4)
-    monkeypatch.setattr("drhn_cli.collection.merge_codes.BLOCK_ROWS", 4)
+    monkeypatch.setattr("drhn_cli.collection.merge.BLOCK_ROWS", 4)
     names = [b"%03d" % i for i in range(50)]
     for path, part in (("a.bin", names[30:]), ("b.bin", names[:13]), ("c.bin", names[13:30])):
         write(path, part)
@@ -134,20 +133,20 @@ def test_parts_of_another_model_or_length_are_refused(tmp_path, monkeypatch, set
 def test_missing_parts_are_refused_and_named_unless_that_is_meant(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 3, 4):
-        write(f"{number}.bin", [b"%d" % number], part=CodePart(number=number, count=4))
+        write(f"{number}.bin", [b"%d" % number], shard=Shard(number=number, count=4))
     with pytest.raises(
         CodeFileError, match=r"parts are missing \(expected all 4 of /photos, found 2, without 2, 3\).*--p"
     ):
         merge_codes(["1.bin", "4.bin"], "merged.bin")
     merge_codes(["1.bin", "4.bin"], "some.bin", partial=True)
     with CodeFile.open("some.bin") as file:
-        assert (len(file), file.manifest.part) == (2, None)
-    write("2.bin", [b"2"], root="/other", part=CodePart(number=2, count=4))  # of another collection
+        assert (len(file), file.manifest.shard) == (2, None)
+    write("2.bin", [b"2"], root="/other", shard=Shard(number=2, count=4))  # of another collection
     with pytest.raises(CodeFileError, match=r"expected all 4 of /photos, found 3, without 2"):
         merge_codes([f"{number}.bin" for number in range(1, 5)], "merged.bin")
-    write("2.bin", [], part=CodePart(number=2, count=4))
+    write("2.bin", [], shard=Shard(number=2, count=4))
     assert merge_codes([f"{number}.bin" for number in range(1, 5)], "merged.bin").n_items == 3
-    write("1.bin", [b"a"], part=CodePart(number=1, count=99))
+    write("1.bin", [b"a"], shard=Shard(number=1, count=99))
     with pytest.raises(CodeFileError, match=r"found 1, without 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, \.\.\."):
         merge_codes(["1.bin"], "merged.bin")
 
@@ -201,7 +200,7 @@ def test_parts_on_different_drives_are_refused(tmp_path, monkeypatch):
 
 def test_another_writer_of_the_output_is_not_disturbed(tmp_path, monkeypatch):
     write(tmp_path / "a.bin", [b"a"])
-    monkeypatch.setattr(merge_module, "LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("drhn_cli.codes.writer.LOCK_TIMEOUT_SECONDS", 0)
     with lock_code_file(tmp_path / "merged.bin"), pytest.raises(CodeFileError, match="another drhn"):
         merge_codes([tmp_path / "a.bin"], tmp_path / "merged.bin")
 
@@ -230,6 +229,6 @@ def test_the_command(drhn, tmp_path, monkeypatch):
     assert b'{"n_parts": 2, "n_items": 2, "root": "/photos", "seconds": 0.' in result.out
     assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin", "-q") == (0, b"", "")
     assert drhn("merge", "a.bin", "a.bin", "-o", "merged.bin").status == 2
-    write("b.bin", [b"b"], part=CodePart(number=2, count=2))
+    write("b.bin", [b"b"], shard=Shard(number=2, count=2))
     assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin").status == 2
     assert drhn("merge", "a.bin", "b.bin", "-o", "merged.bin", "--partial").status == 0

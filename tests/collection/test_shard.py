@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from drhn_cli.codes.manifest import CodePart
+from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.merge import merge_codes
-from drhn_cli.collection.shard import Shard, choose_shard
-from drhn_cli.collection.update import HashOptions, hash_pictures
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.sources import choose_shard
+from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import CodeFileError, ConfigError
 from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_tar
@@ -28,17 +29,17 @@ def array(task, first, last, count):
 @pytest.mark.parametrize(
     ("text", "environment", "expected"),
     [
-        (None, {}, None),
-        ("2/4", {}, Shard(number=2, count=4)),
-        ("1/1", {}, None),
-        ("1/1", TORCHRUN, None),
-        ("3/8", TORCHRUN, Shard(number=3, count=8)),
-        ("3/8", array(3, 3, 3, 1), Shard(number=3, count=8)),
-        (None, TORCHRUN, Shard(number=2, count=4, told_by="torchrun")),
-        (None, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}, None),
-        (None, {"RANK": "1", "WORLD_SIZE": "4"}, None),  # of something else
-        (None, array(3, 1, 4, 4), Shard(number=3, count=4, told_by="the Slurm array")),
-        (None, array(3, 0, 3, 4), Shard(number=4, count=4, told_by="the Slurm array")),
+        (None, {}, (None, None)),
+        ("2/4", {}, (Shard(number=2, count=4), None)),
+        ("1/1", {}, (None, None)),
+        ("1/1", TORCHRUN, (None, None)),
+        ("3/8", TORCHRUN, (Shard(number=3, count=8), None)),
+        ("3/8", array(3, 3, 3, 1), (Shard(number=3, count=8), None)),
+        (None, TORCHRUN, (Shard(number=2, count=4), "torchrun")),
+        (None, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}, (None, None)),
+        (None, {"RANK": "1", "WORLD_SIZE": "4"}, (None, None)),  # of something else
+        (None, array(3, 1, 4, 4), (Shard(number=3, count=4), "the Slurm array")),
+        (None, array(3, 0, 3, 4), (Shard(number=4, count=4), "the Slurm array")),
     ],
 )
 def test_the_part_that_is_asked_for_goes_before_that_of_the_environment(text, environment, expected):
@@ -112,7 +113,7 @@ def hash_part(photos, weights_path):
         shard = Shard(number=number, count=count) if count > 1 else None
         path = shard.path_of("codes.bin") if shard else "codes.bin"
         options = HashOptions(weights=str(weights_path), device="cpu", workers=2, shard=shard, **options)
-        return hash_pictures(["photos"], path, options), path
+        return update_collection(["photos"], path, options), path
 
     return call
 
@@ -167,10 +168,10 @@ def test_a_picture_that_comes_or_goes_moves_no_other(hash_part, photos):
 def test_a_finished_part_is_not_touched_and_an_interrupted_one_is_not_finished(hash_part, weights_path):
     def part_of(path):
         with CodeFile.open(path) as file:
-            return file.manifest.part
+            return file.manifest.shard
 
     _, path = hash_part(2, 2)
-    assert part_of(path) == CodePart(number=2, count=2)
+    assert part_of(path) == Shard(number=2, count=2)
     before = os.stat(path)
     assert hash_part(2, 2)[0].added == 0
     assert os.stat(path).st_mtime_ns == before.st_mtime_ns
@@ -180,13 +181,13 @@ def test_a_finished_part_is_not_touched_and_an_interrupted_one_is_not_finished(h
 
     options = HashOptions(weights=str(weights_path), batch_size=4, shard=Shard(number=1, count=2))
     with pytest.raises(KeyboardInterrupt):
-        hash_pictures(["photos"], "codes-00001-of-00002.bin", options, Hearing(advance={"hashing": interrupt}))
-    assert part_of("codes-00001-of-00002.bin") == CodePart(number=1, count=2, finished=False)
+        update_collection(["photos"], "codes-00001-of-00002.bin", options, Hearing(advance={"hashing": interrupt}))
+    assert part_of("codes-00001-of-00002.bin") == Shard(number=1, count=2, finished=False)
     with pytest.raises(CodeFileError, match=r"codes-00001-of-00002\.bin: part 1 of 2 is not finished; .*--partial"):
         merge_codes(["codes-00001-of-00002.bin", path], "merged.bin")
     assert merge_codes(["codes-00001-of-00002.bin", path], "merged.bin", partial=True).n_items < 32
     hash_part(1, 2)
-    assert part_of("codes-00001-of-00002.bin") == CodePart(number=1, count=2)
+    assert part_of("codes-00001-of-00002.bin") == Shard(number=1, count=2)
     assert merge_codes(["codes-00001-of-00002.bin", path], "merged.bin").n_items == 32
 
 
@@ -194,7 +195,7 @@ def test_a_part_without_one_of_its_sources_is_not_finished_until_it_is_there(pho
     def hash_part(number):
         path = Path(f"codes-{number:05}-of-00002.bin")
         options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=2))
-        hash_pictures(["photos/circle", "photos/square", "photos/a.tar"], path, options)
+        update_collection(["photos/circle", "photos/square", "photos/a.tar"], path, options)
         return path
 
     write_tar(photos / "a.tar", [("a.png", encoded("circle", 1))])
@@ -209,12 +210,14 @@ def test_a_part_without_one_of_its_sources_is_not_finished_until_it_is_there(pho
 
 def test_a_part_whose_pictures_went_away_while_it_was_at_them_is_not_finished(photos, weights_path):
     options = HashOptions(weights=str(weights_path), shard=Shard(number=1, count=1))
-    summary = hash_pictures([photos], "a.bin", options, Hearing(begin={"hashing": lambda: photos.rename("unplugged")}))
+    summary = update_collection(
+        [photos], "a.bin", options, Hearing(begin={"hashing": lambda: photos.rename("unplugged")})
+    )
     assert (summary.n_items, len(summary.failures)) == (0, 8)
     with pytest.raises(CodeFileError, match="part 1 of 1 is not finished"):
         merge_codes(["a.bin"], "merged.bin")
     Path("unplugged").rename(photos)
-    assert hash_pictures([photos], "a.bin", options).added == 8
+    assert update_collection([photos], "a.bin", options).added == 8
     assert merge_codes(["a.bin"], "merged.bin").n_items == 8
 
 
@@ -223,7 +226,7 @@ def test_parts_belong_together_still_when_sources_become_more_or_fewer(photos, w
         paths = [f"codes-{number:05}-of-00006.bin" for number in range(1, 7)]
         for number, path in enumerate(paths, start=1):
             options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=6))
-            hash_pictures(sources, path, options)
+            update_collection(sources, path, options)
         return paths
 
     for sources, n in (([photos / "circle"], 2), ([photos / "circle", photos / "square"], 4), ([photos / "circle"], 4)):
@@ -233,7 +236,7 @@ def test_parts_belong_together_still_when_sources_become_more_or_fewer(photos, w
 def test_parts_of_other_sources_do_not_belong_together_and_the_error_says_so(photos, weights_path):
     for number, sources in ((1, [photos]), (2, [photos / "circle"])):
         options = HashOptions(weights=str(weights_path), shard=Shard(number=number, count=2))
-        hash_pictures(sources, f"{number}.bin", options)
+        update_collection(sources, f"{number}.bin", options)
     with pytest.raises(CodeFileError, match="there are parts of other sources, too: hash each part again"):
         merge_codes(["1.bin", "2.bin"], "merged.bin")
 
@@ -242,7 +245,7 @@ def test_a_part_that_has_all_its_pictures_but_was_killed_before_it_said_so_is_fi
     _, path = hash_part(1, 3)
     finished = path.read_bytes()
     with CodeFile.open(path) as file:
-        manifest = replace(file.manifest, part=replace(file.manifest.part, finished=False))
+        manifest = replace(file.manifest, shard=replace(file.manifest.shard, finished=False))
         write_code_file(path, file.codes, file.entries(), manifest)
     assert path.read_bytes() != finished
     assert hash_part(1, 3)[0].added == 0

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
-from drhn_cli.collection.shard import Shard
-from drhn_cli.collection.update import HashOptions, hash_pictures
+from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
 from drhn_cli.images import load as load_module
@@ -249,9 +250,9 @@ def test_a_folder_that_goes_away_while_it_is_listed_keeps_its_entries(update):
 @pytest.mark.usefixtures("unplugged_while_listed")
 def test_a_part_of_which_a_folder_went_away_while_it_was_listed_is_not_finished(photos, weights_path):
     options = HashOptions(weights=str(weights_path), shard=Shard(number=1, count=1))
-    assert hash_pictures([photos], "part.bin", options).n_items == 6
+    assert update_collection([photos], "part.bin", options).n_items == 6
     with CodeFile.open("part.bin") as file:
-        assert not file.manifest.part.finished
+        assert not file.manifest.shard.finished
 
 
 @pytest.mark.usefixtures("photos")
@@ -609,7 +610,7 @@ def test_another_writer_is_waited_for(update):
 
 
 def test_another_writer_is_not_waited_for_for_ever(update, monkeypatch):
-    monkeypatch.setattr(hash_module, "LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("drhn_cli.codes.writer.LOCK_TIMEOUT_SECONDS", 0)
     with lock_code_file(CODES), pytest.raises(CodeFileError):
         update("photos")
 
@@ -627,9 +628,9 @@ def test_the_root_folder_is_no_code_file():
 
 @pytest.mark.usefixtures("photos")
 def test_the_folder_of_the_file_has_to_be_there(weights_path):
-    options = hash_module.HashOptions(weights=str(weights_path))
+    options = HashOptions(weights=str(weights_path))
     with pytest.raises(DrhnError, match="no such folder"):
-        hash_module.hash_pictures(["photos"], "nowhere/codes.bin", options)
+        update_collection(["photos"], "nowhere/codes.bin", options)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX only")

@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from drhn_cli.errors import ImageError
-from drhn_cli.images import opened
+from drhn_cli.images import source as source_module
 from drhn_cli.images.decode import decode_image, decode_reduced
 from drhn_cli.images.formats import FORMATS
 from tests.damage import png_of_size
@@ -311,7 +311,7 @@ def test_unusable_files_are_refused_each_with_its_reason(tmp_path: Path, monkeyp
 
 
 def test_a_kind_of_file_without_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opened, "_KINDS", ())
+    monkeypatch.setattr(source_module, "_KINDS", ())
     assert "found something else" in refusal("/dev/null").message
 
 
@@ -340,7 +340,7 @@ def test_streams_are_refused_like_files(monkeypatch: pytest.MonkeyPatch) -> None
     named = io.BytesIO(b"not a picture at all")
     named.name = "<stdin>"  # type: ignore[attr-defined]
     assert refusal(named).message.startswith("<stdin>: not a picture")
-    monkeypatch.setattr(opened, "MAX_STREAM_BYTES", 10)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 10)
     assert refusal(io.BytesIO(b"x" * 11)).problem == "too long for a picture"
 
 

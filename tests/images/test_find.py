@@ -13,7 +13,7 @@ from PIL import Image
 
 from drhn_cli.errors import SourceError
 from drhn_cli.images import formats
-from drhn_cli.images.find import Found, find_images, read_path_list
+from drhn_cli.images.find import FindResult, find_images, read_path_list
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
 from drhn_cli.images.globs import compile_excludes
 
@@ -26,7 +26,7 @@ def write(root: Path, *names: str | bytes) -> None:
             file.write(b"x" * 7)
 
 
-def relative(found: Found, root: Path) -> list[str]:
+def relative(found: FindResult, root: Path) -> list[str]:
     return [os.fsdecode(os.path.relpath(file.path, os.fsencode(root))) for file in found.files]
 
 
@@ -47,8 +47,8 @@ def test_tells_size_time_and_inode(tmp_path: Path) -> None:
     os.utime(tmp_path / "a.jpg", ns=(1, 1_600_000_000_123_456_789))
     (file,) = find_images([tmp_path]).files
     status = (tmp_path / "a.jpg").stat()
-    assert (file.path, file.size) == (os.fsencode(tmp_path / "a.jpg"), 7)
-    assert (file.mtime_ns, file.inode) == (status.st_mtime_ns, status.st_ino)
+    assert (file.path, file.stamp.size) == (os.fsencode(tmp_path / "a.jpg"), 7)
+    assert (file.stamp.mtime_ns, file.stamp.inode) == (status.st_mtime_ns, status.st_ino)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -336,7 +336,7 @@ def test_folders_may_nest_deeper_than_python_recurses(tmp_path: Path, monkeypatc
 
 
 def test_no_sources_no_files() -> None:
-    assert find_images([]) == Found()
+    assert find_images([]) == FindResult()
 
 
 @pytest.mark.parametrize(

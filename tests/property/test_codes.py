@@ -114,7 +114,7 @@ def test_a_code_file_gives_back_what_went_in(tmp_path_factory, paths, n_bits):
         file.verify()
         for place, name in enumerate(paths):
             row = file.find(name)
-            assert file.entry(row).size == place
+            assert file.entry(row).stamp.size == place
             assert (file.codes[row] == codes[place]).all()
         assert [entry.path for entry in file] == sorted(paths)
 

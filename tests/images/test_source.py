@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from drhn_cli.errors import ImageError, SourceError
-from drhn_cli.images import packed
+from drhn_cli.images import source as source_module
 from drhn_cli.images.decode import decode_image
 from drhn_cli.images.find import find_images, find_members
-from drhn_cli.images.packed import archive_of, is_there, locate_packed
+from drhn_cli.images.source import archive_of, is_there, locate
 from tests.archives import encoded, write_tar
 
 
@@ -111,20 +111,20 @@ def test_a_file_tells_what_makes_it_the_same():
     _, found = find([("a.jpg", b"x"), ("b.jpg", b"x")])
     first, second = found.files
     told = first.stamp
-    assert first.is_as(told)
-    assert not second.is_as(told)  # another place
+    assert first.has_content(told)
+    assert not second.has_content(told)  # another place
     status = os.stat("a.tar")
     shutil.copy("a.tar", "c.tar")
     os.utime("c.tar", ns=(0, status.st_mtime_ns))
     (copy, _) = find_members(os.path.abspath(b"c.tar")).files
-    assert copy.is_as(told)
-    assert copy.inode != first.inode
+    assert copy.has_content(told)
+    assert copy.stamp.inode != told.inode
     with open("c.tar", "ab") as stream:
         stream.write(bytes(512))
     os.utime("c.tar", ns=(0, status.st_mtime_ns))
-    assert not find_members(os.path.abspath(b"c.tar")).files[0].is_as(told)
-    assert not first.is_as(replace(told, mtime_ns=told.mtime_ns + 1))
-    assert not first.is_as(replace(told, size=told.size + 1))
+    assert not find_members(os.path.abspath(b"c.tar")).files[0].has_content(told)
+    assert not first.has_content(replace(told, mtime_ns=told.mtime_ns + 1))
+    assert not first.has_content(replace(told, size=told.size + 1))
 
 
 FORMATS = {
@@ -190,7 +190,7 @@ def test_a_path_into_an_archive_that_holds_no_such_file_is_an_error():
 def test_an_archive_that_has_changed_since_is_an_error_and_not_another_picture():
     _, found = find([("a.png", encoded("circle", 1)), ("b.png", encoded("square", 1))])
     find([("b.png", encoded("square", 1)), ("a.png", encoded("circle", 1))])
-    os.utime("a.tar", ns=(0, found.files[0].mtime_ns + 1))
+    os.utime("a.tar", ns=(0, found.files[0].stamp.mtime_ns + 1))
     with pytest.raises(ImageError, match=r"a\.tar/a\.png: its archive has changed meanwhile"):
         decode_image(found.files[0])
     os.remove("a.tar")
@@ -202,12 +202,12 @@ def test_an_archive_is_listed_once_for_many_paths(monkeypatch):
     find([(f"{i}.png", encoded("circle", i)) for i in range(5)])
     calls = []
 
-    def listed(archive, list_members=packed.list_members):
+    def listed(archive, list_archive=source_module.list_archive):
         calls.append(archive)
-        return list_members(archive)
+        return list_archive(archive)
 
-    monkeypatch.setattr(packed, "list_members", listed)
-    assert [locate_packed(f"a.tar/{i}.png").size for i in range(5)]
+    monkeypatch.setattr(source_module, "list_archive", listed)
+    assert [locate(f"a.tar/{i}.png").stamp.size for i in range(5)]
     assert len(calls) == 1
 
 

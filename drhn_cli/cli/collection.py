@@ -1,0 +1,385 @@
+"""The commands that make and read code files: hash, merge, export, import, push and info."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial as bind
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
+from drhn_cli.cli.output import (
+    TerminalProgress,
+    counted,
+    discard,
+    format_number,
+    path_form,
+    report,
+    shown_path,
+    write_bytes,
+    write_json,
+    write_summary,
+)
+from drhn_cli.errors import ConfigError, DrhnError, printable
+from drhn_cli.files import os_errors
+
+if TYPE_CHECKING:
+    from drhn_cli.collection.update import HashSummary
+
+_LONGEST_LINE = 240  # characters of a line of info with several entries
+
+_Output = Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
+
+
+class _JsonProgress(TerminalProgress):
+    """Tells of failures on stdout, too."""
+
+    def failure(self, error: DrhnError) -> None:
+        super().failure(error)
+        path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
+        try:
+            write_json({"path": path, "error": error.reason, "failed": True})
+        except BrokenPipeError:  # whoever reads no further still wants the pictures hashed
+            discard(sys.stdout)
+
+
+def hash_(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders, files, tar archives.")
+    ] = None,
+    *,
+    output: _Output,
+    weights: options.Weights = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
+        ),
+    ] = None,
+    tta: options.Tta = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Hash everything again and drop what the code file has.")
+    ] = False,
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
+    ] = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    exclude: options.Exclude = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Include names that begin with a dot.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
+    ] = None,
+    device: options.Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
+    workers: options.Workers = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Hash pictures into a code file.
+
+    drhn hash ./photos -o codes.bin
+
+    find . -name '*.jpg' -print0 | drhn hash -0 --files-from - -o codes.bin
+
+    drhn hash photos-{000..099}.tar -o codes.bin
+
+    Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
+    and nothing is dropped below a source that cannot be read. Pictures that a list of files does not name are kept;
+    --rebuild drops them. A run that is stopped resumes where it was.
+    """
+    from drhn_cli.collection.options import HashOptions
+    from drhn_cli.collection.sources import choose_shard
+    from drhn_cli.collection.update import update_collection
+
+    part, starter = choose_shard(shard, os.environ)
+    if part is not None:
+        output = part.path_of(output)
+        if starter and not quiet:
+            report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
+    hash_options = HashOptions(
+        weights=weights,
+        n_bits=bits,
+        views=options.n_views(tta),
+        rebuild=rebuild,
+        keep_missing=keep_missing,
+        shard=part,
+        root=root,
+        exclude=exclude or (),
+        hidden=hidden,
+        follow=follow,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+    )
+    all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
+    if not all_sources:
+        raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
+    shares_terminal = starter is not None  # with the other processes of torchrun
+    kind = _JsonProgress if json else TerminalProgress
+    hint = bind(_resume_hint, rebuild=rebuild)
+    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
+        summary = update_collection(all_sources, output, hash_options, progress)
+    if json:
+        counts = _counts(summary, progress.n_failed)
+        write_json({**counts, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
+    elif not quiet:
+        _report_counts(output, summary, progress.n_failed, is_shard=part is not None)
+    return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
+
+
+def _counts(summary: HashSummary, n_failed: int) -> dict[str, int]:
+    names = ("added", "changed", "unchanged", "moved", "removed", "kept")
+    return {**{name: getattr(summary, name) for name in names}, "failed": n_failed}
+
+
+def _report_counts(output: Path, summary: HashSummary, n_failed: int, *, is_shard: bool) -> None:
+    told = ", ".join(f"{count:,} {name}" for name, count in _counts(summary, n_failed).items() if count)
+    n_pictures = counted(summary.n_items, "picture")
+    report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
+    if not told and not is_shard:
+        report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
+
+
+def _resume_hint(phase: str, *, rebuild: bool) -> str:
+    if phase != "hashing":
+        return "nothing was changed"
+    again = "run it again without --rebuild" if rebuild else "run the same command again"
+    return f"what was hashed is kept: {again} to go on"
+
+
+def merge(
+    parts: Annotated[list[str], typer.Argument(metavar="PART...", help="Code files that have no picture in common.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Join code files of one model into one.
+
+    drhn merge part-*.bin -o codes.bin
+
+    The result is that of hashing all their pictures at once. A picture that two parts hold is an error.
+    """
+    from drhn_cli.collection.merge import merge_codes
+
+    summary = merge_codes(parts, output, partial=partial, progress=TerminalProgress(quiet=quiet))
+    merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
+    told = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
+    write_summary(summary, told, json=json, quiet=quiet)
+
+
+def export(
+    codes: options.Codes,
+    *,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
+    ] = "-",
+    form: Annotated[
+        Literal["npy", "tsv", "ndjson", "parquet"] | None,
+        typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
+    ] = None,
+    null: options.Null = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write codes and paths in formats that other programs read.
+
+    drhn export codes.bin -o codes.parquet
+
+    drhn export codes.bin --format ndjson | jq -r .path
+
+    Rows are in the order of paths. tsv has code, size, time in ns and path; ndjson and parquet have the same; npy has
+    the packed codes alone, for numpy and faiss.
+    """
+    from drhn_cli.codes.reader import CodeFile
+    from drhn_cli.collection.exchange import FORMATS, TEXT_FORMATS, export_file, export_rows
+
+    to_stdout = output == "-"
+    chosen = form or _default_format(output, json=json)
+    known: Sequence[str] = FORMATS
+    if to_stdout:
+        known = ["ndjson"] if json else TEXT_FORMATS
+    if chosen not in known:
+        raise ConfigError(
+            "no such format for stdout" if to_stdout else "no such format",
+            expected=" or ".join(known),
+            found=printable(chosen) or "no suffix",
+            hint="write to a file with -o" if chosen in FORMATS else "choose one with --format",
+        )
+    end = b"\0" if null else b"\n"
+    with CodeFile.open(codes) as file:
+        if to_stdout:
+            for row in export_rows(file, chosen, show_path=path_form(end) if chosen == "tsv" else shown_path, end=end):
+                write_bytes(row)
+            return
+        export_file(file, output, chosen, show_path=shown_path, end=end)
+        if json:
+            write_json({"n_items": file.n_items, "format": chosen})
+        elif not quiet:
+            report(f"{printable(output)}: {counted(file.n_items, 'code')}")
+
+
+def _default_format(output: str, *, json: bool) -> str:
+    if output == "-":
+        return "ndjson" if json else "tsv"
+    return os.path.splitext(output)[1].removeprefix(".").lower()
+
+
+def import_(
+    array: Annotated[
+        str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
+    ],
+    *,
+    files_from: Annotated[
+        str, typer.Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
+    bits: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
+    ] = None,
+    null: options.Null = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a code file of codes from elsewhere.
+
+    drhn import codes.npy --files-from paths.txt -o codes.bin --bits 48
+
+    Such a file can be searched by code and by the paths in it, but not with other pictures: the network that made its
+    codes is not known.
+    """
+    from drhn_cli.collection.exchange import import_codes
+
+    listed = options.read_files_from(files_from, null=null)
+    summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
+    told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
+    write_summary(summary, told, json=json, quiet=quiet)
+
+
+def push(
+    codes: options.Codes,
+    url: Annotated[str, typer.Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]"),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Load a code file into a table of ClickHouse.
+
+    drhn push codes.bin clickhouse://me@db.example.org:8123/photos.codes
+
+    drhn push codes.bin chdb:./table
+
+    drhn query then takes the URL instead of a code file. Several code files may share a table; one that is
+    pushed again replaces its rows. A push that was stopped resumes where it was. The password is read from the
+    variable CLICKHOUSE_PASSWORD, or from the file that CLICKHOUSE_PASSWORD_FILE names.
+    """
+    from drhn_cli.clickhouse.push import push_codes
+
+    hint = "run the same command again to go on"
+    with TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
+        summary = push_codes(codes, url, name=name, progress=progress)
+    pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
+    there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
+    write_summary(summary, f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
+
+
+def info(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
+    *,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
+) -> None:
+    """Say what a code file, a weights file or a table is.
+
+    drhn info codes.bin --verify
+    """
+    description = _describe(file, verify=verify)
+    if json:
+        write_json(description)
+    else:
+        for line in _lines(description):
+            write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _describe(path: str, *, verify: bool) -> dict[str, Any]:
+    """Return what a code file, a weights file or a table says of itself."""
+    from drhn_cli.clickhouse.url import is_table
+
+    if is_table(path):
+        from drhn_cli.clickhouse.table import CodeTable
+
+        with CodeTable.open(path) as table:
+            if verify:
+                table.verify()
+            return {**table.describe(), "verified": verify}
+    if _is_zip(path):
+        from drhn_cli.network.model import load_model
+
+        return load_model(Path(path)).describe()
+    from drhn_cli.codes.reader import CodeFile
+
+    with CodeFile.open(path) as file:
+        if verify:
+            file.verify()
+        return {**file.describe(), "verified": verify}
+
+
+def _is_zip(path: str) -> bool:
+    """Tell whether a file begins as weights files do."""
+    with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
+        # Only a regular file is opened: opening a pipe would wait for its writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as stream:
+            return stream.read(2) == b"PK"
+
+
+def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Yield a line for each entry, and an indented one for each entry of what would make too long a line."""
+    for name, value in description.items():
+        line = f"{indent}{name}: {_on_one_line(value)}"
+        if isinstance(value, Mapping) and len(line) > _LONGEST_LINE:
+            yield f"{indent}{name}:"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield line
+
+
+def _on_one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(_on_one_line(inner) for inner in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return format_number(None) if value is None else printable(str(value))
