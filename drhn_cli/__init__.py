@@ -1,3 +1,45 @@
-"""drhn finds pictures by content, with short binary codes from a Deep Residual Hashing Network."""
+"""drhn finds pictures by content, with short binary codes from a Deep Residual Hashing Network.
+
+The Python interface, each name imported when it is asked for:
+
+- ``load_model`` reads a ``Model``; with it an ``Encoder`` makes codes of pictures, which ``load_image`` reads.
+- ``hash_pictures`` makes or updates the ``CodeFile`` of a folder, with ``HashOptions``.
+- ``open_gallery`` opens a code file or a table; ``answer_queries`` looks up each ``Query`` there, with
+  ``QueryOptions``. ``find_duplicates`` groups near-duplicates, and ``compare_pictures`` compares two pictures.
+- ``evaluate_weights`` measures retrieval on labelled pictures. Errors are ``DrhnError`` or a kind of it.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "CodeFile": "codes.reader",
+    "DrhnError": "errors",
+    "Encoder": "network.encoder",
+    "HashOptions": "collection.update",
+    "Model": "network.model",
+    "Query": "retrieval.query",
+    "QueryOptions": "retrieval.query",
+    "answer_queries": "retrieval.query",
+    "compare_pictures": "retrieval.duplicates",
+    "evaluate_weights": "evaluation.evaluate",
+    "find_duplicates": "retrieval.duplicates",
+    "hash_pictures": "collection.update",
+    "load_image": "images.load",
+    "load_model": "network.model",
+    "open_gallery": "retrieval.gallery",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

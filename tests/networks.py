@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from drhn_cli.evaluation.data import LabelledPixels
+from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import PRESETS, NetworkConfig
 from drhn_cli.network.model import Model
@@ -36,9 +36,9 @@ def random_model(config: NetworkConfig | None = None, seed: int = 0, **fields: o
     return Model(config=config, arrays=halve_filters(arrays), **fields)
 
 
-def drawn(n: int, size: int = 16, seed: int = 0) -> LabelledPixels:
+def drawn(n: int, size: int = 16, seed: int = 0) -> LabelledImages:
     """Return n pictures of each kind; another seed draws others."""
     pixels = [np.asarray(draw_picture(kind, seed * 1_000_000 + i, size)) for kind in KINDS for i in range(n)]
-    return LabelledPixels(
+    return LabelledImages(
         pixels=np.stack(pixels), labels=np.repeat(np.arange(len(KINDS)), n), class_names=KINDS, failures=()
     )

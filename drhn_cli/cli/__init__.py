@@ -1,1 +1,5 @@
-"""The command line: one file a command; each parses, calls one job, and renders what it returns."""
+"""The command line. A command reads its arguments, calls one function of a room below and writes the result.
+
+Read ``app`` first (the commands, exit statuses, errors and signals), then ``options`` (shared by several commands),
+``output`` (stdout, stderr, progress) and the commands: ``collection``, ``retrieval`` and ``training``.
+"""

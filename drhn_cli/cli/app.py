@@ -1,37 +1,110 @@
-"""The commands put together, and errors turned into messages and exit statuses."""
+"""The program: its commands, what becomes of errors and signals, and its exit statuses.
+
+A command's module is imported when the command is asked for: the options of all commands take longer to build than most
+answers. Errors become a line on stderr and an exit status in ``run``. Ctrl-C ends a command by ``KeyboardInterrupt``;
+so does SIGTERM in ``saving_on_sigterm``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from drhn_cli import __version__
-from drhn_cli.cli.commands import Commands
 from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import DrhnError, printable
+
+_COMMANDS = {
+    "hash": "collection.hash_",
+    "query": "retrieval.query",
+    "dups": "retrieval.dups",
+    "compare": "retrieval.compare",
+    "merge": "collection.merge",
+    "push": "collection.push",
+    "info": "collection.info",
+    "export": "collection.export",
+    "import": "collection.import_",
+    "train": "training.train",
+    "eval": "training.eval_",
+    "weights": "training.weights",
+}
+"""The module and the function of each command, in the order of the help page."""
+
+_RENAMED_OPTIONS = {"--paths": "--files-from", "--rank": "--order"}
+
+# Older typers use the click package, newer ones have a copy of it inside: this finds the right class in both.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+
+class ExitStatus(IntEnum):
+    """Exit statuses of the program, as in ripgrep."""
+
+    DONE = 0
+    NOTHING_FOUND = 1
+    ERROR = 2
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class _Command(TyperCommand):
+    """A command whose help page names arguments as its usage line does; newer typers show Python types instead."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument":
+                vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
+
+
+class _LazyCommands(Mapping[str, TyperCommand]):
+    """The commands by name, each made when it is asked for."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        return _load_command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+@cache
+def _load_command(name: str) -> TyperCommand:
+    module, function = _COMMANDS[name].split(".")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
+    return cast(TyperCommand, typer.main.get_command(single))
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _LazyCommands()  # type: ignore[assignment]  # no command is ever added
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own would import every command
+        return list(self.commands)
+
 
 app = typer.Typer(
     name="drhn",
-    cls=Commands,
+    cls=_Group,
     rich_markup_mode=None,  # plain help, and no rich to import
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done or found, 1 nothing found, 2 an error, 130 interrupted.",
 )
-
-
-# Older typers use the click package, newer ones a copy inside: this is the right class of either.
-_UsageError: type[Any] = typer.BadParameter.__mro__[1]
-
-
-_RENAMED = {"--rank": "--order"}
-"""Options that had another name."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +132,7 @@ def drhn(
 
 
 def _require_working_directory() -> None:
-    """Refuse to run in a folder that was removed: relative paths mean nothing there, and torch cannot be imported."""
+    """Refuse to run in a deleted folder: relative paths have no meaning there, and torch cannot be imported."""
     try:
         os.getcwd()
     except OSError as error:
@@ -67,40 +140,18 @@ def _require_working_directory() -> None:
         raise DrhnError("the working directory is gone", found=error.strerror, hint=hint) from error
 
 
-def _is_of_echo(error: OSError) -> bool:
-    """Tell whether it was typer that could not write: a help page, the version, a completion script."""
-    place = error.__traceback__
-    while place and place.tb_next:
-        place = place.tb_next
-    return place is not None and place.tb_frame.f_code is typer.echo.__code__
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: without the program's name. Default: the process's own.
-
-    Returns:
-        The exit status.
-    """
+    """Run the command line with these arguments, the process's own by default, and return the exit status."""
     try:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
         flush()
     except _UsageError as error:
-        with messages():
-            error.show()
-        given = sys.argv[1:] if arguments is None else arguments
-        for name in (name for name in given if name.startswith("-") and os.path.lexists(name)):
-            report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
-        for old, new in _RENAMED.items():
-            if any(name.partition("=")[0] == old for name in given):
-                report(f"{old} is now {new}")
+        _show_usage_error(error, sys.argv[1:] if arguments is None else arguments)
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
-        # The reader has enough, which is no failure. Inside a command typer makes an exit with status 1 of it.
+        # Whoever reads the pipe has enough, which is no failure. Within a command typer turns it into exit status 1.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         discard(sys.stdout)
@@ -109,8 +160,53 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report_error(error)
         return ExitStatus.ERROR
     except OSError as error:
-        if not _is_of_echo(error):
+        if not _comes_from_echo(error):
             raise
         report_error(stdout_error(error))
         return ExitStatus.ERROR
     return int(status or ExitStatus.DONE)
+
+
+def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
+    with messages():
+        error.show()
+    for name in (name for name in arguments if name.startswith("-") and os.path.lexists(name)):
+        report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
+    unknown = getattr(error, "option_name", None)
+    if unknown in _RENAMED_OPTIONS:
+        report(f"{unknown} is now {_RENAMED_OPTIONS[unknown]}")
+
+
+def _comes_from_echo(error: OSError) -> bool:
+    """Tell whether it was typer that could not write: a help page, the version, a completion script."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is typer.echo.__code__
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received; code that saves its work on Ctrl-C saves it now, too."""
+
+
+@contextlib.contextmanager
+def saving_on_sigterm() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C in the block, but end the program with SIGTERM's exit status.
+
+    systemd, Slurm, torchrun, ``timeout`` and ``kill`` stop a program with SIGTERM.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_DFL:  # a parent process may have asked to ignore it
+        signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    except Terminated:
+        raise typer.Exit(ExitStatus.TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(*_: object) -> None:
+    # Only once: timeout sends the signal twice, and the second must not interrupt the saving.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated

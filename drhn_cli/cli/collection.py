@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.cli.output import (
     TerminalProgress,
     counted,
@@ -19,13 +22,12 @@ from drhn_cli.cli.output import (
     path_form,
     report,
     shown_path,
-    telling_how_to_go_on,
     write_bytes,
     write_json,
     write_summary,
 )
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError, DrhnError, printable
+from drhn_cli.files import os_errors
 
 if TYPE_CHECKING:
     from drhn_cli.collection.update import HashSummary
@@ -101,7 +103,6 @@ def hash_(
     and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
     name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
     """
-    from drhn_cli.cli.terminated import saving_on_sigterm
     from drhn_cli.collection.options import HashOptions
     from drhn_cli.collection.sources import choose_shard
     from drhn_cli.collection.update import update_collection
@@ -131,9 +132,9 @@ def hash_(
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
     shares_terminal = starter is not None  # with the other processes of torchrun
-    progress = (_JsonProgress if json else TerminalProgress)(quiet=quiet, bar=not shares_terminal)
-    way_on = telling_how_to_go_on(lambda: _way_to_go_on(progress, rebuild=rebuild), quiet=quiet)
-    with saving_on_sigterm(), way_on, progress:
+    resume_hint = partial(_resume_hint, rebuild=rebuild)
+    kind = _JsonProgress if json else TerminalProgress
+    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=resume_hint) as progress:
         summary = update_collection(all_sources, output, hash_options, progress)
     if json:
         counts = _counts(summary, progress.n_failed)
@@ -156,8 +157,8 @@ def _report_counts(output: Path, summary: HashSummary, n_failed: int, *, is_shar
         report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
 
 
-def _way_to_go_on(progress: TerminalProgress, *, rebuild: bool) -> str:
-    if progress.current != "hashing":
+def _resume_hint(phase: str, *, rebuild: bool) -> str:
+    if phase != "hashing":
         return "nothing was changed"
     again = "run it again without --rebuild" if rebuild else "run the same command again"
     return f"what was hashed is kept: {again} to go on"
@@ -198,6 +199,7 @@ def export(
         typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write codes and paths in forms that other programs read.
@@ -213,8 +215,10 @@ def export(
     from drhn_cli.collection.exchange import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"
-    chosen = form or ("tsv" if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())
-    known = TEXT_FORMATS if to_stdout else FORMATS
+    chosen = form or _default_format(output, json=json)
+    known: Sequence[str] = FORMATS
+    if to_stdout:
+        known = ["ndjson"] if json else TEXT_FORMATS
     if chosen not in known:
         raise ConfigError(
             "no such format for stdout" if to_stdout else "no such format",
@@ -229,8 +233,16 @@ def export(
                 write_bytes(row)
             return
         export_file(file, output, chosen, show_path=shown_path, end=end)
-        if not quiet:
+        if json:
+            write_json({"n_items": file.n_items, "format": chosen})
+        elif not quiet:
             report(f"{printable(output)}: {counted(file.n_items, 'code')}")
+
+
+def _default_format(output: str, *, json: bool) -> str:
+    if output == "-":
+        return "ndjson" if json else "tsv"
+    return os.path.splitext(output)[1].removeprefix(".").lower()
 
 
 def import_(
@@ -238,8 +250,8 @@ def import_(
         str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
     ],
     *,
-    paths: Annotated[
-        str, typer.Option(metavar="LIST|-", help="The path of each code, one a line (NUL-ended with -0).")
+    files_from: Annotated[
+        str, typer.Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
     bits: Annotated[
@@ -251,14 +263,14 @@ def import_(
 ) -> None:
     """Make a code file of codes from elsewhere.
 
-    drhn import codes.npy --paths paths.txt -o codes.bin --bits 48
+    drhn import codes.npy --files-from paths.txt -o codes.bin --bits 48
 
     Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
     picture.
     """
     from drhn_cli.collection.exchange import import_codes
 
-    listed = options.read_files_from(paths, null=null)
+    listed = options.read_files_from(files_from, null=null)
     summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
     told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
     write_summary(summary, told, json=json, quiet=quiet)
@@ -287,8 +299,8 @@ def push(
     """
     from drhn_cli.clickhouse.push import push_codes
 
-    way_on = telling_how_to_go_on(lambda: "run the same command again to go on", quiet=quiet)
-    with way_on, TerminalProgress(quiet=quiet) as progress:
+    hint = "run the same command again to go on"
+    with TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
         summary = push_codes(codes, url, name=name, progress=progress)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
     there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
@@ -303,19 +315,51 @@ def info(
         typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
     ] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
 ) -> None:
     """Say what a code file, a weights file or a table is.
 
     drhn info codes.bin --verify
     """
-    from drhn_cli.cli.describe import describe_file
-
-    description = describe_file(file, verify=verify)
+    description = _describe(file, verify=verify)
     if json:
         write_json(description)
     else:
         for line in _lines(description):
             write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _describe(path: str, *, verify: bool) -> dict[str, Any]:
+    """Return what a code file, a weights file or a table says of itself."""
+    from drhn_cli.clickhouse.url import is_table
+
+    if is_table(path):
+        from drhn_cli.clickhouse.table import CodeTable
+
+        with CodeTable.open(path) as table:
+            if verify:
+                table.verify()
+            return {**table.describe(), "verified": verify}
+    if _is_zip(path):
+        from drhn_cli.network.model import load_model
+
+        return load_model(Path(path)).describe()
+    from drhn_cli.codes.reader import CodeFile
+
+    with CodeFile.open(path) as file:
+        if verify:
+            file.verify()
+        return {**file.describe(), "verified": verify}
+
+
+def _is_zip(path: str) -> bool:
+    """Tell whether a file begins as weights files do."""
+    with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
+        # Only a regular file is opened: opening a pipe would wait for its writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as stream:
+            return stream.read(2) == b"PK"
 
 
 def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:

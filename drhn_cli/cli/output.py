@@ -91,17 +91,6 @@ def report_error(error: DrhnError) -> None:
         report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
 
 
-@contextlib.contextmanager
-def telling_how_to_go_on(hint: Callable[[], str], *, quiet: bool) -> Iterator[None]:
-    """On Ctrl-C in the block, tell on stderr what to do to go on later, as it is then."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not quiet:
-            report(f"stopped; {hint()}")
-        raise
-
-
 def shown_path(path: bytes) -> bytes:
     """Return an absolute path as it is shown: relative where it lies below the working directory."""
     try:
@@ -179,32 +168,36 @@ def format_number(value: float | None) -> str:
 
 
 class TerminalProgress(Progress):
-    """Tells on stderr what long work tells, and draws a bar, the rate and the remaining time if that is a terminal.
+    """Progress on stderr: messages, and on a terminal a bar with the rate and the remaining time.
 
-    A context manager, which takes the bar away in the end.
+    A context manager: at the end the bar is erased; on Ctrl-C it says how to resume.
 
     Args:
-        quiet: tell of nothing but failures.
-        bar: draw it; False where others share the terminal.
+        quiet: report failures only.
+        bar: whether to draw one; False where several processes share the terminal.
+        resume_hint: how to go on after Ctrl-C, given the current phase.
 
     Attributes:
         current: name of the phase; empty before the first.
         n_failed: failures so far.
     """
 
-    def __init__(self, *, quiet: bool, bar: bool = True) -> None:
+    def __init__(self, *, quiet: bool, bar: bool = True, resume_hint: Callable[[str], str] | None = None) -> None:
         self.current = ""
         self.n_failed = 0
         self._quiet = quiet
+        self._resume_hint = resume_hint
         self._draws = bar and not quiet and sys.stderr.isatty()
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._resume_hint is not None and error_type is not None and issubclass(error_type, KeyboardInterrupt):
+            self.note(f"stopped; {self._resume_hint(self.current)}")
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin to draw a phase."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drhn_cli.cli import options
+from drhn_cli.cli.app import ExitStatus
 from drhn_cli.cli.output import (
     flush,
     format_number,
@@ -25,7 +26,6 @@ from drhn_cli.cli.output import (
     write_bytes,
     write_json,
 )
-from drhn_cli.cli.status import ExitStatus
 from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def query(
     null: options.Null = False,
     only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     sheet: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Draw the answers with thumbnails, too: a page (.html) or a picture (.png)."),
@@ -102,7 +103,7 @@ def query(
         device=device,
     )
     several = n_sources > 1 or files_from is not None
-    output = _Output(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
+    output = _Output(json=json, quiet=quiet, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
     with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
         if sheet is None:
@@ -143,7 +144,8 @@ def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
     if failed:
         return ExitStatus.ERROR
     if not found:
-        report("nothing found")
+        if not output.quiet:
+            report("nothing found")
         return ExitStatus.NOTHING_FOUND
     return ExitStatus.DONE
 
@@ -153,6 +155,7 @@ class _Output:
     """The form of the answers."""
 
     json: bool
+    quiet: bool
     only_paths: bool
     end: bytes
     several: bool
@@ -225,6 +228,7 @@ def dups(
     exclude: options.Exclude = None,
     null: options.Null = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Find groups of near-duplicates.
 
@@ -260,7 +264,8 @@ def dups(
                 write_bytes(b"".join(shown(match.path) + end for match in group))
             found = True
     if not found:
-        report("nothing found")
+        if not quiet:
+            report("nothing found")
         return ExitStatus.NOTHING_FOUND
     return ExitStatus.DONE
 
@@ -283,6 +288,7 @@ def compare(
     ] = None,
     tta: options.Tta = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
 ) -> int:
     """Tell how many bits two pictures are apart.
 

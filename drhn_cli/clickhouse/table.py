@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,11 @@ class CodeTable:
     def root(self) -> str:
         """The deepest folder that the roots of all files have in common."""
         return self.manifest.root
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``drhn info`` shows of the table, JSON-ready."""
+        files = {os.fsdecode(name): n_items for name, n_items in self.files.items()}
+        return {"kind": "table", "n_items": self.n_items, **self.manifest.describe(), "files": files}
 
     def verify(self) -> None:
         """Count the rows of each code file.

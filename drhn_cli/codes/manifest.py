@@ -108,6 +108,16 @@ class CodeManifest:
     def __post_init__(self) -> None:
         code_size(self.n_bits)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what ``drhn info`` shows of it, JSON-ready."""
+        return {
+            "bits": self.n_bits,
+            "root": self.root,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "preprocessing": dict(self.preprocessing),
+        }
+
     def to_json(self, *, n_items: int, format_version: int) -> bytes:
         """Return the manifest as JSON in ASCII. Equal manifests give equal bytes: sorted keys, no time of day."""
         values = {

@@ -9,8 +9,9 @@ import os
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +120,12 @@ class CodeFile:
         manifest, trailer = self.manifest, self._trailer
         told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
         return hashlib.sha256(repr(told).encode()).digest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``drhn info`` shows of the file, JSON-ready."""
+        shard = self.manifest.shard and asdict(self.manifest.shard)
+        about = {"drhn_version": self.manifest.drhn_version, "part": shard}
+        return {"kind": "codes", "n_items": self.n_items, **self.manifest.describe(), **about}
 
     def entry(self, row: int) -> Entry:
         """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""

@@ -1,10 +1,11 @@
-"""Pictures with labels: folders of class folders, for training and evaluation."""
+"""Labeled images for training and evaluation: folders of class folders, or CIFAR-10."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, print
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.threads import n_processors
 
+CIFAR10 = "cifar10"
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # in order of preference
 
@@ -22,8 +25,8 @@ _LAYOUT = "a folder for each class, with its pictures inside"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledPaths:
-    """Pictures and their classes.
+class ImageFolder:
+    """The pictures of a folder of class folders, not loaded.
 
     Attributes:
         paths: absolute, sorted within each class.
@@ -39,21 +42,22 @@ class LabelledPaths:
 
     @property
     def names(self) -> tuple[bytes, ...]:
-        """Of each picture, its path relative to the folder of the class folders."""
+        """The path of each picture relative to ``folder``."""
         prefix = os.path.join(self.folder, b"")
         return tuple(path.removeprefix(prefix) for path in self.paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledPixels:
-    """Loaded pictures and their classes.
+class LabelledImages:
+    """Images in memory and their classes.
 
     Attributes:
         pixels: (n, views * size, size, 3) uint8.
         labels: (n,) int64, an index into ``class_names`` for each row.
         class_names: sorted.
-        failures: the errors of the pictures that were left out.
-        names: of each row, its path relative to the folder of the class folders; empty where pictures are no files.
+        failures: the errors of pictures that could not be read and are left out.
+        names: the path of each picture relative to ``folder``; empty if images are not files.
+        folder: absolute, that of the class folders.
     """
 
     pixels: NDArray[np.uint8]
@@ -61,13 +65,23 @@ class LabelledPixels:
     class_names: tuple[str, ...]
     failures: tuple[ImageError, ...]
     names: tuple[bytes, ...] = ()
+    folder: bytes = b""
+
+    def take(self, rows: NDArray[np.int64]) -> LabelledImages:
+        """Return some of the images; ``rows`` are their (m,) indices."""
+        return replace(
+            self,
+            pixels=np.ascontiguousarray(self.pixels[rows]),
+            labels=self.labels[rows],
+            names=tuple(self.names[row] for row in rows) if self.names else (),
+        )
 
 
-def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, min_classes: int = 2) -> LabelledPaths:
+def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, min_classes: int = 2) -> ImageFolder:
     """Find the pictures of a folder of class folders.
 
-    A class is a folder directly inside, named after it; its pictures may lie at any depth below. Dot folders are
-    skipped, symbolic links are followed, files beside the class folders are ignored.
+    A class is a folder directly inside, named after it; its pictures may lie at any depth below. Dot folders and files
+    beside the class folders are ignored, symbolic links are followed.
 
     Args:
         folder: the folder of class folders.
@@ -98,19 +112,16 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
         pictures = _class_pictures(folders[name])
         paths += pictures
         labels += [label_of[name]] * len(pictures)
-    return LabelledPaths(
-        paths=tuple(paths), labels=np.array(labels, np.int64), class_names=names, folder=os.path.abspath(path)
-    )
+    folder = os.path.abspath(path)
+    return ImageFolder(paths=tuple(paths), labels=np.array(labels, np.int64), class_names=names, folder=folder)
 
 
-def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
-    """Find training pictures, and test pictures where there are any.
+def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
+    """Find training pictures, and test pictures if there are any.
 
-    A folder that holds ``train`` and one of ``TEST_FOLDERS``, in letters of either case, or ``train`` alone, is a
-    split, with class folders inside each; any other is itself a folder of class folders.
-
-    Returns:
-        The training pictures, and the test pictures labelled with the training classes, or None.
+    A folder that contains ``train`` and one of ``TEST_FOLDERS``, in upper or lower case, or ``train`` alone, is a split
+    with class folders inside each; any other is itself a folder of class folders. Test pictures get the labels of the
+    training classes.
 
     Raises:
         SourceError: as ``find_classes``, or there are class folders in ``train`` and other folders beside it.
@@ -121,7 +132,7 @@ def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
     if TRAIN_FOLDER not in inside:
         return find_classes(path), None
     if test_folder is None and len(inside) > 1:
-        if _has_only_folders(inside[TRAIN_FOLDER]):  # to learn to tell train from dev is of no use
+        if _has_only_folders(inside[TRAIN_FOLDER]):  # a model that tells train from dev is of no use
             others = ", ".join(printable(os.path.basename(inside[name])) for name in inside if name != TRAIN_FOLDER)
             raise SourceError(
                 "there are class folders in train/, and no test pictures beside it",
@@ -137,72 +148,207 @@ def find_split(folder: AnyPath) -> tuple[LabelledPaths, LabelledPaths | None]:
     return train, find_classes(inside[test_folder], class_names=train.class_names, min_classes=1)
 
 
-def load_labelled(labelled: LabelledPaths, preprocessing: Preprocessing, *, workers: int) -> LabelledPixels:
-    """Load labelled pictures into memory. Those that cannot be read are left out and told.
+def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
+    """Load the pictures of a folder into memory, in its order, without those that cannot be read.
 
     Args:
-        labelled: from ``find_classes``.
+        folder: from ``find_classes``.
         preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
-        workers: threads. At least 1.
-
-    Returns:
-        Pixels and labels in the order of ``labelled``.
+        workers: threads; None: one for each processor.
 
     Raises:
-        SourceError: none of a class's pictures can be read.
+        SourceError: no picture of a class can be read.
         ConfigError: ``workers`` is below 1.
     """
-    pixels = np.empty((len(labelled.paths), *preprocessing.shape), np.uint8)
-    indices = np.empty(len(labelled.paths), np.int64)
+    workers = workers or n_processors()
+    pixels = np.empty((len(folder.paths), *preprocessing.shape), np.uint8)
+    indices = np.empty(len(folder.paths), np.int64)
     failures: list[tuple[int, ImageError]] = []
     n_loaded = 0
-    for batch in load_batches(labelled.paths, preprocessing, batch_size=_BATCH_SIZE, workers=workers):
+    for batch in load_batches(folder.paths, preprocessing, batch_size=_BATCH_SIZE, workers=workers):
         end = n_loaded + len(batch.indices)
         pixels[n_loaded:end] = batch.pixels
         indices[n_loaded:end] = batch.indices
         failures += batch.failures
         n_loaded = end
-    labels, names = labelled.labels[indices[:n_loaded]], labelled.names
-    lost = np.setdiff1d(labelled.labels, labels)
+    labels, names = folder.labels[indices[:n_loaded]], folder.names
+    lost = np.setdiff1d(folder.labels, labels)
     if lost.size:
-        name = labelled.class_names[lost[0]]
-        first = next(error for i, error in failures if labelled.labels[i] == lost[0])
+        name = folder.class_names[lost[0]]
+        first = next(error for i, error in failures if folder.labels[i] == lost[0])
         raise SourceError(f"no picture of class {printable(name)!r} can be read", found=first.message)
-    return LabelledPixels(
+    return LabelledImages(
         pixels=pixels[:n_loaded],
         labels=labels,
-        class_names=labelled.class_names,
+        class_names=folder.class_names,
         failures=tuple(error for _, error in failures),
         names=tuple(names[i] for i in indices[:n_loaded]),
+        folder=folder.folder,
     )
 
 
-def check_validation(fraction: float) -> None:
-    """Check the share of the pictures that is to be set aside.
+def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
+    """Return images that were loaded with one view with all views of the preprocessing.
+
+    The same files are decoded anew, as two views of a picture are other squares than one; those that can no longer be
+    read are left out.
+
+    Args:
+        images: with one view.
+        preprocessing: with the views.
+        workers: threads; None: one for each processor.
 
     Raises:
-        ConfigError: it is not in 0 up to, not including, 1.
+        SourceError: no picture of a class can be read any more.
     """
+    if preprocessing.views == 1:
+        return images
+    if not images.names:  # CIFAR-10, whose images are square
+        return replace(images, pixels=np.concatenate([images.pixels, images.pixels[:, :, ::-1]], axis=1))
+    paths = tuple(os.path.join(images.folder, name) for name in images.names)
+    folder = ImageFolder(paths=paths, labels=images.labels, class_names=images.class_names, folder=images.folder)
+    return load_labelled(folder, preprocessing, workers=workers)
+
+
+def load_split(
+    data: str,
+    preprocessing: Preprocessing,
+    *,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Load training pictures, and test pictures if there are any.
+
+    Args:
+        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
+        preprocessing: how a picture becomes square.
+        workers: threads that decode; None: one for each processor.
+        data_dir: where torchvision keeps CIFAR-10; None: ``data`` in the working directory.
+        download: fetch CIFAR-10 if it is not there.
+
+    Raises:
+        SourceError: a folder cannot be read or has no classes, or CIFAR-10 is not there.
+    """
+    if _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)
+    train, test = find_split(data)
+    return (
+        load_labelled(train, preprocessing, workers=workers),
+        load_labelled(test, preprocessing, workers=workers) if test else None,
+    )
+
+
+def load_queries_and_gallery(
+    data: str | tuple[str, str],
+    preprocessing: Preprocessing,
+    *,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
+) -> tuple[LabelledImages, LabelledImages]:
+    """Load what is looked up, and what it is looked up in.
+
+    Args:
+        data: a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of class
+            folders, the queries' and the gallery's. Queries may lack some of the gallery's classes.
+        preprocessing: how a picture becomes square.
+        workers: as for ``load_split``.
+        data_dir: as for ``load_split``.
+        download: as for ``load_split``.
+
+    Raises:
+        ConfigError: there are no test pictures.
+        SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
+    """
+    if isinstance(data, tuple):
+        gallery = find_classes(data[1])
+        queries = find_classes(data[0], class_names=gallery.class_names, min_classes=1)
+    elif _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)[::-1]
+    else:
+        gallery, test = find_split(data)
+        if test is None:
+            raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
+        queries = test
+    return (
+        load_labelled(queries, preprocessing, workers=workers),
+        load_labelled(gallery, preprocessing, workers=workers),
+    )
+
+
+def _is_cifar10(data: str) -> bool:
+    return data == CIFAR10 and not Path(data).exists()
+
+
+def _load_cifar10(
+    preprocessing: Preprocessing, data_dir: Path | None, download: bool
+) -> tuple[LabelledImages, LabelledImages]:
+    # Imported here, as torchvision takes longer to import than most commands to run.
+    from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
+
+    if preprocessing.size != 32:
+        raise SourceError(
+            "CIFAR-10 has pictures of 32x32 pixels",
+            expected="a network for that size: the cifar10 weights, or one trained with --input-size 32",
+            found=str(preprocessing.size),
+        )
+    data_dir = data_dir or Path("data")
+    parts = []
+    for train in (True, False):
+        try:
+            part = Cifar10(str(data_dir), train=train, download=download)
+        except RuntimeError as error:
+            hint = "add --download, or name its folder with --data-dir"
+            raise SourceError("CIFAR-10 is not here", path=data_dir, found=str(error), hint=hint) from error
+        except OSError as error:
+            hint = "name the folder that has it with --data-dir"
+            raise SourceError("CIFAR-10 cannot be fetched", path=data_dir, found=str(error), hint=hint) from error
+        names = sorted(part.classes)
+        labels = np.array([names.index(part.classes[target]) for target in part.targets], dtype=np.int64)
+        images = LabelledImages(
+            pixels=np.ascontiguousarray(part.data), labels=labels, class_names=tuple(names), failures=()
+        )
+        parts.append(with_views(images, preprocessing))
+    return parts[0], parts[1]
+
+
+def check_validation(fraction: float) -> None:
+    """Refuse a share of validation pictures that is not in 0 up to, not including, 1."""
     if not 0 <= fraction < 1:
         raise ConfigError("validation is out of range", expected="0 up to, not including, 1", found=str(fraction))
+
+
+def hold_out(images: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages | None]:
+    """Split images into a training and a validation part, see ``split_validation``; None if ``fraction`` is 0.
+
+    Raises:
+        SourceError: no class has two pictures.
+    """
+    if not fraction:
+        return images, None
+    kept, held_out = split_validation(images.labels, fraction, seed)
+    if not len(held_out):
+        raise SourceError("nothing can be kept for validation", expected="a class of two pictures or more")
+    return images.take(kept), images.take(held_out)
 
 
 def split_validation(
     labels: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Set a part of each class aside for validation.
+    """Draw a part of each class for validation.
 
     Args:
         labels: (n,) the class of each picture.
-        fraction: of each class, rounded; 0 up to but not including 1. A class that has two pictures or more gives one
-            at least (unless this is 0) and keeps one at least.
+        fraction: of each class, rounded; 0 up to but not including 1. A class of two pictures or more gives one at
+            least (unless this is 0) and keeps one at least.
         seed: the same seed and labels give the same split.
 
     Returns:
         Indices for training and for validation, each int64 and rising; together every index once.
 
     Raises:
-        ConfigError: ``fraction`` is out of its range.
+        ConfigError: ``fraction`` is out of range.
     """
     check_validation(fraction)
     rng = np.random.default_rng(seed)
@@ -232,7 +378,7 @@ def _class_folders(path: bytes) -> dict[str, bytes]:
 
 
 def _has_only_folders(path: bytes) -> bool:
-    """Tell whether a folder has others inside, and nothing else but dot files."""
+    """Tell whether a folder contains other folders, and nothing else but dot files."""
     with os.scandir(path) as entries:
         are_folders = [entry.is_dir() for entry in entries if not entry.name.startswith(b".")]
     return bool(are_folders) and all(are_folders)
@@ -240,7 +386,7 @@ def _has_only_folders(path: bytes) -> bool:
 
 def _class_pictures(path: bytes) -> list[bytes]:
     found = find_images([path], follow=True)
-    if found.failures:  # a part of a class without notice would skew what is learnt and measured
+    if found.failures:  # a class that is silently incomplete would bias training and measuring
         raise found.failures[0]
     if not found.files:
         hint = "remove the folder or put pictures into it"

@@ -101,7 +101,7 @@ def evaluate_retrieval(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RadiusCurve:
+class PrecisionRecallCurve:
     """Precision and recall of all items within a radius, each the mean over the queries.
 
     Attributes:
@@ -120,7 +120,7 @@ def precision_recall_by_radius(
     gallery_labels: NDArray[np.integer],
     *,
     n_bits: int,
-) -> RadiusCurve:
+) -> PrecisionRecallCurve:
     """Measure what looking up all codes within each radius finds.
 
     A radius takes the whole of a tie or nothing of it, so every point is exact, and there is none between two radii: no
@@ -143,7 +143,7 @@ def precision_recall_by_radius(
         recall += counted @ (relevant_within / np.maximum(n_relevant, 1))
         n_queries += int(counted.sum())
     _refuse_none(n_queries)
-    return RadiusCurve(precision=precision / n_queries, recall=recall / n_queries)
+    return PrecisionRecallCurve(precision=precision / n_queries, recall=recall / n_queries)
 
 
 def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_distance: ArrayLike) -> NDArray[np.float64]:
@@ -192,7 +192,7 @@ def asymmetric_mean_average_precision(
     gallery_codes: NDArray[np.uint8],
     gallery_labels: NDArray[np.integer],
 ) -> float:
-    """Return the mean average precision over full rankings by score; equal scores as the expectation over all orders.
+    """Return the mean average precision of full rankings by asymmetric distance, with ties as the expectation.
 
     Args:
         probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
@@ -204,9 +204,7 @@ def asymmetric_mean_average_precision(
         The mean over the queries that have a relevant item in the gallery, in 0..1.
 
     Raises:
-        DrhnError: codes of another shape or dtype, or no query has a relevant item in the gallery.
-
-    Source: the score is that of ``search_asymmetric``, the ties are those of ``tie_aware_average_precision``.
+        DrhnError: no query has a relevant item in the gallery.
     """
     codes, ids = unique_rows(gallery_codes)
     bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
@@ -215,9 +213,9 @@ def asymmetric_mean_average_precision(
         int(label): np.bincount(ids[gallery_labels == label], minlength=len(codes)) for label in np.unique(query_labels)
     }
     precisions: list[float] = []
-    step = max(1, _CHUNK_BYTES // (8 * len(codes)))  # of float64 scores
+    step = max(1, _CHUNK_BYTES // (8 * len(codes)))
     for start in range(0, len(probabilities), step):
-        # The scores less a constant of the query. In double precision, so that equal scores stay equal.
+        # The distances, less what is the same for all codes. In double precision, so that equal ones stay equal.
         scores = (1 - 2 * probabilities[start : start + step]) @ bits.T  # (q, u)
         for row, label in zip(scores, query_labels[start : start + step].tolist(), strict=True):
             order = np.argsort(row)
@@ -225,8 +223,7 @@ def asymmetric_mean_average_precision(
             counts = (np.add.reduceat(count[order], firsts) for count in (relevant[label], items))
             precisions.append(float(tie_aware_average_precision(*counts)))
     known = [precision for precision in precisions if not np.isnan(precision)]
-    if not known:
-        raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
+    _refuse_none(len(known))
     return float(np.mean(known))
 
 

@@ -174,10 +174,11 @@ class NetworkConfig(Settings):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 shapes[f"{name}.{part}"] = (channels,)
 
-        for layer in self.layers():
+        layers = self.layers()
+        for layer in layers:
             shapes[f"{layer.conv}.weight"] = layer.filter_shape
             add_norm(layer.norm, layer.out_channels)
-        shapes["hash.weight"] = (self.bits, self.widths[-1])
+        shapes["hash.weight"] = (self.bits, layers[-1].out_channels)
         if self.hash_norm:
             add_norm("hash_norm", self.bits)
         else:
@@ -188,10 +189,9 @@ class NetworkConfig(Settings):
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of all convolutions and linear layers for one view of a picture."""
-        convolutions = sum(
-            prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in self.layers()
-        )
-        return convolutions + self.widths[-1] * self.bits + self.bits * self.n_classes
+        layers = self.layers()
+        convolutions = sum(prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in layers)
+        return convolutions + layers[-1].out_channels * self.bits + self.bits * self.n_classes
 
 
 PRESETS: dict[Preset, dict[str, Any]] = {

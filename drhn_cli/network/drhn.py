@@ -36,12 +36,9 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 class DRHN(nn.Module):
-    """Input -> (Conv -> ReLU -> BN) -> six residual groups -> average pooling -> hash layer -> class scores.
+    """Input -> (Conv -> ReLU -> BN) -> six residual groups -> average pooling -> hash layer -> class scores."""
 
-    With ``n_features`` a layer that predicts a teacher's features from the codes is trained along; it is not stored.
-    """
-
-    def __init__(self, config: NetworkConfig, *, n_features: int = 0) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self._trunk: list[tuple[Layer, nn.Module, nn.Module]] = []
@@ -59,10 +56,9 @@ class DRHN(nn.Module):
             _add_module(self, layer.conv, conv)
             _add_module(self, layer.norm, norm)
             self._trunk.append((layer, conv, norm))
-        self.hash = nn.Linear(config.widths[-1], config.bits, bias=not config.hash_norm)
+        self.hash = nn.Linear(self._trunk[-1][0].out_channels, config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
-        self.recall = nn.Linear(config.bits, n_features) if n_features else None
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the trunk computes: (n, 3, input_size, input_size) -> (n, channels, side, side)."""
@@ -92,15 +88,14 @@ class DRHN(nn.Module):
         would have to reach the scores that the loss asks for, and longer codes would have nothing left to learn.
         """
         n_bits = n_bits or self.config.bits
-        return self._weighed(self.classify, activations, slice(first, first + n_bits))
+        return linear_of_bits(self.classify, activations[:, first : first + n_bits], first=first)
 
-    def recalled(self, activations: Tensor, n_bits: int) -> Tensor:
-        """Predict the teacher's features by the first bits, weighed as in ``scores``: (n, bits) -> (n, n_features)."""
-        return self._weighed(cast(nn.Linear, self.recall), activations, slice(n_bits))
 
-    def _weighed(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
-        bits = activations[:, used]
-        return functional.linear(bits, layer.weight[:, used] * (self.config.bits / bits.shape[1]), layer.bias)
+def linear_of_bits(layer: nn.Linear, bits: Tensor, *, first: int = 0) -> Tensor:
+    """Apply a layer of whole codes to some of their bits, (n, n_bits) from ``first`` on, with larger weights."""
+    n_bits = bits.shape[1]
+    weight = layer.weight[:, first : first + n_bits] * (layer.in_features / n_bits)
+    return functional.linear(bits, weight, layer.bias)
 
 
 def _add_module(parent: nn.Module, name: str, module: nn.Module) -> None:

@@ -73,6 +73,23 @@ class Model:
         other.__dict__["arrays_sha256"] = self.arrays_sha256  # of the same arrays; hashing them takes a while
         return other
 
+    def describe(self) -> dict[str, Any]:
+        """Return what ``drhn info`` shows of the model, JSON-ready."""
+        return {
+            "kind": "weights",
+            "name": self.name,
+            "bits": list(self.config.code_lengths),
+            "classes": list(self.class_names),
+            "parameters": sum(array.size for name, array in self.arrays.items() if ".running_" not in name),
+            "fingerprint": self.fingerprint,
+            "network": self.config.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "training": dict(self.training),
+            "measured": dict(self.measured),
+            "drhn_version": self.drhn_version,
+            "verified": True,  # reading the file has checked every array
+        }
+
     def manifest(self) -> dict[str, Any]:
         """Return everything but the arrays as JSON-ready values."""
         return {

@@ -13,58 +13,53 @@ import torch
 from drhn_cli.errors import CheckpointError
 from drhn_cli.files import CORRUPT, atomic_write, os_errors
 
-FORMAT_VERSION = 1
-_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # of the pictures, the last where it is not told
+FORMAT_VERSION = 2
+_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # from the pictures, the last unless it is given
 _RUN_PARTS = {
     "images": "other pictures",
     "start": "other weights to start from",
     "teacher": "another teacher",
     "training": "other settings",
+    "processes": "another number of processes",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on as if it had never stopped.
+    """The state of a run after an epoch: what it needs to continue as if it had never stopped.
 
     Attributes:
-        run: settings and data of the run; a run is resumed only by one that has the same.
+        run: settings and digests of the data; only a run with the same ones may continue.
         network: state of the network.
-        optimisers: state of each optimiser.
-        average: state of the mean of the weights; None where none is taken.
-        history: one report for each epoch that is done.
-        seconds: wall-clock time spent in training so far.
-        cpu_seconds: processor time spent in training so far.
+        optimizers: state of each optimizer.
+        history: a report for each finished epoch.
+        seconds: wall-clock time so far.
+        cpu_seconds: processor time so far.
+        average: state of the SWA average, if there is one.
+        head: state of the distillation head, if there is one.
     """
 
     run: dict[str, Any]
     network: dict[str, Any]
-    optimisers: list[dict[str, Any]]
+    optimizers: list[dict[str, Any]]
     history: list[dict[str, Any]]
     seconds: float
     cpu_seconds: float
     average: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; a crash leaves the old one or the new one.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+    """Write a checkpoint; a crash leaves the old one or the new one."""
     with os_errors(CheckpointError, "cannot write the checkpoint", path=path), atomic_write(path) as stream:
         torch.save({"format": FORMAT_VERSION, **vars(checkpoint)}, stream)
 
 
 def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
-    """Read a checkpoint of a run, or return None where there is none.
-
-    Args:
-        path: the checkpoint.
-        run: settings and data of the run that wants to go on.
+    """Read the checkpoint of a run; None if there is none.
 
     Raises:
-        CheckpointError: the file is damaged, foreign, of a newer version, or of another run.
+        CheckpointError: the file is damaged, foreign, of another version, or of another run.
     """
     if not path.exists():
         return None
@@ -77,6 +72,11 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
             raise CheckpointError(
                 "a newer drhn wrote this checkpoint", path=path, found=f"format {version}", hint="update drhn"
             )
+        if version < FORMAT_VERSION:
+            hint = f"finish the run with the version that began it, or remove {os.fspath(path)} to start anew"
+            raise CheckpointError(
+                "an older drhn wrote this checkpoint", path=path, found=f"format {version}", hint=hint
+            )
         checkpoint = Checkpoint(**values)
         other = dict(checkpoint.run)
     except CORRUPT as error:
@@ -84,20 +84,21 @@ def load_checkpoint(path: Path, run: dict[str, Any]) -> Checkpoint | None:
         raise CheckpointError("the checkpoint is damaged or foreign", path=path, hint=hint) from error
     if run != other:
         key, expected, found = _first_difference(run, other)
+        repeated = "number of processes" if key == "processes" else "options"
         raise CheckpointError(
             f"the checkpoint belongs to a run with {_RUN_PARTS.get(key, f'another {key}')}",
             path=path,
             expected=expected,
             found=found,
-            hint="repeat that run's options, or remove the checkpoint to start anew",
+            hint=f"repeat that run's {repeated}, or remove the checkpoint to start anew",
         )
     return checkpoint
 
 
 def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    """Return in which part two runs differ, and in which settings; of digests, nothing.
+    """Return in which part two runs differ, and the settings of each; of digests, nothing.
 
-    What was chosen comes first, then the data, then what follows from the data.
+    Settings that were chosen come first, then the data, then settings that follow from the data.
     """
     ranked: list[tuple[int, str, str]] = []
     for key in {**ours, **theirs}:
@@ -108,6 +109,8 @@ def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str
         elif one != other:
             ranked.append((1, key, ""))
     first, key, name = min(ranked, key=lambda difference: difference[0])
+    if key == "processes":
+        return key, str(ours.get(key)), str(theirs.get(key))
     if not name:
         return key, None, None
     names = [name for rank, part, name in ranked if (rank, part) == (first, key)]
@@ -116,7 +119,7 @@ def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str
 
 
 def _check_bytes(path: Path) -> None:
-    """Compare the checksums, which torch writes but does not read: it would go on from damaged numbers."""
+    """Check the checksums, which torch writes but does not read: it would continue from damaged numbers."""
     with zipfile.ZipFile(path) as archive:
         # Torch reads zeros where a member is marked as a folder.
         if archive.testzip() or any(info.external_attr for info in archive.infolist()):

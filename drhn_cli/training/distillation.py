@@ -1,37 +1,72 @@
-"""What another network sees in the training pictures, for the codes to tell."""
+"""Distillation: the codes learn to predict the features of another network, the teacher."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
 
 from drhn_cli.errors import AnyPath, SourceError, printable
 from drhn_cli.files import CORRUPT, open_regular, os_errors
+from drhn_cli.network.drhn import linear_of_bits
 
-_MOST = 256  # features that are kept
-_ROWS = 4096  # turned at a time
-_LARGEST = 1e100  # of a feature: sums of squares stay numbers
+_MAX_FEATURES = 256
+_CHUNK_ROWS = 4096
+_FEATURE_LIMIT = 1e100  # sums of squares stay finite
+
+
+class DistillationHead(nn.Linear):
+    """A linear layer that predicts a teacher's features from codes. It is trained with a network and not kept.
+
+    Shorter codes are scaled up, as for ``DRHN.scores``.
+    """
+
+    def __init__(self, n_bits: int, n_features: int) -> None:
+        super().__init__(n_bits, n_features)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """(n, n_bits or fewer) in 0..1 -> (n, n_features)."""
+        return linear_of_bits(self, activations)
+
+
+def distillation_loss(
+    head: DistillationHead, activations: Tensor, features: Tensor, code_lengths: Sequence[int]
+) -> Tensor:
+    """Return 1 - cosine between predicted and true features, averaged over images and code lengths.
+
+    Images that the teacher finds similar get similar codes, as the prediction is linear in the bits. Regression of a
+    teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of their direction
+    alone.
+
+    Args:
+        head: predicts the features.
+        activations: (n, bits) in 0..1.
+        features: (n, d) float32 of unit length.
+        code_lengths: every one of them has to predict the features.
+    """
+    predictions = (head(activations[:, :n_bits]) for n_bits in code_lengths)
+    return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in predictions]).mean()
 
 
 def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
-    """Return the features of pictures: less their mean, their 256 principal components at most, of unit length.
+    """Return a teacher's features: centered, reduced to 256 principal components at most, of unit length.
 
     Args:
-        path: an ``.npz`` with ``features``, (m, d) of a floating type, and ``paths``, (m,) bytes or text: of each row
-            the path of its picture relative to the folder of the class folders, as in ``lion/0001.jpg``. Nothing is
-            ever unpickled.
-        names: the paths of the pictures that are wanted, each in the file.
+        path: an ``.npz`` with ``features``, (m, d) of a floating dtype, and ``paths``, (m,) bytes or text: for each row
+            the path of its picture relative to the folder of the class folders, as in ``lion/0001.jpg``.
+        names: the paths of the pictures that are wanted.
 
     Returns:
         (n, min(d, 256)) float16, in the order of ``names``.
 
     Raises:
-        SourceError: the file cannot be read, is none of that kind, or lacks a picture; or there are no names, as of
-            pictures that are no files.
+        SourceError: the file cannot be read or lacks a picture, or pictures have no names (CIFAR-10's).
     """
     if not names:
         hint = "train on a folder of class folders"
@@ -48,30 +83,34 @@ def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
             hint="paths are relative to the folder of the class folders",
         )
     chosen = [rows[name] for name in names]
-    parts = [chosen[start : start + _ROWS] for start in range(0, len(chosen), _ROWS)]
+    if not all((np.abs(chunk) < _FEATURE_LIMIT).all() for chunk in _chunks(features, chosen)):
+        raise SourceError("the teacher's features are not all numbers, or too large", path=path)
+    return _reduced(features, chosen)
+
+
+def _reduced(features: NDArray[Any], rows: list[int]) -> NDArray[np.float16]:
+    """Project the features of some rows on their principal components and scale each to unit length."""
     total, squares = np.zeros(features.shape[1]), np.zeros((features.shape[1],) * 2)
-    for part in parts:
-        seen = features[part].astype(np.float64)
-        if not (np.abs(seen) < _LARGEST).all():
-            raise SourceError("the teacher's features are not all numbers, or too large", path=path)
-        total += seen.sum(axis=0)
-        squares += seen.T @ seen
-    mean = total / len(chosen)
-    _, axes = np.linalg.eigh(squares / len(chosen) - np.outer(mean, mean))
-    main = axes[:, ::-1][:, :_MOST]  # those along which they vary most
-    found = np.empty((len(chosen), main.shape[1]), np.float16)
-    for start, part in zip(range(0, len(chosen), _ROWS), parts, strict=True):
-        seen = (features[part] - mean) @ main
-        found[start : start + _ROWS] = seen / np.linalg.norm(seen, axis=1, keepdims=True).clip(min=1e-12)
-    return found
+    for chunk in _chunks(features, rows):
+        total += chunk.sum(axis=0)
+        squares += chunk.T @ chunk
+    mean = total / len(rows)
+    _, axes = np.linalg.eigh(squares / len(rows) - np.outer(mean, mean))  # of rising variance
+    components = axes[:, ::-1][:, :_MAX_FEATURES]
+    reduced = np.empty((len(rows), components.shape[1]), np.float16)
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        chunk = (features[rows[start : start + _CHUNK_ROWS]] - mean) @ components
+        reduced[start : start + _CHUNK_ROWS] = chunk / np.linalg.norm(chunk, axis=1, keepdims=True).clip(min=1e-12)
+    return reduced
+
+
+def _chunks(features: NDArray[Any], rows: list[int]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        yield features[rows[start : start + _CHUNK_ROWS]].astype(np.float64)
 
 
 def require_features(path: AnyPath) -> None:
-    """Refuse what ``load_features`` cannot read, before minutes are spent on pictures.
-
-    Raises:
-        SourceError: the file cannot be read, or is none of that kind.
-    """
+    """Refuse what ``load_features`` cannot read, before minutes are spent on pictures."""
     _read(path)
 
 

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The training loss and its terms, other than distillation's."""
 
 from __future__ import annotations
 
@@ -9,98 +9,76 @@ from torch import Tensor
 from torch.nn import functional
 
 from drhn_cli.network.drhn import DRHN
-from drhn_cli.training.config import TrainConfig
+from drhn_cli.training.distillation import DistillationHead, distillation_loss
+from drhn_cli.training.recipe import TrainConfig
 
 
-def training_loss(
-    network: DRHN, activations: Tensor, labels: Tensor, config: TrainConfig, *, features: Tensor | None = None
+def total_loss(
+    network: DRHN,
+    activations: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    *,
+    head: DistillationHead | None = None,
+    features: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the softmax cross-entropy plus the other terms.
+    """Return the weighted sum of all losses, and the scores of the whole code, (n, n_classes).
 
-    Where shorter codes are trained along, the cross-entropy is its mean over the code lengths, averaged with its mean
-    over the runs of as many bits as the shortest code has: each run has to tell the classes apart by itself. Otherwise
-    only long codes would teach the bits at the end.
+    Cross-entropy of the softmax is the paper's loss. With nested code lengths it is averaged over the lengths, as in
+    Matryoshka representations (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147), and then with its mean over
+    runs of as many bits as the shortest code has: otherwise only long codes would train the last bits.
 
     Args:
-        network: gives the scores.
+        network: computes the scores.
         activations: (n, bits) in 0..1.
         labels: (n,) int64.
-        config: label smoothing, and the weights of the terms of quantisation, similarity and teaching.
-        features: (n, d) of unit length, what a teacher sees in the images.
-
-    Returns:
-        The loss, and the (n, n_classes) scores of the whole code.
-
-    Source: the softmax is the paper's; a loss on every prefix is that of Kusupati et al. 2022,
-        https://arxiv.org/abs/2205.13147; the loss on every run is ours.
+        config: label smoothing and the weights of the terms.
+        head: predicts a teacher's features from the codes; None: no distillation.
+        features: (n, d) of unit length, the teacher's.
     """
 
-    def mean_entropy(all_scores: Iterable[Tensor]) -> Tensor:
-        entropies = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
-        return torch.stack(entropies).mean()
+    def mean_cross_entropy(all_scores: Iterable[Tensor]) -> Tensor:
+        each = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
+        return torch.stack(each).mean()
 
     bits, lengths = network.config.bits, network.config.code_lengths
     by_length = [network.scores(activations, n_bits) for n_bits in lengths]
-    loss = mean_entropy(by_length)
+    loss = mean_cross_entropy(by_length)
     if network.config.nested:
         run = lengths[0]
         starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
-        loss = (loss + mean_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
+        loss = (loss + mean_cross_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
         if config.similarity:
-            loss = loss + config.similarity * similarity_term(activations, network.config.nested)
-    if features is not None:
-        loss = loss + config.teaching * teaching_term(network, activations, features.float())
-    return loss + config.quantisation * quantisation_term(activations, network.config.threshold), by_length[-1]
+            loss = loss + config.similarity * prefix_similarity_loss(activations, network.config.nested)
+    if head is not None and features is not None:
+        loss = loss + config.teaching * distillation_loss(head, activations, features.float(), lengths)
+    return loss + config.quantisation * quantization_loss(activations, network.config.threshold), by_length[-1]
 
 
-def similarity_term(activations: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return how far shorter codes are from finding each two images as alike as the whole codes do.
+def prefix_similarity_loss(activations: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the mean squared error of the pairwise similarities of code prefixes, relative to the whole code's.
 
-    That is the squared difference of the two similarities, each the mean product of the bits as -1..1, averaged over
-    pairs of images and over lengths. The whole codes are not changed for it.
+    A similarity is the mean product of two codes' bits as -1..1; the error is averaged over pairs and lengths. This is
+    similarity-preserving distillation (Tung and Mori 2019, https://arxiv.org/abs/1907.09682) of a code into its own
+    prefixes, so no gradient reaches the whole code's similarities.
 
     Args:
         activations: (n, bits) in 0..1.
-        lengths: of the shorter codes.
-
-    Source: distillation of similarities (Tung and Mori 2019, https://arxiv.org/abs/1907.09682), here of a code to its
-        own beginning.
+        lengths: of the prefixes.
     """
     signs = 2 * activations - 1
 
     def similarities(bits: Tensor) -> Tensor:
-        return bits @ bits.T / bits.shape[1]
+        return bits @ bits.T / bits.shape[1]  # (n, n)
 
     whole = similarities(signs.detach())
     return torch.stack([(similarities(signs[:, :n]) - whole).square().mean() for n in lengths]).mean()
 
 
-def teaching_term(network: DRHN, activations: Tensor, features: Tensor) -> Tensor:
-    """Return how far a teacher's features are from what the network recalls of them from the codes.
+def quantization_loss(activations: Tensor, threshold: float) -> Tensor:
+    """Return how close activations in 0..1 are to the threshold: 0 if all are 0 or 1, 1 if all are at the threshold.
 
-    That is 1 - cosine, averaged over images and code lengths: features that are linear in the bits bring pictures that
-    the teacher finds alike near to each other.
-
-    Args:
-        network: has a layer that recalls features.
-        activations: (n, bits) in 0..1.
-        features: (n, d) float32 of unit length.
-
-    Source: regression of a teacher's features (FitNets, Romero et al. 2014, https://arxiv.org/abs/1412.6550), by their
-        direction and from every length of the code.
-    """
-    recalled = (network.recalled(activations, n_bits) for n_bits in network.config.code_lengths)
-    return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in recalled]).mean()
-
-
-def quantisation_term(activations: Tensor, threshold: float) -> Tensor:
-    """Return how near the activations are to the threshold, on average: 0 where all are 0 or 1, 1 where all are at it.
-
-    Args:
-        activations: (n, bits) in 0..1.
-        threshold: the paper's t.
-
-    Source: the second term of SSDH (Yang et al. 2015, https://arxiv.org/abs/1507.00101), with the first power.
+    The second term of SSDH (Yang et al. 2015, https://arxiv.org/abs/1507.00101), with the first power of the distance.
     """
     distance = torch.where(
         activations > threshold, (activations - threshold) / (1 - threshold), (threshold - activations) / threshold

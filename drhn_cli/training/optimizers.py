@@ -1,31 +1,29 @@
-"""Orthogonalised momentum for convolutions, Nesterov momentum for the rest, and the schedule of both."""
+"""Muon, SGD and their schedule; stochastic weight averaging (SWA) and sharpness-aware minimization (SAM)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drhn_cli.training.config import TrainConfig
+from drhn_cli.training.recipe import TrainConfig
+
+MICRO_BATCH = 125
+"""Images that SAM perturbs the weights for at a time: retrieval of unseen classes is better than with 500 (README)."""
 
 
-def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Return the nearest semi-orthogonal matrix, roughly.
+def newton_schulz(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Orthogonalize a (rows, columns) matrix approximately, by Newton-Schulz iterations.
 
-    Three steps bring singular values from 0.02 times the Frobenius norm upwards to 0.68..1.21; five bring those from
-    0.0016 times upwards there. Smaller ones grow about 3.4-fold in each step.
-
-    Args:
-        matrices: one matrix, (rows, columns).
-        steps: Newton-Schulz iterations.
-
-    Source: Keller Jordan et al. 2024 (Muon), https://kellerjordan.github.io/posts/muon/; the coefficients are from
-        there.
+    Three steps bring singular values from 0.02 times the Frobenius norm upwards to 0.68..1.21, five those from 0.0016
+    times upwards; smaller ones grow about 3.4-fold a step. Iteration and coefficients: Muon (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrices / (matrices.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
@@ -36,25 +34,19 @@ def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Momentum whose update is orthogonalised, on filters that are kept at a fixed norm.
+    """Muon with Nesterov momentum, for convolution filters of shape (out_channels, in_channels, k, k).
 
-    Filters are scaled back to norm ``sqrt(out_channels)`` before each step: batch normalisation makes the function
-    indifferent to their scale, and a fixed scale makes the learning rate mean the same angle all through training.
-
-    Args:
-        parameters: convolution filters, (out_channels, in_channels, k, k).
-        rate: learning rate, relative to the filters' norm.
-        momentum: of the gradient.
-
-    Source: Keller Jordan 2024, https://github.com/KellerJordan/cifar10-airbench (the method; the code is ours).
+    Before each step filters are rescaled to norm ``sqrt(out_channels)``: batch normalization makes the network
+    invariant to their scale, and at a fixed scale a learning rate means the same angle throughout training. After
+    https://github.com/KellerJordan/cifar10-airbench (Jordan 2024).
     """
 
-    def __init__(self, parameters: list[nn.Parameter], *, rate: float, momentum: float) -> None:
-        super().__init__(parameters, {"lr": rate, "momentum": momentum})
+    def __init__(self, parameters: list[nn.Parameter], *, lr: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step along the orthogonalised Nesterov momentum."""
+        """Update the filters from their gradients."""
         if closure is not None:
             raise NotImplementedError("Muon takes its gradients from backward(), not from a closure")
         for group in self.param_groups:
@@ -67,19 +59,20 @@ class Muon(Optimizer):
                 state["momentum"].mul_(group["momentum"]).add_(filters.grad)
                 direction = filters.grad.add(state["momentum"], alpha=group["momentum"])
                 filters.mul_(len(filters) ** 0.5 / (filters.norm() + 1e-7))
-                update = orthogonalise(direction.reshape(len(direction), -1)).view_as(filters)
+                update = newton_schulz(direction.reshape(len(direction), -1)).view_as(filters)
                 filters.add_(update, alpha=-group["lr"])
 
 
-def make_optimisers(network: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """Return the optimisers of a network: Muon for the filters of residual blocks, Nesterov SGD for all else.
+def make_optimizers(network: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[Optimizer]:
+    """Return Muon for the filters of the residual blocks and Nesterov SGD for all else, the head's layer included.
 
-    The stem's filters are few and see raw pixels, so they go with the rest.
+    The stem's filters are few and see raw pixels, so SGD has them too.
     """
+    parameters = [*network.parameters(), *(head.parameters() if head else ())]
     filters = [p for name, p in network.named_parameters() if p.ndim == 4 and not name.startswith("stem")]
-    chosen = {id(p) for p in filters}
-    matrices = [p for p in network.parameters() if p.ndim > 1 and id(p) not in chosen]
-    vectors = [p for p in network.parameters() if p.ndim == 1]
+    by_muon = {id(p) for p in filters}
+    matrices = [p for p in parameters if p.ndim > 1 and id(p) not in by_muon]
+    vectors = [p for p in parameters if p.ndim == 1]
     rest = torch.optim.SGD(
         [
             {"params": matrices, "weight_decay": config.weight_decay / config.rate},
@@ -89,16 +82,14 @@ def make_optimisers(network: nn.Module, config: TrainConfig) -> list[Optimizer]:
         momentum=0.9,
         nesterov=True,
     )
-    return [Muon(filters, rate=config.conv_rate, momentum=config.momentum), rest]
+    return [Muon(filters, lr=config.conv_rate, momentum=config.momentum), rest]
 
 
-def rate_at(step: int, n_steps: int, config: TrainConfig) -> float:
-    """Return the share of the peak rate at a step: it rises over ``warm_up`` of the steps, then falls to zero.
+def lr_schedule(step: int, n_steps: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step as a share of the peak rate.
 
-    Where weights are averaged it stays.
-
-    Source: Keller Jordan 2024, https://github.com/KellerJordan/cifar10-airbench; that it stays, Izmailov et al. 2018,
-        https://arxiv.org/abs/1803.05407.
+    It rises over ``warm_up`` of the steps and falls to zero over the rest; with SWA (Izmailov et al. 2018) it stays at
+    the peak.
     """
     rise = max(config.warm_up * n_steps, 1.0)
     if config.average:
@@ -106,16 +97,78 @@ def rate_at(step: int, n_steps: int, config: TrainConfig) -> float:
     return min((step + 1) / rise, (n_steps - step) / max(n_steps - rise, 1.0), 1.0)
 
 
-def is_averaged(step: int, n_steps: int, config: TrainConfig) -> bool:
-    """Tell whether the weights after a step count for the mean: those after the last one do, however small the share.
+def set_learning_rates(optimizers: list[Optimizer], share: float, config: TrainConfig) -> None:
+    """Set each optimizer's learning rate to a share of its peak."""
+    for optimizer, peak in zip(optimizers, (config.conv_rate, config.rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * share
 
-    Source: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407.
+
+def in_swa(step: int, n_steps: int, config: TrainConfig) -> bool:
+    """Tell whether SWA averages the weights after a step; it always does after the last one.
+
+    SWA is stochastic weight averaging (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
     """
     return step >= min((1 - config.average) * n_steps, n_steps - 1)
 
 
-def set_rates(optimisers: list[Optimizer], share: float, config: TrainConfig) -> None:
-    """Set each optimiser's learning rate to a share of its peak."""
-    for optimiser, peak in zip(optimisers, (config.conv_rate, config.rate), strict=True):
-        for group in optimiser.param_groups:
-            group["lr"] = peak * share
+def sam_gradients(
+    network: nn.Module, rho: float, n_images: int, backward: Callable[[slice], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Set the gradients of sharpness-aware minimization (SAM) for a batch; existing gradients are overwritten.
+
+    Each micro-batch perturbs the weights by its own gradient, as in Andriushchenko and Flammarion 2022
+    (https://arxiv.org/abs/2206.06232).
+
+    Args:
+        network: the module whose gradients are set.
+        rho: radius of the perturbation, see ``perturbed``.
+        n_images: size of the batch.
+        backward: overwrites the gradients by those of a part of the batch; returns its mean loss and its scores,
+            (n, n_classes).
+
+    Returns:
+        The mean loss and the scores of the batch, both at the unperturbed weights.
+    """
+    n_parts = max(round(n_images / MICRO_BATCH), 1)
+    sums: dict[nn.Parameter, Tensor] = {}
+    losses, all_scores = [], []
+    for number in range(n_parts):
+        part = slice(number * n_images // n_parts, (number + 1) * n_images // n_parts)
+        share = (part.stop - part.start) / n_images
+        loss, scores = backward(part)
+        losses.append(loss * share)
+        all_scores.append(scores)
+        with perturbed(network, rho):
+            backward(part)
+        for p in network.parameters():
+            if p.grad is not None:
+                sums[p] = sums[p].add_(p.grad, alpha=share) if p in sums else p.grad * share
+    for p, gradient in sums.items():
+        p.grad = gradient
+    return torch.stack(losses).sum(), torch.cat(all_scores)
+
+
+@contextmanager
+def perturbed(network: nn.Module, rho: float) -> Iterator[None]:
+    """Move the weights uphill along their gradients for a ``with`` block, by ``rho`` times the norm of each layer.
+
+    The first step of SAM (Foret et al. 2021, https://arxiv.org/abs/2010.01412), with a radius relative to each layer's
+    norm, as batch normalization makes the network invariant to its scale; Kwon et al. 2021
+    (https://arxiv.org/abs/2102.11600) do so for each weight. Batch-norm statistics are not updated meanwhile.
+    """
+    norms = [(norm, norm.momentum) for norm in network.modules() if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)]
+    weights = [(p, p.grad, p.detach().clone()) for p in network.parameters() if p.grad is not None and p.ndim > 1]
+    with torch.no_grad():
+        for p, gradient, _ in weights:
+            p.add_(gradient * (rho * p.norm() / (gradient.norm() + 1e-12)))
+    for norm, _ in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+        with torch.no_grad():
+            for p, _, before in weights:
+                p.copy_(before)

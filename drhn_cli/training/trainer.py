@@ -1,26 +1,24 @@
-"""Training, from pixels in memory to a network."""
+"""A network in training: its data, optimizers, history and checkpoints; an epoch and a step."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
-from drhn_cli.evaluation.data import LabelledPixels
+from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
@@ -29,32 +27,30 @@ from drhn_cli.network.encoder import codes_of, encode_views
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
-from drhn_cli.training.augment import augment
+from drhn_cli.training.augment import augment, check_augmentation
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from drhn_cli.training.config import TrainConfig
-from drhn_cli.training.distributed import ALONE, Team
-from drhn_cli.training.losses import training_loss
-from drhn_cli.training.memory import keep_freed_memory
-from drhn_cli.training.optimizers import is_averaged, make_optimisers, rate_at, set_rates
-from drhn_cli.training.sharpness import descend_from_uphill
-from drhn_cli.training.start import begin_with
-
-_N_STATISTICS = 10_000
-"""Training images, in whole batches, that batch normalisation takes its statistics from where weights are averaged."""
+from drhn_cli.training.distillation import DistillationHead
+from drhn_cli.training.distributed import World
+from drhn_cli.training.losses import total_loss
+from drhn_cli.training.optimizers import in_swa, lr_schedule, make_optimizers, sam_gradients, set_learning_rates
+from drhn_cli.training.recipe import TrainConfig
 
 GALLERY_LIMIT = 5000
-"""Training images that the validation images are looked up in after an epoch; all of them would double the epoch."""
+"""Training images that validation images are looked up in after an epoch: all of them would double its time."""
+
+_BATCH_NORM_IMAGES = 10_000
+"""Training images, in whole batches, that batch-norm statistics of averaged weights are estimated from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What an epoch came to.
+    """The figures of an epoch.
 
     Attributes:
         epoch: its number, from 1.
         loss: mean training loss.
-        training_accuracy: share of the augmented training images that were classified right on the way.
-        validation_accuracy: the same for the validation images, not augmented; None without any.
+        training_accuracy: on the augmented training images, before each step.
+        validation_accuracy: on the validation images, without augmentation; None without any.
         validation_mean_average_precision: of the validation images among training images, at the full code length; None
             without any.
         seconds: wall-clock time of the run so far.
@@ -69,355 +65,342 @@ class EpochReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedNetwork:
-    """The outcome of a run.
+class Batch:
+    """Augmented images of a step."""
 
-    Attributes:
-        arrays: the network's state, as ``array_shapes`` names it, ready for the weights file.
-        history: a report for each epoch.
-        seconds: wall-clock time.
-        cpu_seconds: processor time of all processes and threads.
-    """
+    images: Tensor  # (b, 3, s, s) float32
+    labels: Tensor  # (b,) int64
+    features: Tensor | None  # (b, d) float16, the teacher's
 
-    arrays: dict[str, NDArray[Any]] = field(repr=False)
-    history: list[EpochReport]
-    seconds: float
-    cpu_seconds: float
+    def __getitem__(self, part: slice) -> Batch:
+        features = None if self.features is None else self.features[part]
+        return Batch(images=self.images[part], labels=self.labels[part], features=features)
 
 
-def measure_colours(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Preprocessing:
-    """Return the preprocessing with the mean and standard deviation of these pixels, (n, s, s, 3), to four decimals."""
-    counts = np.zeros((3, 256), np.int64)
-    for start in range(0, len(pixels), 1000):  # as counting takes eight times the memory of what is counted
-        values = pixels[start : start + 1000].reshape(-1, 3)
-        counts += [np.bincount(values[:, channel], minlength=256) for channel in range(3)]
-    shares = counts / counts[0].sum()
-    levels = np.arange(256) / 255
-    means = shares @ levels
-    stds = np.sqrt(shares @ levels**2 - means**2)
-    red, green, blue = means.round(4).tolist()
-    # A channel that never changes has nothing to scale.
-    red_std, green_std, blue_std = stds.clip(min=0.01).round(4).tolist()
-    return replace(preprocessing, mean=(red, green, blue), std=(red_std, green_std, blue_std))
+class Trainer:
+    """Trains a network on images in memory.
 
-
-def check_augmentation(config: TrainConfig, side: int) -> None:
-    """Refuse what leaves nothing of images of so many pixels.
-
-    Raises:
-        ConfigError: they would be shifted or blanked by their whole size or more.
-    """
-    if config.translate >= side:  # mirrored pixels cannot fill more than the image has
-        raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
-    if config.cutout >= side:
-        raise ConfigError("cutout leaves nothing", expected=f"below {side} pixels", found=str(config.cutout))
-
-
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Count denormal numbers as zero: on this thread, and for good on those that torch starts meanwhile.
-
-    The momentum of filters whose channel has died decays to denormal numbers, and processors take a hundred times as
-    long for those: after 24 epochs a step took 2.3 times as long as at first.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@denormals_flushed()
-def train_network(
-    images: LabelledPixels,
-    *,
-    network_config: NetworkConfig,
-    config: TrainConfig,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    team: Team = ALONE,
-    start: Model | None = None,
-    features: NDArray[np.float16] | None = None,
-    validation: LabelledPixels | None = None,
-    checkpoint_path: Path | None = None,
-    on_start: Callable[[Sequence[EpochReport]], None] = lambda _: None,
-    on_epoch: Callable[[Sequence[EpochReport]], None] = lambda _: None,
-    progress: Progress = SILENT,
-) -> TrainedNetwork:
-    """Train a network, from scratch or from other weights, or go on with the run whose checkpoint is there.
-
-    Every epoch draws its order and its augmentation from the seed and its own number, so a run that was stopped and
-    resumed ends with the same weights as one that was not.
+    An epoch's random numbers depend on the seed and its own number alone, so a run that was interrupted and resumed
+    ends with the same weights as one that was not.
 
     Args:
         images: the training images.
         network_config: shape of the network.
         config: how it is trained.
-        preprocessing: gives the mean and standard deviation of the channels.
+        preprocessing: mean and standard deviation of the channels.
         device: where it is trained.
-        team: the processes that train it together, assembled. Each step's images are divided among them; the order of
-            the images is that of one process, the augmentation is not. The first process alone measures, reads,
-            writes and calls.
-        start: weights whose arrays the network begins with as far as they fit: see ``begin_with``. None: drawn.
-        features: (n, d) of unit length, what another network sees in the training images: the codes are taught to
-            tell it. None: there is no such teacher.
-        validation: images that are measured after every epoch and never trained on.
-        checkpoint_path: where the run's state is kept; it is read when the run begins and written after every epoch.
-        on_start: called once with the reports of the epochs that an earlier run has done.
-        on_epoch: called after each epoch with the reports of all so far.
-        progress: is told of the steps of each epoch ("training").
+        world: the processes that train it together, connected. They divide each step's images; the order of the images
+            does not depend on their number, the augmentation does.
+        start: weights to start from, see ``load_pretrained``; None: random ones.
+        features: (n, d) of unit length, a teacher's, for distillation.
+        validation: images to measure after every epoch.
+        checkpoint_path: where the state is kept between epochs.
+        progress: is told of the steps of each epoch ("training"), in the main process.
+
+    Attributes:
+        network: the network as the last step has left it.
+        history: a report for each finished epoch.
+        cpu_seconds: processor time of all processes at the end of the last epoch.
 
     Raises:
-        ConfigError: images would be shifted or blanked by their whole size or more, or the first process trains
-            something else.
-        DrhnError: fewer than two images in all or for a process, or the loss is no longer a number.
-        CheckpointError: the checkpoint is damaged, of another run or another process's, or cannot be written.
+        ConfigError: shifts or cutouts leave nothing of the images.
+        DrhnError: fewer than two images.
     """
-    if not team.leads:
-        on_start, on_epoch, progress = (lambda _: None), (lambda _: None), SILENT
-    if len(images.labels) < 2:
-        raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
-    check_augmentation(config, network_config.input_size)
-    run = {
-        "network": network_config.to_dict(),
-        "training": config.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "images": _digest(images),
-    }
-    if start:
-        run["start"] = start.fingerprint
-    if features is not None:
-        run["teacher"] = sha256(features.data).hexdigest()
-    if device.type == "cpu":
-        keep_freed_memory()
-    torch.manual_seed(config.seed)
-    network = DRHN(network_config, n_features=0 if features is None else features.shape[1])
-    if start:
-        begin_with(network, start, images.class_names)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimisers = make_optimisers(network, config)
-    average = AveragedModel(network) if config.average else None
-    history: list[EpochReport] = []
-    earlier_seconds = cpu_seconds = 0.0
-    saved = load_checkpoint(checkpoint_path, run) if checkpoint_path and team.leads else None
-    first_run, saved = team.from_first((run, saved))
-    if first_run != run:
-        differing = ", ".join(key for key in run if run[key] != first_run[key])
-        hint = "give every process the same pictures and options, --precision among them"
-        raise ConfigError(f"process {team.rank} trains something else than the first: {differing}", hint=hint)
-    n_there = team.total(bool(checkpoint_path and checkpoint_path.exists()), device)
-    if n_there and not saved:
-        hint = "give that machine --node-rank 0, or remove the file there to start anew"
-        raise CheckpointError(
-            "the unfinished run is on a machine that is not the first", path=checkpoint_path, hint=hint
-        )
-    if saved:
-        network.load_state_dict(saved.network)
-        for optimiser, state in zip(optimisers, saved.optimisers, strict=True):
-            optimiser.load_state_dict(state)
-        if average and saved.average:
-            average.load_state_dict(saved.average)
-        history = [EpochReport(**report) for report in saved.history]
-        earlier_seconds, cpu_seconds = saved.seconds, saved.cpu_seconds
-    on_start(tuple(history))
 
-    clock, cpu_clock, earlier_cpu_seconds = time.monotonic(), time.process_time(), cpu_seconds
-    for epoch in range(len(history), config.epochs):
-        loss, accuracy = _train_epoch(
-            network, team, optimisers, average, images, features, epoch, config, preprocessing, progress
-        )
-        measured: tuple[float, float] | tuple[None, None] = (None, None)
-        if validation and team.leads:
-            measured = _measure(network, images, validation, preprocessing, config)
-        cpu_seconds = earlier_cpu_seconds + team.total(time.process_time() - cpu_clock, device)
-        seconds = earlier_seconds + time.monotonic() - clock
-        history.append(
-            EpochReport(
+    def __init__(
+        self,
+        images: LabelledImages,
+        *,
+        network_config: NetworkConfig,
+        config: TrainConfig,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        world: World | None = None,
+        start: Model | None = None,
+        features: NDArray[np.float16] | None = None,
+        validation: LabelledImages | None = None,
+        checkpoint_path: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        n_images = len(images.labels)
+        if n_images < 2:
+            raise DrhnError("too few training images", expected="2 or more", found=str(n_images))
+        check_augmentation(config, network_config.input_size)
+        self.images, self.validation, self.features = images, validation, features
+        self.config, self.preprocessing, self.device = config, preprocessing, device
+        self.world = world or World()
+        self.checkpoint_path = checkpoint_path
+        self.progress = progress if self.world.is_main else SILENT
+        self.batch_size = min(config.batch_size, n_images)
+        self.steps_per_epoch = n_images // self.batch_size  # the images left over are others in each epoch
+
+        torch.manual_seed(config.seed)
+        self.network = DRHN(network_config)
+        self.head = None if features is None else DistillationHead(network_config.bits, features.shape[1])
+        if start:
+            load_pretrained(self.network, start, images.class_names)
+        self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
+        self.trained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizers = make_optimizers(self.network, config, self.head)
+        self.average = AveragedModel(self.network) if config.average else None
+        self.history: list[EpochReport] = []
+        self.cpu_seconds = 0.0
+        self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
+        self._run = self._describe_run(start)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run, of earlier processes too."""
+        return time.monotonic() - self._clock_start
+
+    def epochs(self) -> Iterator[EpochReport]:
+        """Train the epochs that are left, and save the state after each.
+
+        Raises:
+            DrhnError: the loss is not finite, or a process gets fewer than two images a step.
+            CheckpointError: the checkpoint cannot be written.
+        """
+        earlier_cpu_seconds = self.cpu_seconds
+        for epoch in range(len(self.history), self.config.epochs):
+            loss, accuracy = self.train_epoch(epoch)
+            validated = self.validate() if self.validation and self.world.is_main else (None, None)
+            cpu_seconds = self.world.all_reduce_sum(time.process_time() - self._cpu_start, self.device)
+            self.cpu_seconds = earlier_cpu_seconds + cpu_seconds
+            report = EpochReport(
                 epoch=epoch + 1,
                 loss=loss,
                 training_accuracy=accuracy,
-                validation_accuracy=measured[0],
-                validation_mean_average_precision=measured[1],
-                seconds=seconds,
+                validation_accuracy=validated[0],
+                validation_mean_average_precision=validated[1],
+                seconds=self.seconds,
             )
+            self.history.append(report)
+            self.save()
+            yield report
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Train on all images once; return the mean loss and the accuracy on the way."""
+        self.network.train()
+        self.progress.phase("training", self.steps_per_epoch)
+        loss_sum, n_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        first_step = epoch * self.steps_per_epoch
+        for step, batch in enumerate(self.batches(epoch, self.world)):
+            loss, scores = self.step(first_step + step, batch)
+            loss_sum += loss
+            n_right += (scores.argmax(dim=1) == batch.labels).sum()
+            self.progress.advance()
+        # Each process has its own batch-norm statistics, from its own images.
+        self.world.all_reduce_mean(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
+        n_losses = self.steps_per_epoch * self.world.size
+        mean_loss = self.world.all_reduce_sum(loss_sum.item(), self.device) / n_losses
+        if not math.isfinite(mean_loss):
+            raise DrhnError(
+                f"the loss is no longer a number in epoch {epoch + 1}",
+                hint="lower --rate and --conv-rate, or use --precision float32",
+            )
+        n_images = self.steps_per_epoch * self.batch_size
+        return mean_loss, self.world.all_reduce_sum(n_right.item(), self.device) / n_images
+
+    def step(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Update the weights once; return the loss and the (b, n_classes) scores of this process's images.
+
+        Args:
+            step: its number in the run, from 0.
+            batch: this process's images.
+        """
+        n_steps = self.config.epochs * self.steps_per_epoch
+        set_learning_rates(self.optimizers, lr_schedule(step, n_steps, self.config), self.config)
+        if self.config.sharpness:
+            rho, n_images = self.config.sharpness, len(batch.labels)
+            loss, scores = sam_gradients(self.trained, rho, n_images, lambda part: self._backward(batch[part]))
+        else:
+            loss, scores = self._backward(batch)
+        self.world.all_reduce_mean(p.grad for p in self.trained.parameters() if p.grad is not None)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.average and in_swa(step, n_steps, self.config):
+            self.average.update_parameters(self.network)
+        return loss, scores
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Overwrite the gradients by those of a batch; return its loss and scores, detached."""
+        with self._autocast():
+            activations = self.network(batch.images)  # (b, bits)
+        loss, scores = total_loss(
+            self.network, activations, batch.labels, self.config, head=self.head, features=batch.features
         )
-        if checkpoint_path and team.leads:
-            checkpoint = Checkpoint(
-                run=run,
-                network=network.state_dict(),
-                optimisers=[optimiser.state_dict() for optimiser in optimisers],
-                average=average.state_dict() if average else None,
-                history=[asdict(report) for report in history],
-                seconds=seconds,
-                cpu_seconds=cpu_seconds,
+        share = self.world.share_of(self.batch_size)
+        # The mean over processes is to be the mean over images, though shares differ by one.
+        loss = loss * ((share.stop - share.start) * self.world.size / self.batch_size)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        return loss.detach(), scores.detach()
+
+    def batches(self, epoch: int, world: World) -> Iterator[Batch]:
+        """Yield the augmented batches of an epoch: of each batch the share of this process."""
+        generator = epoch_generator(self.config.seed, epoch)
+        order = torch.randperm(len(self.images.labels), generator=generator)
+        share, generator = world.share_of(self.batch_size), world.own_generator(generator)
+        pixels, labels = torch.from_numpy(self.images.pixels), torch.from_numpy(self.images.labels)
+        features = None if self.features is None else torch.from_numpy(self.features)
+        for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+            indices = order[start : start + self.batch_size][share]
+            images = normalize(pixels[indices].to(self.device).permute(0, 3, 1, 2), self.preprocessing)
+            yield Batch(
+                images=augment(images, indices, epoch, self.config, generator),
+                labels=labels[indices].to(self.device),
+                features=None if features is None else features[indices].to(self.device),
             )
-            save_checkpoint(checkpoint_path, checkpoint)
-        on_epoch(tuple(history))
-    trained = average.module if average else network
-    if average:
-        _renew_statistics(trained, images, config, preprocessing)
-    kept = network_config.array_shapes()
-    state = {name: value.cpu().numpy() for name, value in trained.state_dict().items() if name in kept}
-    return TrainedNetwork(
-        arrays=halve_filters(state),
-        history=history,
-        seconds=earlier_seconds + time.monotonic() - clock,
-        cpu_seconds=cpu_seconds,
-    )
+
+    def validate(self) -> tuple[float, float]:
+        """Return accuracy and mean average precision of the validation images, with training images as the gallery.
+
+        With SWA they are those of the averaged weights, as soon as there are some.
+        """
+        assert self.validation is not None  # noqa: S101 - the caller has looked
+        network, seed, n_bits = self.trained_network(), self.config.seed, self.network.config.bits
+        network.eval()
+        rows = np.random.default_rng(seed).permutation(len(self.images.labels))[:GALLERY_LIMIT]
+        backend = torch_backend(network, self.preprocessing, self.config.precision)
+        query_activations, gallery_activations = (
+            encode_views(backend, pixels) for pixels in (self.validation.pixels, self.images.pixels[rows])
+        )
+        metrics = evaluate_retrieval(
+            codes_of(query_activations, network.config, n_bits),
+            self.validation.labels,
+            codes_of(gallery_activations, network.config, n_bits),
+            self.images.labels[rows],
+            n_bits=n_bits,
+        )
+        is_right = predict_classes(network, query_activations, n_bits) == self.validation.labels
+        # Python's own numbers: a checkpoint that is read without pickle has no others.
+        return float(is_right.mean()), float(metrics.mean_average_precision)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the trained network's arrays as a weights file has them; with SWA, of the averaged weights."""
+        kept = self.network.config.array_shapes()
+        state = self.trained_network().state_dict()
+        return halve_filters({name: value.cpu().numpy() for name, value in state.items() if name in kept})
+
+    def trained_network(self) -> DRHN:
+        """Return the network, with the averaged weights as soon as SWA has some.
+
+        Batch-norm statistics are re-estimated for averaged weights, from batches of one more epoch; every process does
+        so by itself, with the same images.
+        """
+        if self.average is None or not self.average.n_averaged:
+            return self.network
+        averaged = cast(DRHN, self.average.module)
+        batches = islice(self.batches(self.config.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
+        with self._autocast():
+            update_bn((batch.images for batch in batches), averaged)
+        return averaged
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one.
+
+        Raises:
+            ConfigError: this process trains something else than the main process.
+            CheckpointError: the checkpoint is damaged, or of another run or another process.
+        """
+        path, world = self.checkpoint_path, self.world
+        saved = load_checkpoint(path, self._run) if path and world.is_main else None
+        main_run, saved = world.broadcast((self._run, saved))
+        if main_run != self._run:
+            differing = ", ".join(key for key in self._run if self._run[key] != main_run[key])
+            hint = "give every process the same pictures and options, --precision among them"
+            raise ConfigError(f"process {world.rank} trains something else than the first: {differing}", hint=hint)
+        n_present = world.all_reduce_sum(bool(path and path.exists()), self.device)
+        if n_present and not saved:
+            hint = "give that machine --node-rank 0, or remove the file there to start anew"
+            raise CheckpointError("the unfinished run is on a machine that is not the first", path=path, hint=hint)
+        if saved:
+            self._load_state(saved)
+
+    def _load_state(self, saved: Checkpoint) -> None:
+        self.network.load_state_dict(saved.network)
+        if self.head and saved.head:
+            self.head.load_state_dict(saved.head)
+        if self.average and saved.average:
+            self.average.load_state_dict(saved.average)
+        for optimizer, state in zip(self.optimizers, saved.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        self.history = [EpochReport(**report) for report in saved.history]
+        self.cpu_seconds = saved.cpu_seconds
+        self._clock_start = time.monotonic() - saved.seconds
+
+    def save(self) -> None:
+        """Write the checkpoint, in the main process."""
+        if self.checkpoint_path is None or not self.world.is_main:
+            return
+        checkpoint = Checkpoint(
+            run=self._run,
+            network=self.network.state_dict(),
+            head=self.head.state_dict() if self.head else None,
+            average=self.average.state_dict() if self.average else None,
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+            history=[asdict(report) for report in self.history],
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+        )
+        save_checkpoint(self.checkpoint_path, checkpoint)
+
+    def _describe_run(self, start: Model | None) -> dict[str, Any]:
+        """Return what a run must have in common with the one that it continues."""
+        run = {
+            "network": self.network.config.to_dict(),
+            "training": self.config.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "images": _digest(self.images),
+            "processes": self.world.size,  # each augments its images with random numbers of its own
+        }
+        if start:
+            run["start"] = start.fingerprint
+        if self.features is not None:
+            run["teacher"] = sha256(self.features.data).hexdigest()
+        return run
+
+    def _autocast(self) -> torch.autocast:
+        is_mixed = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_mixed)
+
+
+def load_pretrained(network: DRHN, start: Model, class_names: tuple[str, ...]) -> None:
+    """Copy the arrays of other weights into a network as far as they fit.
+
+    A shorter hash layer takes the first units of a longer one, as a shorter code is a prefix of a longer one, and the
+    last layer takes their weights. A longer hash layer, and a last layer of other classes or more units, stay random.
+
+    Args:
+        network: of the same shape but for its last two layers.
+        start: the other weights.
+        class_names: what the network is going to classify.
+    """
+    state = network.state_dict()
+    bits = network.config.bits
+    for name, array in start.arrays.items():
+        if start.config.bits > bits:
+            if name.startswith("hash"):
+                array = array[:bits]
+            elif name == "classify.weight":
+                array = array[:, :bits] * (start.config.bits / bits)  # as DRHN.scores scales shorter codes
+        is_other = name.startswith("classify") and start.class_names != class_names
+        if not is_other and state[name].shape == array.shape:
+            state[name] = torch.from_numpy(array.astype(np.float32))
+    network.load_state_dict(state)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return what an epoch draws its order and its augmentation from, on the CPU.
+    """Return the generator of an epoch's order and augmentation, on the CPU.
 
-    Torch takes 32 bits of a seed there and drops the rest, so seed and epoch are mixed, not put side by side.
+    Torch uses 32 bits of a seed there, so seed and epoch are hashed together, not put side by side.
     """
     return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
 
 
-def _digest(images: LabelledPixels) -> str:
+def _digest(images: LabelledImages) -> str:
     digest = sha256()
     for array in (images.pixels, images.labels):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _train_epoch(
-    network: DRHN,
-    team: Team,
-    optimisers: list[Optimizer],
-    average: AveragedModel | None,
-    images: LabelledPixels,
-    features: NDArray[np.float16] | None,
-    epoch: int,
-    config: TrainConfig,
-    preprocessing: Preprocessing,
-    progress: Progress,
-) -> tuple[float, float]:
-    """Go once over the training images, this process over its share of each batch.
-
-    Returns:
-        The mean loss and the accuracy on the way.
-    """
-    device = next(network.parameters()).device
-    labels = torch.from_numpy(images.labels)
-    batch_size = _batch_size(images, config)
-    n_steps = len(images.labels) // batch_size  # what is left over is in another epoch's order
-    share = team.share_of(batch_size)
-    weight = (share.stop - share.start) * team.size / batch_size  # processes count as many images as they have
-    network.train()
-    progress.phase("training", n_steps)
-    total_loss = torch.zeros((), device=device)
-    n_right = torch.zeros((), device=device)
-    for step, (indices, batch) in enumerate(_batches(images, team, epoch, config, preprocessing, device)):
-        truth = labels[indices].to(device)
-        seen = None if features is None else torch.from_numpy(features[indices]).to(device)
-        set_rates(optimisers, rate_at(epoch * n_steps + step, config.epochs * n_steps, config), config)
-        loss, scores = _step(network, team, weight, optimisers, batch, truth, seen, config)
-        if average and is_averaged(epoch * n_steps + step, config.epochs * n_steps, config):
-            average.update_parameters(network)
-        total_loss += loss
-        n_right += (scores.argmax(dim=1) == truth).sum()
-        progress.advance()
-    # Batch normalisation has taken each process's share by itself: its running statistics differ.
-    team.average(buffer for buffer in network.buffers() if buffer.is_floating_point())
-    mean_loss = team.total(total_loss.item(), device) / (n_steps * team.size)
-    if not math.isfinite(mean_loss):
-        raise DrhnError(
-            f"the loss is no longer a number in epoch {epoch + 1}",
-            hint="lower --rate and --conv-rate, or use --precision float32",
-        )
-    return mean_loss, team.total(n_right.item(), device) / (n_steps * batch_size)
-
-
-def _batch_size(images: LabelledPixels, config: TrainConfig) -> int:
-    return min(config.batch_size, len(images.labels))
-
-
-def _batches(
-    images: LabelledPixels,
-    team: Team,
-    epoch: int,
-    config: TrainConfig,
-    preprocessing: Preprocessing,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the positions of the images of each batch of an epoch, this process's share, and the augmented images."""
-    pixels = torch.from_numpy(images.pixels)
-    batch_size = _batch_size(images, config)
-    generator = epoch_generator(config.seed, epoch)
-    order = torch.randperm(len(images.labels), generator=generator)
-    share = team.share_of(batch_size)
-    generator = team.own_generator(generator)
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        indices = order[start : start + batch_size][share]
-        batch = normalize(pixels[indices].to(device).permute(0, 3, 1, 2), preprocessing)
-        yield indices, augment(batch, indices, epoch, config, generator)
-
-
-def _renew_statistics(
-    network: nn.Module, images: LabelledPixels, config: TrainConfig, preprocessing: Preprocessing
-) -> None:
-    """Give batch normalisation the statistics of a network that was not trained but averaged: those of an epoch more.
-
-    Every process does the same; the statistics are those of one.
-    """
-    device = next(network.parameters()).device
-    batches = _batches(images, ALONE, config.epochs, config, preprocessing, device)
-    n_batches = -(-_N_STATISTICS // _batch_size(images, config))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        update_bn((batch for _, batch in islice(batches, n_batches)), network)
-
-
-def _step(
-    network: DRHN,
-    team: Team,
-    weight: float,
-    optimisers: list[Optimizer],
-    batch: Tensor,
-    labels: Tensor,
-    features: Tensor | None,
-    config: TrainConfig,
-) -> tuple[Tensor, Tensor]:
-    """Take one step; return the loss times the weight, and the (n, n_classes) scores, detached."""
-
-    def descend(part: slice) -> tuple[Tensor, Tensor]:
-        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            activations = network(batch[part])
-        seen = None if features is None else features[part]
-        loss, scores = training_loss(network, activations, labels[part], config, features=seen)
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
-        return loss.detach() * weight, scores.detach()
-
-    if config.sharpness:
-        loss, scores = descend_from_uphill(network, config.sharpness, len(batch), descend)
-    else:
-        loss, scores = descend(slice(None))
-    team.average(p.grad for p in network.parameters() if p.grad is not None)
-    for optimiser in optimisers:
-        optimiser.step()
-    return loss, scores
-
-
-def _measure(
-    network: DRHN, images: LabelledPixels, validation: LabelledPixels, preprocessing: Preprocessing, config: TrainConfig
-) -> tuple[float, float]:
-    """Return accuracy and mean average precision of the validation images, looked up among some training images."""
-    network.eval()
-    gallery = np.random.default_rng(config.seed).permutation(len(images.labels))[:GALLERY_LIMIT]
-    backend = torch_backend(network, preprocessing, config.precision)
-    query_activations, gallery_activations = (
-        encode_views(backend, pixels) for pixels in (validation.pixels, images.pixels[gallery])
-    )
-    n_bits = network.config.bits
-    metrics = evaluate_retrieval(
-        codes_of(query_activations, network.config, n_bits),
-        validation.labels,
-        codes_of(gallery_activations, network.config, n_bits),
-        images.labels[gallery],
-        n_bits=n_bits,
-    )
-    right = predict_classes(network, query_activations, n_bits) == validation.labels
-    # Python's own numbers: a checkpoint that is read without pickle has no others.
-    return float(right.mean()), float(metrics.mean_average_precision)

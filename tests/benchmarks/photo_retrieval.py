@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
-from drhn_cli.evaluation.data import LabelledPaths, find_classes
+from drhn_cli.evaluation.data import ImageFolder, find_classes
 from drhn_cli.evaluation.metrics import evaluate_retrieval
 from drhn_cli.images.load import load_batches, load_image
 from drhn_cli.images.preprocess import Fit, Preprocessing
@@ -162,7 +162,7 @@ def features(queries: Path, gallery: Path) -> None:
     print(json.dumps({"codes": "EfficientNet-Lite0", **{k: round(float(v), 4) for k, v in figures.items()}}))
 
 
-def hash_all(paths: LabelledPaths, function: Callable[[Image.Image], object]) -> tuple[NDArray[np.uint8], int]:
+def hash_all(paths: ImageFolder, function: Callable[[Image.Image], object]) -> tuple[NDArray[np.uint8], int]:
     """Return the packed codes of pictures by a function of imagehash, and their bits."""
     rows = []
     for path in paths.paths:
@@ -239,7 +239,7 @@ def hash_pictures(
     return np.concatenate(codes)
 
 
-def drawn_paths(folder: Path, n_pictures: int, seed: int) -> LabelledPaths:
+def drawn_paths(folder: Path, n_pictures: int, seed: int) -> ImageFolder:
     """Return some of the pictures of class folders, by lot."""
     paths = find_classes(folder, min_classes=1)
     drawn = sorted(range(len(paths.paths)), key=lambda i: draw(seed, os.fsdecode(paths.paths[i])))[:n_pictures]

@@ -10,7 +10,7 @@ import typer
 
 from drhn_cli import __main__, __version__
 from drhn_cli.cli import app as app_module
-from drhn_cli.cli import describe as describe_module
+from drhn_cli.codes.reader import CodeFile
 
 COMMANDS = sorted(typer.main.get_command(app_module.app).commands)
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -34,6 +34,14 @@ def test_every_command_has_help(drhn, command, flag):
     result = drhn(command, flag)
     assert (result.status, result.err) == (0, "")
     assert result.out.decode().startswith(f"Usage: drhn {command} [OPTIONS]")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_json_and_quiet(drhn, command):
+    page = drhn(command, "--help").out.decode()
+    assert re.search(r"^  --json +One JSON object a line on stdout\.$", page, re.MULTILINE)
+    assert re.search(r"^  -q, --quiet +No progress", page, re.MULTILINE)
+    assert re.search(r"^  -h, --help +Show this", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)], ids=" ".join)
@@ -94,6 +102,13 @@ def test_a_file_whose_name_begins_with_a_dash_is_named_as_it_has_to_be(drhn, tmp
     assert result.err.splitlines()[-1] == "drhn: -x.png begins with a dash; a file of that name is ./-x.png"
 
 
+def test_an_option_that_was_renamed_is_told_with_its_new_name(drhn):
+    result = drhn("import", "codes.npy", "--paths", "list.txt", "-o", "codes.bin")
+    assert (result.status, result.out) == (2, b"")
+    assert "No such option: --paths" in result.err
+    assert result.err.splitlines()[-1] == "drhn: --paths is now --files-from"
+
+
 def test_a_wrong_file_is_one_line_on_stderr_and_status_2(drhn, tmp_path):
     result = drhn("query", "x.jpg", tmp_path / "nowhere.bin")
     assert (result.status, result.out) == (2, b"")
@@ -104,13 +119,13 @@ def raise_from_info(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(describe_module, "describe_file", fail)
+    monkeypatch.setattr(CodeFile, "open", fail)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, EOFError])
 def test_an_interruption_is_status_130_without_a_traceback(drhn, monkeypatch, error):
     raise_from_info(monkeypatch, error)
-    result = drhn("info", "x")
+    result = drhn("info", __file__)
     assert (result.status, result.out, result.err.strip()) == (130, b"", "")
 
 
@@ -135,7 +150,7 @@ def test_an_interruption_outside_of_a_command_is_status_130(monkeypatch):
 def test_a_bug_keeps_its_traceback(drhn, monkeypatch, error):
     raise_from_info(monkeypatch, error)
     with pytest.raises(type(error)):
-        drhn("info", "x")
+        drhn("info", __file__)
 
 
 def test_the_process_exits_with_the_status(monkeypatch, capsys):

@@ -97,6 +97,7 @@ def test_exclude_leaves_pictures_and_folders_out(drhn, codes):
 def test_nothing_found_is_status_1(drhn, codes):
     result = drhn("dups", codes, "--under", "c", "--max-distance", "7")
     assert (result.status, result.out, result.err) == (1, b"", "drhn: nothing found\n")
+    assert drhn("dups", codes, "--under", "c", "--max-distance", "7", "--quiet") == (1, b"", "")
 
 
 def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, codes):  # noqa: ARG001

@@ -141,7 +141,7 @@ def test_an_array_of_more_rows_than_there_can_be_is_refused(drhn, tmp_path, monk
     np.save("huge.npy", np.zeros((0, 4), np.uint8))
     content = Path("huge.npy").read_bytes()
     Path("huge.npy").write_bytes(content.replace(b"(0, 4), }" + b" " * (len(rows) - 1), f"({rows}, 4), }}".encode()))
-    result = drhn("import", "huge.npy", "--paths", os.devnull, "-o", "x.bin")
+    result = drhn("import", "huge.npy", "--files-from", os.devnull, "-o", "x.bin")
     assert (result.status, len(result.err.splitlines())) == (2, 1)
     assert "huge.npy: cannot read the codes" in result.err
 
@@ -149,7 +149,7 @@ def test_an_array_of_more_rows_than_there_can_be_is_refused(drhn, tmp_path, monk
 def test_export_and_import_give_the_same_answers(drhn, rows):
     drhn("export", "codes.bin", "-o", "codes.npy")
     Path("paths.txt").write_text("".join(f"{row[3]}\n" for row in rows))
-    result = drhn("import", "codes.npy", "--paths", "paths.txt", "-o", "new.bin", "--bits", "64")
+    result = drhn("import", "codes.npy", "--files-from", "paths.txt", "-o", "new.bin", "--bits", "64")
     assert (result.status, result.err) == (0, "drhn: new.bin: 8 codes of 64 bits\n")
     for query in ([rows[0][3]], ["--code", rows[1][0]]):
         assert drhn("query", *query, "new.bin").out == drhn("query", *query, "codes.bin").out != b""
@@ -162,7 +162,7 @@ def test_export_and_import_give_the_same_answers(drhn, rows):
 @pytest.mark.parametrize("command", ["query", "hash"])
 def test_pictures_have_no_code_in_an_imported_file(drhn, rows, command):  # noqa: ARG001
     np.save("codes.npy", np.zeros((1, 8), np.uint8))
-    drhn("import", "codes.npy", "--paths", "-", "-o", "new.bin", stdin=b"gone.png\n")
+    drhn("import", "codes.npy", "--files-from", "-", "-o", "new.bin", stdin=b"gone.png\n")
     assert drhn("query", "gone.png", "new.bin").lines == ["0\tgone.png"]
     picture = "photos/circle/0000.png"
     result = drhn(*((command, picture, "new.bin") if command == "query" else (command, picture, "-o", "new.bin")))
@@ -175,9 +175,10 @@ def test_bits_and_bytes_are_the_same_codes_sorted_by_path(drhn, tmp_path, monkey
     np.save("bits.npy", bits)
     np.save("bytes.npy", pack_bits(bits))
     names = b"z\0" + ODD + b"\0m/n\0"
-    told = drhn("import", "bits.npy", "--paths", "-", "-0", "-o", "1.bin", "--json", stdin=names)
+    told = drhn("import", "bits.npy", "--files-from", "-", "-0", "-o", "1.bin", "--json", stdin=names)
     assert json.loads(told.out) == {"n_items": 3, "n_bits": 12}
-    assert drhn("import", "bytes.npy", "--paths", "-", "-0", "-o", "2.bin", "--bits", "12", stdin=names).status == 0
+    list_ = ("--files-from", "-", "-0")
+    assert drhn("import", "bytes.npy", *list_, "-o", "2.bin", "--bits", "12", stdin=names).status == 0
     assert Path("1.bin").read_bytes() == Path("2.bin").read_bytes()
     with CodeFile.open("1.bin") as file:
         assert [entry.path for entry in file] == [ODD, b"m/n", b"z"]
@@ -187,7 +188,7 @@ def test_bits_and_bytes_are_the_same_codes_sorted_by_path(drhn, tmp_path, monkey
 def test_nothing_can_be_imported(drhn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("codes.npy", np.zeros((0, 2), np.uint8))
-    assert drhn("import", "codes.npy", "--paths", "-", "-o", "1.bin").err == "drhn: 1.bin: 0 codes of 16 bits\n"
+    assert drhn("import", "codes.npy", "--files-from", "-", "-o", "1.bin").err == "drhn: 1.bin: 0 codes of 16 bits\n"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_nothing_can_be_imported(drhn, tmp_path, monkeypatch):
 def test_what_does_not_fit_is_refused(drhn, tmp_path, monkeypatch, array, paths, bits, message):
     monkeypatch.chdir(tmp_path)
     np.save("codes.npy", array)
-    result = drhn("import", "codes.npy", "--paths", "-", "-o", "new.bin", *bits, stdin=paths)
+    result = drhn("import", "codes.npy", "--files-from", "-", "-o", "new.bin", *bits, stdin=paths)
     assert (result.status, message in result.err) == (2, True), result.err
     assert not Path("new.bin").exists()
 
@@ -220,21 +221,33 @@ def test_other_files_are_no_arrays_and_are_not_replaced(drhn, tmp_path, monkeypa
     Path("codes.bin").write_bytes(b"IBxF")
     foreign = dict.fromkeys(("codes.npz", "codes.bin", "empty.npy"), "expected a .npy file")
     for name, told in {**foreign, "none.npy": "No such file"}.items():
-        result = drhn("import", name, "--paths", "-", "-o", "new.bin", stdin=b"a\n")
+        result = drhn("import", name, "--files-from", "-", "-o", "new.bin", stdin=b"a\n")
         assert (result.status, told in result.err, "pickle" in result.err) == (2, True, False), result.err
     np.save("codes.npy", np.zeros((1, 2), np.uint8))
     Path("letter.txt").write_text("Dear")
-    assert drhn("import", "codes.npy", "--paths", "-", "-o", "letter.txt", stdin=b"a\n").status == 2
+    assert drhn("import", "codes.npy", "--files-from", "-", "-o", "letter.txt", stdin=b"a\n").status == 2
     assert Path("letter.txt").read_text() == "Dear"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
 def test_a_pipe_is_no_array_and_nobody_waits_for_its_writer(start, tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
-    process = start("import", "pipe.npy", "--paths", "-", "-o", "new.bin", cwd=tmp_path)
+    process = start("import", "pipe.npy", "--files-from", "-", "-o", "new.bin", cwd=tmp_path)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.decode()) == (
         2,
         "drhn: pipe.npy: cannot read the codes (expected a .npy file, found a folder, pipe or device); "
         "write it to a file first: it is mapped, not read\n",
     )
+
+
+@pytest.mark.usefixtures("rows")
+def test_json_is_rows_on_stdout_and_what_was_done_with_a_file(drhn):
+    lines = drhn("export", "codes.bin", "--json")
+    assert (lines.status, lines) == (0, drhn("export", "codes.bin", "--format", "ndjson"))
+    result = drhn("export", "codes.bin", "-o", "codes.npy", "--json")
+    assert (result.status, result.err) == (0, "")
+    assert json.loads(result.out) == {"n_items": 8, "format": "npy"}
+    wrong = drhn("export", "codes.bin", "--json", "--format", "tsv")
+    assert (wrong.status, wrong.out) == (2, b"")
+    assert "no such format for stdout (expected ndjson, found tsv)" in wrong.err

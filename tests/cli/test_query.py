@@ -196,6 +196,7 @@ def test_nothing_found_is_status_1(query):
         far = format_hex(~file.codes[0])
     result = query("--code", far, "--max-distance", "0")
     assert result == (1, b"", "drhn: nothing found\n")
+    assert query("--code", far, "--max-distance", "0", "--quiet") == (1, b"", "")
 
 
 def test_an_empty_code_file_finds_nothing(drhn, update):

@@ -24,16 +24,16 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from drhn_cli.cli.app import run
-from drhn_cli.training import distributed as team
+from drhn_cli.training.distributed import World
 
 if os.environ.get("DIES") == os.environ["RANK"]:
-    average, calls = team.Team.average, []
+    all_reduce_mean, calls = World.all_reduce_mean, []
     def die(*arguments):
         calls.append(1)
         if len(calls) == 20:
             os.kill(os.getpid(), signal.SIGKILL)
-        average(*arguments)
-    team.Team.average = die
+        all_reduce_mean(*arguments)
+    World.all_reduce_mean = die
 status = run(sys.argv[1:])
 tasks = Path("/proc/self/task")
 threads = [path.read_text() for path in tasks.glob("*/comm")] if tasks.exists() else []
@@ -129,6 +129,9 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(train, togeth
     status, err, killed = train("killed", DIES="1")
     assert status != 0
     assert names_in(killed) == ["w.history.jsonl", "w.npz.checkpoint"]
+    status, err, _ = train("killed", "--resume", launcher=())
+    assert status == 2
+    assert "a run with another number of processes (expected 1, found 2); repeat that run's number of processes" in err
     status, err, _ = train("killed", "--resume")
     assert status == 0, err
     assert "going on after epoch " in err

@@ -12,7 +12,7 @@ REFUSAL = "drhn: codes.bin: another drhn is writing this code file; wait for it 
     "arguments",
     [
         ("merge", "a.bin", "-o", "codes.bin"),
-        ("import", "codes.npy", "--paths", "-", "-o", "codes.bin"),
+        ("import", "codes.npy", "--files-from", "-", "-o", "codes.bin"),
     ],
 )
 def test_commands_that_write_a_code_file_tell_whom_they_wait_for(drhn, tmp_path, monkeypatch, arguments):

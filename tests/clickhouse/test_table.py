@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import struct
 import subprocess
@@ -15,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drhn_cli.cli.describe import describe_file
 from drhn_cli.clickhouse import push as load
 from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.push import load_codes
@@ -253,14 +253,14 @@ def test_codes_are_stored_as_they_are(address, tmp_path):
     assert codec == b"CODEC(NONE)"  # even bits do not compress
 
 
-def test_a_table_is_described(address, tmp_path, monkeypatch):
+def test_a_table_is_described(address, tmp_path, monkeypatch, drhn):
     monkeypatch.setattr(load, "SLICE_ROWS", 30)
     push(write(tmp_path / "one", SOME), address, b"one")
     push(write(tmp_path / "two", {b"x": 1}, root="/photos/more"), address, b"\xff two")
     url = str(address)
     monkeypatch.setattr(TableAddress, "parse", lambda _: address)  # that of an embedded table does not name it
-    described = describe_file(url, verify=True)
-    assert json.loads(json.dumps(described)) == {
+    (line,) = drhn("info", url, "--verify", "--json").lines
+    assert json.loads(line) == {
         "kind": "table",
         "n_items": 101,
         "bits": 48,
@@ -273,9 +273,10 @@ def test_a_table_is_described(address, tmp_path, monkeypatch):
     }
     with Connection(address) as connection:
         connection.command(f"ALTER TABLE {Schema(connection).rows} DELETE WHERE id = 7 SETTINGS mutations_sync = 2")
-    assert describe_file(url)["verified"] is False
-    with pytest.raises(TableError, match=r"expected 100 rows, found 99.*push the code files again"):
-        describe_file(url, verify=True)
+    assert json.loads(drhn("info", url, "--json").out)["verified"] is False
+    result = drhn("info", url, "--verify")
+    assert result.status == 2
+    assert re.search(r"expected 100 rows, found 99.*push the code files again", result.err)
 
 
 def test_an_interrupted_push_goes_on_and_readers_see_the_old_content_until_then(address, tmp_path, monkeypatch):

@@ -6,11 +6,10 @@ import torch
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import evaluate
-from drhn_cli.evaluation.evaluate import evaluate_weights
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation.evaluate import Measures, evaluate_model
+from drhn_cli.evaluation.metrics import asymmetric_mean_average_precision, evaluate_retrieval
 from drhn_cli.network.drhn import build_network, load_torch, predict_classes
 from drhn_cli.network.encoder import bit_probabilities, encode_views
-from drhn_cli.search.asymmetric import asymmetric_mean_average_precision
 from tests.drawing import KINDS
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
@@ -36,34 +35,32 @@ def gallery():
 def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
     backend = load_torch(weights, CPU)
     query_activations, gallery_activations = (encode_views(backend, images.pixels) for images in (queries, gallery))
-    found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5, 9), device="cpu"))
+    found = evaluate_model(weights, queries, gallery, Measures(code_lengths=(16, 5, 9)), device="cpu")
     assert [one.n_bits for one in found] == [16, 5, 9]
     for one in found:
         query_codes, gallery_codes = (
             pack_bits(activations[:, : one.n_bits] > 0.4) for activations in (query_activations, gallery_activations)
         )
         assert one.n_codes == len({code.tobytes() for code in gallery_codes})
-        assert (
-            one.accuracy
-            == (predict_classes(build_network(weights, CPU), query_activations, one.n_bits) == queries.labels).mean()
-        )
+        predicted = predict_classes(build_network(weights, CPU), query_activations, one.n_bits)
+        assert one.accuracy == (predicted == queries.labels).mean()
         assert one.retrieval == evaluate_retrieval(
             query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=one.n_bits
         )
 
 
 def test_curves_are_measured_if_asked_for(weights, queries, gallery):
-    for one in evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), curves=True, device="cpu"):
+    for one in evaluate_model(weights, queries, gallery, Measures(code_lengths=(16, 5), curves=True), device="cpu"):
         assert one.curve.recall.shape == (one.n_bits + 1,)
         assert one.curve.recall[-1] == pytest.approx(1)
         assert one.curve.precision[-1] == pytest.approx(1 / 4)
         assert one.curve.precision[2] == pytest.approx(one.retrieval.precision_at_radius2)
-    [one] = evaluate_weights(weights, queries, gallery, device="cpu")
+    [one] = evaluate_model(weights, queries, gallery, device="cpu")
     assert one.curve is None
 
 
 def test_the_whole_code_is_measured_unless_told(weights, queries, gallery):
-    [one] = evaluate_weights(weights, queries, gallery, device="cpu")
+    [one] = evaluate_model(weights, queries, gallery, device="cpu")
     assert one.n_bits == 16
     assert (one.retrieval.n_queries, one.retrieval.n_gallery) == (12, 24)
 
@@ -71,34 +68,35 @@ def test_the_whole_code_is_measured_unless_told(weights, queries, gallery):
 def test_classes_that_were_not_trained_have_no_accuracy(weights, queries, gallery):
     names = ("p", "q", "r", "s")
     others = (replace(images, class_names=names) for images in (queries, gallery))
-    [one] = evaluate_weights(weights, *others, device="cpu")
+    [one] = evaluate_model(weights, *others, device="cpu")
     assert one.accuracy is None
     assert one.retrieval.mean_average_precision > 0
 
 
 def test_a_length_that_was_not_trained_is_refused_with_those_that_were(weights, queries, gallery):
     with pytest.raises(ConfigError, match=r"random makes no codes of 12 bits .expected 5 or 9 or 16.; choose"):
-        list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 12), device="cpu"))
+        evaluate_model(weights, queries, gallery, Measures(code_lengths=(16, 12)), device="cpu")
 
 
 def test_queries_of_other_classes_than_the_gallery_are_refused(weights, queries, gallery):
     with pytest.raises(DrhnError, match="queries and gallery have different classes"):
-        list(evaluate_weights(weights, replace(queries, class_names=("a", "b", "c", "d")), gallery, device="cpu"))
+        evaluate_model(weights, replace(queries, class_names=("a", "b", "c", "d")), gallery, device="cpu")
 
 
 def test_progress_goes_through_both_parts_and_batches_change_nothing(weights, queries, gallery, monkeypatch):
-    whole = list(evaluate_weights(weights, queries, gallery, device="cpu"))
+    whole = evaluate_model(weights, queries, gallery, device="cpu")
     monkeypatch.setattr(evaluate, "_PROGRESS_STEP", 10)
     told = Hearing()
-    parts = list(evaluate_weights(weights, queries, gallery, device="cpu", progress=told))
+    parts = evaluate_model(weights, queries, gallery, device="cpu", progress=told)
     assert told.phases == [("hashing", 36)]
     assert told.steps_of("hashing") == [10, 12, 22, 32, 36]
     assert parts == whole
 
 
 def test_asymmetric_rank_is_measured_on_the_bits_of_each_length(weights, queries, gallery):
-    found = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), asymmetric=True, device="cpu"))
-    plain = list(evaluate_weights(weights, queries, gallery, code_lengths=(16, 5), device="cpu"))
+    measures = Measures(code_lengths=(16, 5), asymmetric=True)
+    found = evaluate_model(weights, queries, gallery, measures, device="cpu")
+    plain = evaluate_model(weights, queries, gallery, Measures(code_lengths=(16, 5)), device="cpu")
     assert [replace(one, asymmetric_map=None) for one in found] == plain
     backend = load_torch(weights, CPU)
     query_activations, gallery_activations = (encode_views(backend, images.pixels) for images in (queries, gallery))

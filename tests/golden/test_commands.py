@@ -77,14 +77,14 @@ COMMANDS = {
     """,
     "import": """
         export codes.bin -o codes.npy
-        import codes.npy --paths list.txt -o imported.bin
-        import codes.npy --paths list.txt -o imported.bin --bits 60 --json
+        import codes.npy --files-from list.txt -o imported.bin
+        import codes.npy --files-from list.txt -o imported.bin --bits 60 --json
         info imported.bin
         query --code ffffffffffffffff imported.bin --top 2
         query /away/3.png imported.bin --top 3
         query new.png imported.bin
-        import codes.npy --paths short.txt -o other.bin
-        import new.png --paths list.txt -o other.bin
+        import codes.npy --files-from short.txt -o other.bin
+        import new.png --files-from list.txt -o other.bin
     """,
     "merge": """
         hash pictures -o part.bin --weights tiny.npz --shard 1/2 --quiet

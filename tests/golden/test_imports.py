@@ -38,7 +38,7 @@ COMMANDS = """
     info tiny.npz
     export codes.bin
     export codes.bin -o codes.npy
-    import codes.npy --paths list.txt -o imported.bin
+    import codes.npy --files-from list.txt -o imported.bin
     merge codes.bin -o merged.bin
     eval data --weights tiny.npz
     weights

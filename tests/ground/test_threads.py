@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).parents[2]
 INTERRUPT_EVERYWHERE = """
 import dis, itertools, signal, sys
 
-from drhn_cli.cli.terminated import saving_on_sigterm
+from drhn_cli.cli.app import saving_on_sigterm
 from drhn_cli.threads import ThreadPool
 
 def raise_at(wanted):

@@ -6,7 +6,7 @@ import pytest
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import PRESETS, NetworkConfig
-from drhn_cli.training.config import TrainConfig
+from drhn_cli.training.recipe import TrainConfig
 
 NAN = float("nan")
 

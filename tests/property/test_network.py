@@ -16,9 +16,9 @@ from drhn_cli.network.config import N_GROUPS, NetworkConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.training.augment import flip_alternately, translate
-from drhn_cli.training.config import TrainConfig
-from drhn_cli.training.optimizers import rate_at
+from drhn_cli.training.augment import alternating_flip, translate
+from drhn_cli.training.optimizers import lr_schedule
+from drhn_cli.training.recipe import TrainConfig
 from tests.networks import random_model, tiny_config
 
 few = settings(max_examples=40, deadline=None)
@@ -182,14 +182,14 @@ def test_a_shifted_image_is_made_of_pixels_of_its_own(largest, n, seed):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.integers(0, 10**9))
 def test_an_image_is_mirrored_in_one_of_two_epochs(seed, epoch, index):
     image = torch.arange(4.0).view(1, 1, 1, 4)
-    both = [flip_alternately(image, torch.tensor([index]), e, seed)[0, 0, 0, 0].item() for e in (epoch, epoch + 1)]
+    both = [alternating_flip(image, torch.tensor([index]), e, seed)[0, 0, 0, 0].item() for e in (epoch, epoch + 1)]
     assert sorted(both) == [0, 3]
 
 
 @few
 @given(st.integers(1, 500), st.floats(0, 0.999))
 def test_the_rate_rises_once_and_falls_once(n_steps, warm_up):
-    rates = [rate_at(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
+    rates = [lr_schedule(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])

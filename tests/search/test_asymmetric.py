@@ -5,8 +5,6 @@ from hypothesis import strategies as st
 
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
-from drhn_cli.evaluation import metrics
-from drhn_cli.evaluation.metrics import asymmetric_mean_average_precision, evaluate_retrieval
 from drhn_cli.network.encoder import bit_probabilities, codes_of
 from drhn_cli.search import asymmetric
 from drhn_cli.search.asymmetric import search_asymmetric
@@ -64,26 +62,3 @@ def test_probabilities_are_above_a_half_where_bits_are_set(threshold):
     probabilities = bit_probabilities(activations, network, 16)
     np.testing.assert_array_equal(pack_bits(probabilities > 0.5), codes_of(activations, network, 16))
     assert (probabilities[0, 3], probabilities[0, 4]) == (0, 1)
-
-
-def test_map_by_hand():
-    gallery = np.array([[0b01], [0b10], [0b11], [0b11]], np.uint8)
-    labels = np.array([1, 0, 1, 0])
-    # Scores of the codes: 01 -> 0.5, 10 -> 1.5, 11 -> 0.7 twice.
-    probabilities = np.array([[0.9, 0.4]])
-    assert asymmetric_mean_average_precision(probabilities[:, :2], np.array([1]), gallery, labels) == pytest.approx(
-        (1 + (1 + 2 / 3) / 2) / 2
-    )
-    with pytest.raises(DrhnError, match="no query has a relevant item"):
-        asymmetric_mean_average_precision(probabilities, np.array([7]), gallery, labels)
-
-
-def test_map_of_certain_queries_is_that_of_hamming_distance(monkeypatch):
-    rng = np.random.default_rng(0)
-    query_bits, gallery_bits = rng.random((9, 11)) < 0.5, rng.random((200, 11)) < 0.5
-    query_labels, gallery_labels = rng.integers(0, 4, 9), rng.integers(0, 3, 200)  # class 3 is not in the gallery
-    sets = query_labels, pack_bits(gallery_bits), gallery_labels
-    expected = evaluate_retrieval(pack_bits(query_bits), *sets, n_bits=11).mean_average_precision
-    assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)
-    monkeypatch.setattr(metrics, "_CHUNK_BYTES", 1)
-    assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)

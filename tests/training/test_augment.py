@@ -5,14 +5,14 @@ import torch
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import normalize
 from drhn_cli.training.augment import (
+    alternating_flip,
     augment,
-    change_colours,
-    crop_and_stretch,
-    cut_out,
-    flip_alternately,
+    color_jitter,
+    cutout,
+    random_resized_crop,
     translate,
 )
-from drhn_cli.training.config import TrainConfig
+from drhn_cli.training.recipe import TrainConfig
 
 
 def seeded(seed=0):
@@ -43,7 +43,7 @@ def test_translation_is_a_window_of_the_mirrored_image(largest):
 
 def test_cutout_blanks_one_square_and_nothing_else():
     images = torch.rand(50, 3, 10, 10) + 1
-    blanked = cut_out(images, 4, seeded())
+    blanked = cutout(images, 4, seeded())
     holes = (blanked == 0).numpy()
     assert (holes.sum(axis=(2, 3)) == 16).all()
     for hole in holes:
@@ -55,14 +55,14 @@ def test_cutout_blanks_one_square_and_nothing_else():
 
 
 def test_a_cutout_as_large_as_the_image_leaves_nothing():
-    assert not cut_out(torch.ones(2, 3, 8, 8), 9, seeded()).any()
+    assert not cutout(torch.ones(2, 3, 8, 8), 9, seeded()).any()
 
 
 def test_a_crop_shows_a_rectangle_of_the_picture_at_full_size():
     side = 32
     ramp = torch.linspace(0, 1, side)
     images = torch.stack([ramp.expand(side, side), ramp.expand(side, side).T]).expand(300, 2, side, side)
-    cropped = crop_and_stretch(images, 0.25, seeded())
+    cropped = random_resized_crop(images, 0.25, seeded())
     # A ramp stays a ramp: its ends tell which columns, or rows, are shown.
     assert torch.allclose(cropped[:, 0], cropped[:, 0, :1].expand(-1, side, -1), atol=1e-5)
     assert torch.allclose(cropped[:, 1], cropped[:, 1, :, :1].expand(-1, -1, side), atol=1e-5)
@@ -77,9 +77,23 @@ def test_a_crop_shows_a_rectangle_of_the_picture_at_full_size():
     assert cropped[:, 0, 0, 0].std() > 0.05  # crops begin at different places
 
 
+@pytest.mark.parametrize("min_area", [0.8, 0.9, 0.97])
+def test_no_crop_is_smaller_than_asked_for(min_area):
+    side = 64
+    ramp = torch.linspace(0, 1, side)
+    images = torch.stack([ramp.expand(side, side), ramp.expand(side, side).T]).expand(1000, 2, side, side)
+    cropped = random_resized_crop(images, min_area, seeded())
+    width, height = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0], cropped[:, 1, -1, 0] - cropped[:, 1, 0, 0]
+    area = width * height
+    assert area.min() > min_area - 0.002
+    assert abs(area.mean() - (1 + min_area) / 2) < 0.01
+    assert (width < height - 0.01).any()
+    assert (height < width - 0.01).any()
+
+
 def test_colours_change_and_shapes_stay():
     images = torch.randn(100, 3, 8, 8)
-    changed = change_colours(images, 0.4, seeded())
+    changed = color_jitter(images, 0.4, seeded())
     brightness, contrast, saturation = (0.4 * (2 * torch.rand(3, 100, generator=seeded()) - 1)).unsqueeze(2).unbind()
     grey, changed_grey = images.mean(dim=1).flatten(1), changed.mean(dim=1).flatten(1)  # saturation leaves it alone
     assert torch.allclose(changed_grey.mean(dim=1), grey.mean(dim=1) + brightness.squeeze(1), atol=1e-5)
@@ -97,9 +111,9 @@ def test_colours_change_and_shapes_stay():
 def test_nothing_asked_for_is_nothing_done():
     images = torch.randn(2, 3, 8, 8)
     assert translate(images, 0, seeded()) is images
-    assert cut_out(images, 0, seeded()) is images
-    assert crop_and_stretch(images, 1.0, seeded()) is images
-    assert change_colours(images, 0.0, seeded()) is images
+    assert cutout(images, 0, seeded()) is images
+    assert random_resized_crop(images, 1.0, seeded()) is images
+    assert color_jitter(images, 0.0, seeded()) is images
     config = TrainConfig(translate=0, cutout=0, flip=False)
     assert torch.equal(augment(images, torch.arange(2), 0, config, seeded()), images)
 
@@ -107,7 +121,7 @@ def test_nothing_asked_for_is_nothing_done():
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
 def test_two_epochs_show_every_image_both_ways(seed):
     images, indices = torch.randn(400, 1, 4, 4), torch.arange(400)
-    first, second, third = (flip_alternately(images, indices, epoch, seed) for epoch in range(3))
+    first, second, third = (alternating_flip(images, indices, epoch, seed) for epoch in range(3))
     mirrored = (first != images).flatten(1).any(dim=1)
     assert torch.equal(first[mirrored], images[mirrored].flip(-1))
     assert torch.equal(second, first.flip(-1))
@@ -118,8 +132,8 @@ def test_two_epochs_show_every_image_both_ways(seed):
 def test_a_flip_depends_on_the_image_and_not_on_its_place_in_the_batch():
     images, indices = torch.randn(50, 1, 4, 4), torch.arange(50)
     order = torch.randperm(50, generator=seeded())
-    whole = flip_alternately(images, indices, 0, 0)
-    assert torch.equal(flip_alternately(images[order], indices[order], 0, 0), whole[order])
+    whole = alternating_flip(images, indices, 0, 0)
+    assert torch.equal(alternating_flip(images[order], indices[order], 0, 0), whole[order])
 
 
 def test_augmentation_repeats_for_a_seed():

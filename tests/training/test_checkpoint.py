@@ -10,14 +10,14 @@ from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.networks import tiny_config
 
-RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc"}
+RUN = {"network": {"bits": 16}, "training": {"seed": 0}, "images": "abc", "processes": 1}
 
 
 @pytest.fixture
 def checkpoint():
     network = DRHN(tiny_config(widths=(1,) * 6)).state_dict()
     return Checkpoint(
-        run=RUN, network=network, optimisers=[{"a": 1}], history=[{"loss": 0.5}], seconds=1.5, cpu_seconds=2.5
+        run=RUN, network=network, optimizers=[{"a": 1}], history=[{"loss": 0.5}], seconds=1.5, cpu_seconds=2.5
     )
 
 
@@ -59,6 +59,10 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
         ({**RUN, "network": {"bits": 16, "n_classes": 3}}, "a run with another network .expected n_classes 3, found n"),
         ({**RUN, "fit": "crop"}, "a run with another fit; repeat"),
         ({"network": RUN["network"]}, "a run with other settings"),
+        (
+            {**RUN, "processes": 2},
+            "a run with another number of processes .expected 2, found 1.; repeat that run's number of processes",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(path, run, message):
@@ -92,15 +96,11 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(path, checkpoint):
 @pytest.mark.parametrize(
     "content",
     [
-        {"format": 1},
+        {"format": 2},
         {"epoch": 3},
         {"format": "new"},
-        {"format": 1, "run": 5, **dict.fromkeys(["epoch", "network", "optimisers", "history"], 0)},
-        {
-            "format": 1,
-            "run": 5,
-            **dict.fromkeys(["epoch", "network", "optimisers", "history", "seconds", "cpu_seconds"], 0),
-        },
+        {"format": 2, "run": 5, **dict.fromkeys(["network", "optimizers", "history"], 0)},
+        {"format": 2, "run": 5, **dict.fromkeys(["network", "optimizers", "history", "seconds", "cpu_seconds"], 0)},
         [1, 2],
         torch.zeros(3),
     ],
@@ -117,14 +117,21 @@ def test_a_checkpoint_with_a_pickle_inside_is_refused_and_not_run(tmp_path, chec
         def __reduce__(self):
             return warnings.warn, ("sprung",)
 
-    torch.save({"format": 1, **vars(replace(checkpoint, run={"trap": Trap()}))}, tmp_path / "c")
+    torch.save({"format": 2, **vars(replace(checkpoint, run={"trap": Trap()}))}, tmp_path / "c")
     with pytest.raises(CheckpointError, match="damaged or foreign"):
         load_checkpoint(tmp_path / "c", RUN)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
-    torch.save({"format": 2, "anything": 1}, tmp_path / "c")
-    with pytest.raises(CheckpointError, match=r"a newer drhn wrote this checkpoint \(found format 2\); update drhn"):
+    torch.save({"format": 3, "anything": 1}, tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"a newer drhn wrote this checkpoint \(found format 3\); update drhn"):
+        load_checkpoint(tmp_path / "c", RUN)
+
+
+def test_a_checkpoint_of_an_older_version_says_what_to_do(tmp_path):
+    torch.save({"format": 1, "anything": 1}, tmp_path / "c")
+    message = r"an older drhn wrote this checkpoint .found format 1.; finish the run with the version that began it"
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "c", RUN)
 
 
@@ -142,6 +149,6 @@ def test_a_failed_write_keeps_the_old_checkpoint(path, checkpoint, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fill_the_disk)
     with pytest.raises(CheckpointError, match="No space left"):
-        save_checkpoint(path, replace(checkpoint, seconds=4.0))
+        save_checkpoint(path, replace(checkpoint, seconds=9.0))
     assert same(load_checkpoint(path, RUN), checkpoint)
     assert [p.name for p in path.parent.iterdir()] == [path.name]

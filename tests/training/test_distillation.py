@@ -34,7 +34,7 @@ def test_only_the_pictures_asked_for_make_the_mean(tmp_path):
 
 
 def test_of_many_features_those_are_kept_along_which_they_vary_most(tmp_path, monkeypatch):
-    monkeypatch.setattr("drhn_cli.training.distillation._MOST", 1)
+    monkeypatch.setattr("drhn_cli.training.distillation._MAX_FEATURES", 1)
     features = np.array([[1, 0.1, 5], [-1, 0.1, 5], [2, -0.2, 5]])
     found = load_features(write(tmp_path / "t.npz", features=features), NAMES)
     assert found.shape == (3, 1)
@@ -49,7 +49,7 @@ def test_paths_may_be_text_and_features_alike(tmp_path):
 
 
 def test_more_pictures_than_are_turned_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("drhn_cli.training.distillation._ROWS", 2)
+    monkeypatch.setattr("drhn_cli.training.distillation._CHUNK_ROWS", 2)
     parts = load_features(write(tmp_path / "t.npz"), NAMES)
     monkeypatch.undo()
     np.testing.assert_allclose(cosines(parts), cosines(load_features(tmp_path / "t.npz", NAMES)), atol=2e-3)

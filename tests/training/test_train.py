@@ -1,5 +1,9 @@
+import ctypes
 import json
 import os
+import platform
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,18 +13,18 @@ import torch
 from PIL import Image
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError, SourceError, WeightsError
-from drhn_cli.evaluation.data import split_validation
-from drhn_cli.evaluation.evaluate import evaluate_weights
-from drhn_cli.evaluation.splits import load_split
+from drhn_cli.evaluation.data import load_split, split_validation
+from drhn_cli.evaluation.evaluate import Measures, evaluate_model
+from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job
 from drhn_cli.training.train import (
     TrainOptions,
-    checkpoint_path_of,
-    history_path_of,
-    train_weights,
+    channel_statistics,
+    keep_freed_memory,
+    train_model,
 )
 from drhn_cli.training.trainer import EpochReport
 from tests.drawing import KINDS, write_class_folders
@@ -55,7 +59,7 @@ def options_of(data, folder, **changes):
 
 
 def train(data, folder, progress=SILENT, **changes):
-    return train_weights(options_of(data, folder, **changes), progress)
+    return train_model(options_of(data, folder, **changes), progress)
 
 
 def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
@@ -72,7 +76,7 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     assert "cpu" in found.training["hardware"]
     assert told.notes[0] == "32 pictures to train on, 0 to validate on, 16 to test with; 4 classes"
     assert told.failures == []
-    history = [json.loads(line) for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
+    history = [json.loads(line) for line in (tmp_path / "w.history.jsonl").read_text().splitlines()]
     assert all(set(report) == {field.name for field in fields(EpochReport)} for report in history)
     assert told.notes[1:] == [
         "epoch {epoch}: loss {loss:.4f}, training accuracy {training_accuracy:.4f}, {seconds:.0f} s".format(**report)
@@ -94,7 +98,8 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
     kept, _ = split_validation(gallery.labels, 0.25, 0)
     gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
     lengths = (8, 16)
-    again = list(evaluate_weights(load_model(tmp_path / "w.npz"), queries, gallery, code_lengths=lengths, device="cpu"))
+    measures = Measures(code_lengths=lengths)
+    again = evaluate_model(load_model(tmp_path / "w.npz"), queries, gallery, measures, device="cpu")
     assert again == evaluations
     assert again[0].retrieval.n_queries == 16
     assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
@@ -112,7 +117,7 @@ def test_without_test_pictures_the_validation_part_is_measured(data, tmp_path):
     assert told.failures == []
     assert weights.measured["on"] == "validation"
     assert evaluations[0].retrieval.n_queries == 8
-    last = json.loads(history_path_of(tmp_path / "w.npz").read_text().splitlines()[-1])
+    last = json.loads((tmp_path / "w.history.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["validation_accuracy"] <= 1
 
 
@@ -142,7 +147,7 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, stop_after(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.history.jsonl", "w.npz.checkpoint"]
-    assert len(history_path_of(tmp_path / "w.npz").read_text().splitlines()) == 2
+    assert len((tmp_path / "w.history.jsonl").read_text().splitlines()) == 2
     with pytest.raises(CheckpointError, match=r"w.npz.checkpoint: a run with this name is unfinished; .*--resume"):
         train(data, tmp_path)
     told = Hearing()
@@ -151,9 +156,9 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
     (tmp_path / "whole").mkdir()
     whole, _ = train(data, tmp_path / "whole", resume=True)
     assert resumed.fingerprint == whole.fingerprint
-    epochs = [json.loads(line)["epoch"] for line in history_path_of(tmp_path / "w.npz").read_text().splitlines()]
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "w.history.jsonl").read_text().splitlines()]
     assert epochs == [1, 2, 3]
-    assert not checkpoint_path_of(tmp_path / "w.npz").exists()
+    assert not (tmp_path / "w.npz.checkpoint").exists()
 
 
 def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(data, tmp_path):
@@ -165,7 +170,7 @@ def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(
         train(data, tmp_path, resume=True, network={**NETWORK, "bits": 12})
     with pytest.raises(CheckpointError, match=r"another network|other pictures; repeat"):
         train(data / "test", tmp_path, resume=True)
-    checkpoint = checkpoint_path_of(tmp_path / "w.npz")
+    checkpoint = tmp_path / "w.npz.checkpoint"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged or foreign; remove"):
         train(data, tmp_path, resume=True)
@@ -182,7 +187,7 @@ def test_two_runs_do_not_write_the_same_weights(data, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFO")
 @pytest.mark.parametrize("make", ["mkdir", "mkfifo"])
 def test_what_is_no_file_is_no_checkpoint(data, tmp_path, make):
-    getattr(os, make)(checkpoint_path_of(tmp_path / "w.npz"))
+    getattr(os, make)(tmp_path / "w.npz.checkpoint")
     with pytest.raises(CheckpointError, match="no file is in the place of the checkpoint; remove it"):
         train(data, tmp_path, resume=True)
 
@@ -199,7 +204,7 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
         patch.setattr(train_job, "_write_history", stop_at_the_last)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path)
-    history = history_path_of(tmp_path / "w.npz")
+    history = tmp_path / "w.history.jsonl"
     assert len(history.read_text().splitlines()) == 2
     train(data, tmp_path, resume=True)
     assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3]
@@ -256,14 +261,14 @@ def test_a_validation_part_of_nothing_is_refused(tmp_path):
 
 
 def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
-    history = history_path_of(tmp_path / "w.npz")
+    history = tmp_path / "w.history.jsonl"
     with pytest.raises(WeightsError, match=r"w.history.jsonl: cannot write the history"):
         train(data, tmp_path, Hearing(begin={"training": history.mkdir}))
-    assert checkpoint_path_of(tmp_path / "w.npz").exists()
+    assert (tmp_path / "w.npz.checkpoint").exists()
 
 
 def test_precision_is_that_of_the_device_unless_told(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("drhn_cli.network.devices.choose_precision", lambda _: "bfloat16")
+    monkeypatch.setattr(train_job, "choose_precision", lambda _: "bfloat16")
     assert train(data, tmp_path, precision=None)[0].training["precision"] == "bfloat16"
     assert train(data, tmp_path, precision="float32")[0].training["precision"] == "float32"
     told = {**TRAINING, "precision": "float32"}
@@ -305,8 +310,20 @@ def test_two_views_are_measured_and_kept_for_hashing_but_not_trained_on(data, tm
     gallery, queries = load_split(str(data), two.preprocessing)
     kept, _ = split_validation(gallery.labels, 0.25, 0)
     gallery = replace(gallery, pixels=gallery.pixels[kept], labels=gallery.labels[kept])
-    assert list(evaluate_weights(two, queries, gallery, code_lengths=(8, 16), device="cpu")) == with_two != with_one
+    assert evaluate_model(two, queries, gallery, Measures(code_lengths=(8, 16)), device="cpu") == with_two != with_one
     assert (one.measured["views"], two.measured["views"]) == (1, 2)
+
+
+def test_a_picture_that_vanishes_while_training_brings_none_from_training_into_validation(tmp_path):
+    data = write_class_folders(tmp_path / "data", n=8, size=20)
+    images, _ = load_split(str(data), Preprocessing(size=16, views=2))
+    kept, held_out = split_validation(images.labels, 0.25, 0)
+    vanishing = images.names[kept[3]].decode()
+    told = Hearing(begin={"training": lambda: (data / vanishing).unlink(missing_ok=True)})
+    model, evaluations = train(data, tmp_path, told, validation=0.25, preprocessing={"views": 2})
+    assert [Path(os.fsdecode(error.path)) for error in told.failures] == [data / vanishing]
+    queries, gallery = images.take(held_out), images.take(np.delete(kept, 3))
+    assert evaluate_model(model, queries, gallery, Measures(code_lengths=(8, 16)), device="cpu") == evaluations
 
 
 @pytest.fixture(scope="module")
@@ -427,3 +444,75 @@ def test_few_pictures_are_taken_fewer_at_a_time_unless_told(data, tmp_path):
     assert train(data, tmp_path, training=usual)[0].training["batch_size"] == 3  # ten steps of 32 pictures
     assert train(data, tmp_path, training={**usual, "batch_size": 16})[0].training["batch_size"] == 16
     assert [train_job._batch_size(n, 500) for n in (2, 600, 4999, 5000, 50_000)] == [2, 60, 499, 500, 500]
+
+
+def test_denormal_numbers_are_zero_while_training_and_not_after(data, tmp_path):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot")
+    torch.set_flush_denormal(False)
+
+    def is_kept() -> bool:
+        return bool(torch.full((10,), 1e-39).mul(2).all())
+
+    kept = []
+    train(data, tmp_path, Hearing(advance={"training": lambda _: kept.append(is_kept())}))
+    assert (set(kept), is_kept()) == ({False}, True)
+
+
+def test_colours_are_measured_a_channel_at_a_time():
+    pixels = np.random.default_rng(0).integers(0, [50, 150, 256], (1007, 5, 5, 3)).astype(np.uint8)
+    pixels[1000:] //= 2
+    measured = channel_statistics(pixels, Preprocessing(size=16, fit="pad"))
+    assert measured.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=6e-5)
+    assert measured.std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=6e-5)
+    assert (measured.size, measured.fit) == (16, "pad")
+
+
+@pytest.mark.parametrize("level", [0, 1, 77, 128, 255])
+def test_a_channel_that_never_changes_is_not_blown_up(level):
+    assert channel_statistics(np.full((3, 4, 4, 3), level, np.uint8), Preprocessing()).std == (0.01,) * 3
+
+
+FAULTS = """
+import resource, sys, threading
+import numpy as np
+from drhn_cli.training.train import keep_freed_memory
+
+def fill():
+    return float(np.ones(8 << 20)[-1])  # 64 MiB
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+assert sum(fill() for _ in range(5)) == 5
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+others = [threading.Thread(target=fill) for _ in range(2)]  # threads have heaps of their own, of 64 MiB
+[other.start() for other in others]
+[other.join() for other in others]
+"""
+ON_GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def test_it_is_done_where_the_library_is_glibc():
+    assert keep_freed_memory() is ON_GLIBC
+
+
+@pytest.mark.skipif(not ON_GLIBC, reason="glibc only")
+def test_memory_that_was_freed_is_taken_again_without_page_faults():
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
+        for how in ("kept", "returned")
+    )
+    assert kept < returned / 5
+
+
+@pytest.mark.parametrize("library", [object(), OSError(), TypeError()], ids=["musl", "none", "windows"])
+def test_elsewhere_nothing_happens(monkeypatch, library):
+    def load(_):
+        if isinstance(library, Exception):
+            raise library
+        return library
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert keep_freed_memory() is False

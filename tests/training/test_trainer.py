@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 from drhn_cli.network.encoder import encode_views
-from drhn_cli.training import trainer as train
-from drhn_cli.training.checkpoint import load_checkpoint
-from drhn_cli.training.config import TrainConfig
-from drhn_cli.training.trainer import EpochReport, epoch_generator, measure_colours, train_network
+from drhn_cli.training import trainer as trainer_module
+from drhn_cli.training.distributed import World
+from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.trainer import EpochReport, Trainer, epoch_generator
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, tiny_config
 
@@ -24,17 +25,31 @@ def images():
     return drawn(12)
 
 
-def run(images, *, network=NETWORK, validation=None, checkpoint_path=None, hooks=None, **settings):
-    config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **settings})
-    return train_network(
+def make_trainer(images, *, network=NETWORK, **others):
+    names = ("validation", "checkpoint_path", "progress", "world")
+    arguments = {name: others.pop(name) for name in names if name in others}
+    config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **others})
+    return Trainer(
         images,
         network_config=network,
         config=config,
         preprocessing=Preprocessing(size=16),
         device=torch.device("cpu"),
-        validation=validation,
-        checkpoint_path=checkpoint_path,
-        **(hooks or {}),
+        **arguments,
+    )
+
+
+def run(images, *, on_start=lambda _: None, on_epoch=lambda _: None, **settings):
+    trainer = make_trainer(images, **settings)
+    trainer.resume()
+    on_start(tuple(trainer.history))
+    for _ in trainer.epochs():
+        on_epoch(tuple(trainer.history))
+    return SimpleNamespace(
+        arrays=trainer.arrays(),
+        history=trainer.history,
+        seconds=trainer.seconds,
+        cpu_seconds=trainer.cpu_seconds,
     )
 
 
@@ -72,7 +87,7 @@ def interrupted_run(images, path, *, done, **settings):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(images, checkpoint_path=path, hooks={"on_epoch": stop}, **settings)
+        run(images, checkpoint_path=path, on_epoch=stop, **settings)
 
 
 @pytest.mark.parametrize("done", range(1, EPOCHS + 1))
@@ -83,10 +98,8 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_network(images, whole_
     resumed = run(
         images,
         checkpoint_path=path,
-        hooks={
-            "on_start": lambda done: starts.append(len(done)),
-            "on_epoch": lambda r: epochs.append([e.epoch for e in r]),
-        },
+        on_start=lambda done: starts.append(len(done)),
+        on_epoch=lambda r: epochs.append([e.epoch for e in r]),
     )
     assert starts == [done]
     assert epochs == [list(range(1, last + 1)) for last in range(done + 1, EPOCHS + 1)]
@@ -104,10 +117,10 @@ def test_a_run_stopped_within_an_epoch_loses_only_that_epoch(images, whole_run, 
 
     told = Hearing(advance={"training": stop})
     with pytest.raises(KeyboardInterrupt):
-        run(images, checkpoint_path=path, hooks={"progress": told})
+        run(images, checkpoint_path=path, progress=told)
     assert told.phases == [("training", 3)] * 3
     assert told.steps_of("training") == [1, 2, 3, 1, 2, 3, 1, 2]
-    resumed = run(images, checkpoint_path=path, hooks={"on_start": lambda done: starts.append(len(done))})
+    resumed = run(images, checkpoint_path=path, on_start=lambda done: starts.append(len(done)))
     assert starts == [2]
     assert_same_arrays(resumed.arrays, whole_run.arrays)
     assert resumed.seconds >= resumed.history[-1].seconds > resumed.history[1].seconds
@@ -130,27 +143,48 @@ def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change, differ
         run(**{"images": images, "checkpoint_path": path, **change})
 
 
-def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images, monkeypatch):
+def test_a_checkpoint_of_another_number_of_processes_is_refused(images, tmp_path):
+    path = tmp_path / "checkpoint"
+    run(images, checkpoint_path=path)
+    two = make_trainer(images, checkpoint_path=path, world=World(size=2))
+    with pytest.raises(CheckpointError, match=r"another number of processes .expected 2, found 1."):
+        two.resume()
+
+
+def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
     seen, rates = [], []
 
-    def step(network, *rest, taken=train._step):
-        taken_step = taken(network, *rest)
-        seen.append({name: value.detach().numpy().copy() for name, value in network.named_parameters()})
-        return taken_step
+    def look(*_):
+        seen.append({name: value.detach().numpy().copy() for name, value in trainer.network.named_parameters()})
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def set_rates(optimisers, share, config, *, setting=train.set_rates):
-        rates.append(share)
-        setting(optimisers, share, config)
-
-    monkeypatch.setattr(train, "_step", step)
-    monkeypatch.setattr(train, "set_rates", set_rates)
-    arrays = run(images, average=0.4).arrays
+    trainer = make_trainer(images, average=0.4, progress=Hearing(advance={"training": look}), conv_rate=0.25)
+    assert len(list(trainer.epochs())) == EPOCHS
+    arrays = trainer.arrays()
     assert len(seen) == len(rates) == 12
-    assert rates[-1] == rates[1] == 1
+    assert rates[-1] == rates[1] == 0.25
     last = seen[8:]  # 0.6 of 12 is 7.2
     for name in ("hash.weight", "classify.weight", "stem_norm.weight"):
         assert arrays[name] == pytest.approx(np.mean([one[name] for one in last], axis=0), abs=1e-6)
         assert not np.allclose(arrays[name], last[-1][name], atol=1e-6)
+
+
+def test_validation_is_of_the_averaged_weights_as_soon_as_there_are_some(images, monkeypatch):
+    measured = []
+
+    def spy(network, *rest):
+        measured.append({name: value.detach().numpy().copy() for name, value in network.state_dict().items()})
+        return torch_backend(network, *rest)
+
+    monkeypatch.setattr(trainer_module, "torch_backend", spy)
+    trainer = make_trainer(images, average=0.5, validation=drawn(2, seed=5))
+    current = [trainer.network.hash.weight.detach().numpy().copy() for _ in trainer.epochs()]
+    is_current = [np.array_equal(one["hash.weight"], own) for one, own in zip(measured, current, strict=True)]
+    assert is_current == [True, True, False, False]  # the mean begins in the third epoch of four
+    arrays = trainer.arrays()
+    for name in ("hash.weight", "stem_norm.running_mean", "groups.1.0.norm.running_var"):
+        np.testing.assert_array_equal(measured[-1][name], arrays[name])
+    assert_same_arrays(arrays, run(images, average=0.5).arrays)
 
 
 def test_an_averaged_run_resumes_too(images, tmp_path):
@@ -193,14 +227,14 @@ def test_validation_changes_nothing_but_the_reports(images, whole_run):
 
 
 def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkeypatch):
-    monkeypatch.setattr(train, "GALLERY_LIMIT", 10)
+    monkeypatch.setattr(trainer_module, "GALLERY_LIMIT", 10)
     sizes = []
 
     def spy(backend, pixels):
         sizes.append(len(pixels))
         return encode_views(backend, pixels)
 
-    monkeypatch.setattr(train, "encode_views", spy)
+    monkeypatch.setattr(trainer_module, "encode_views", spy)
     run(images, validation=drawn(3, seed=5), epochs=1)
     assert sizes == [12, 10]
 
@@ -219,19 +253,6 @@ def test_every_array_is_trained(images, network):
     assert all(not np.array_equal(before[name], after[name]) for name in after)
 
 
-def test_denormal_numbers_are_zero_while_training_and_not_after(images):
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor cannot")
-    torch.set_flush_denormal(False)
-
-    def is_kept() -> bool:
-        return bool(torch.full((10,), 1e-39).mul(2).all())
-
-    kept = []
-    run(images, epochs=1, hooks={"on_epoch": lambda _: kept.append(is_kept())})
-    assert (kept, is_kept()) == ([False], True)
-
-
 def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_checkpoint(images, tmp_path):
     path = tmp_path / "checkpoint"
     with pytest.raises(DrhnError, match=r"no longer a number in epoch 1; lower --rate and --conv-rate"):
@@ -241,13 +262,13 @@ def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_checkpoint(images, t
 
 def test_every_epoch_takes_each_image_once_in_an_order_of_its_own(images, monkeypatch):
     seen = []
-    augment = train.augment
+    augment = trainer_module.augment
 
     def spy(batch, indices, epoch, *args):
         seen.append((epoch, indices.tolist()))
         return augment(batch, indices, epoch, *args)
 
-    monkeypatch.setattr(train, "augment", spy)
+    monkeypatch.setattr(trainer_module, "augment", spy)
     run(images, epochs=2)
     first, second = ([i for epoch, indices in seen if epoch == wanted for i in indices] for wanted in (0, 1))
     assert sorted(first) == sorted(second) == list(range(48))
@@ -256,7 +277,7 @@ def test_every_epoch_takes_each_image_once_in_an_order_of_its_own(images, monkey
 
 def test_fewer_images_than_a_batch_are_one_batch():
     told = Hearing()
-    run(drawn(2), batch_size=500, epochs=2, hooks={"progress": told})
+    run(drawn(2), batch_size=500, epochs=2, progress=told)
     assert told.phases == [("training", 1)] * 2
     assert told.steps_of("training") == [1, 1]
 
@@ -272,18 +293,12 @@ def test_what_cannot_be_trained_is_refused(images):
 
 
 def test_the_checkpoint_is_written_before_the_epoch_is_told(images, tmp_path):
-    path, saved = tmp_path / "checkpoint", []
-
-    def look(reports):
-        described = {
-            "network": NETWORK.to_dict(),
-            "training": TrainConfig(epochs=2, batch_size=16, translate=1, cutout=2).to_dict(),
-            "preprocessing": Preprocessing(size=16).to_dict(),
-            "images": train._digest(images),
-        }
-        saved.append((len(load_checkpoint(path, described).history), len(reports)))
-
-    run(images, epochs=2, checkpoint_path=path, hooks={"on_epoch": look})
+    trainer = make_trainer(images, epochs=2, checkpoint_path=tmp_path / "checkpoint")
+    saved = []
+    for _ in trainer.epochs():
+        again = make_trainer(images, epochs=2, checkpoint_path=tmp_path / "checkpoint")
+        again.resume()
+        saved.append((len(again.history), len(trainer.history)))
     assert saved == [(1, 1), (2, 2)]
 
 
@@ -294,20 +309,6 @@ def test_reports_are_of_every_epoch(whole_run):
     assert seconds == sorted(seconds)
     assert whole_run.seconds >= seconds[-1] > 0
     assert whole_run.cpu_seconds > 0
-
-
-def test_colours_are_measured_a_channel_at_a_time():
-    pixels = np.random.default_rng(0).integers(0, [50, 150, 256], (1007, 5, 5, 3)).astype(np.uint8)
-    pixels[1000:] //= 2
-    measured = measure_colours(pixels, Preprocessing(size=16, fit="pad"))
-    assert measured.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=6e-5)
-    assert measured.std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=6e-5)
-    assert (measured.size, measured.fit) == (16, "pad")
-
-
-@pytest.mark.parametrize("level", [0, 1, 77, 128, 255])
-def test_a_channel_that_never_changes_is_not_blown_up(level):
-    assert measure_colours(np.full((3, 4, 4, 3), level, np.uint8), Preprocessing()).std == (0.01,) * 3
 
 
 def test_every_seed_and_epoch_draws_another_order():

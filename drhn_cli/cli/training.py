@@ -1,24 +1,39 @@
-"""``drhn train``."""
+"""``drhn train``, ``drhn eval`` and ``drhn weights``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from drhn_cli.cli import options
-from drhn_cli.cli.eval import write_evaluations
-from drhn_cli.cli.output import TerminalProgress, telling_how_to_go_on
-from drhn_cli.cli.terminated import saving_on_sigterm
+from drhn_cli.cli.app import saving_on_sigterm
+from drhn_cli.cli.output import (
+    TerminalProgress,
+    format_number,
+    report_error,
+    write_json,
+    write_rows,
+)
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Fit
 from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
 from drhn_cli.network.devices import Precision
 
-_NETWORK, _TRAINING = "The network", "The training"
+if TYPE_CHECKING:
+    from drhn_cli.evaluation.evaluate import Evaluation
+    from drhn_cli.network.model import Model
+    from drhn_cli.training.train import TrainOptions
+
+_TRAINING_OPTIONS = (
+    *("epochs", "batch_size", "seed", "conv_rate", "rate", "average", "sharpness", "label_smoothing", "quantisation"),
+    *("similarity", "teaching", "translate", "cutout", "crop", "colour", "flip", "precision"),
+)
+"""Options of ``drhn train`` that are settings of ``TrainConfig`` of the same name."""
 
 
 def _numbers(text: str | None, setting: str) -> tuple[int, ...] | None:
@@ -177,7 +192,7 @@ def train(
     run that is stopped goes on with --resume and ends with the same weights. A history of the epochs is written beside
     the weights.
     """
-    network: dict[str, Any] = {
+    network = {
         "blocks": blocks,
         "bits": bits,
         "threshold": threshold,
@@ -189,27 +204,8 @@ def train(
         "hash_norm": hash_norm,
         "nested": _numbers(nested, "--nested"),
     }
-    training: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "conv_rate": conv_rate,
-        "rate": rate,
-        "average": average,
-        "sharpness": sharpness,
-        "label_smoothing": label_smoothing,
-        "quantisation": quantisation,
-        "similarity": similarity,
-        "teaching": teaching,
-        "translate": translate,
-        "cutout": cutout,
-        "crop": crop,
-        "colour": colour,
-        "flip": flip,
-        "precision": precision,
-    }
-    from drhn_cli.training.distributed import find_team
-    from drhn_cli.training.train import TrainOptions, train_weights
+    given = locals()
+    from drhn_cli.training.train import TrainOptions
 
     train_options = TrainOptions(
         data=data,
@@ -218,7 +214,7 @@ def train(
         start=start,
         teacher=teacher,
         network=_given(network),
-        training=_given(training),
+        training=_given({name: given[name] for name in _TRAINING_OPTIONS}),
         preprocessing=_given({"fit": fit, "views": options.n_views(tta)}),
         validation=validation,
         resume=resume,
@@ -228,16 +224,161 @@ def train(
         workers=workers,
         command=["drhn", *sys.argv[1:]],
     )
-    team = find_team()
-    silent = quiet or not team.leads
+    model, evaluations = _train(train_options, quiet=quiet)
+    write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
+
+
+def _train(train_options: TrainOptions, *, quiet: bool) -> tuple[Model, list[Evaluation]]:
+    from drhn_cli.training.distributed import World
+    from drhn_cli.training.train import train_model
+
+    world = World.from_environment()
+    silent = quiet or not world.is_main
     hint = "--resume goes on after the last whole epoch, if there is one"
-    way_on = telling_how_to_go_on(lambda: hint, quiet=silent)
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
-    stopping = saving_on_sigterm() if team.size == 1 else nullcontext()
-    with stopping, way_on, TerminalProgress(quiet=silent) as progress:
-        weights, evaluations = train_weights(train_options, progress)
-    write_evaluations(evaluations, str(output), json=json, tta=weights.preprocessing.views == 2)
+    stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
+    with stopping, TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
+        return train_model(train_options, progress)
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def eval_(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="A folder with train/ and test/, or cifar10.")
+    ] = None,
+    *,
+    queries: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Pictures to look up: a folder of class folders.")
+    ] = None,
+    gallery: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Pictures to find: a folder of class folders.")
+    ] = None,
+    weights: options.Weights = None,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
+    ] = None,
+    order: Annotated[
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP in asymmetric order, too.")
+    ] = "hamming",
+    tta: options.Tta = None,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Plot precision and recall, too (.png or .svg); needs drhn[plot]."),
+    ] = None,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    workers: options.Workers = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how well weights find pictures of the same class.
+
+    drhn eval cifar10 --weights cifar10 --download
+
+    drhn eval ./labelled --weights weights.npz --bits 48 --bits 12
+
+    mAP is over the full ranking, with ties scored by their expectation; mAP@1000 as in Lin et al. 2015; fractions, not
+    per cent.
+    """
+    from drhn_cli.evaluation.data import load_queries_and_gallery
+    from drhn_cli.evaluation.evaluate import Measures, evaluate_model
+    from drhn_cli.evaluation.plot import require_plot, write_plot
+    from drhn_cli.network.model import choose_bits, load_model
+
+    # Options are checked before pictures are read: a mistyped one should not cost minutes.
+    if plot is not None:
+        require_plot(plot)
+    model = load_model(weights, views=options.n_views(tta))
+    lengths = tuple(choose_bits(n_bits, model) for n_bits in bits or ())
+    if (data is None) != (queries is not None and gallery is not None) or (data and (queries or gallery)):
+        raise ConfigError("name either DATA, or both --queries and --gallery")
+    query_images, gallery_images = load_queries_and_gallery(
+        (str(queries), str(gallery)) if data is None else data,
+        model.preprocessing,
+        workers=workers,
+        data_dir=data_dir,
+        download=download,
+    )
+    for failure in (*query_images.failures, *gallery_images.failures):
+        report_error(failure)
+    measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=order == "asymmetric")
+    with TerminalProgress(quiet=quiet) as progress:
+        evaluations = evaluate_model(model, query_images, gallery_images, measures, device=device, progress=progress)
+    write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
+    if plot is not None:
+        write_plot(plot, evaluations)
+
+
+def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
+    """Write evaluations to stdout: a JSON object for each, which tells ``tta`` too, or a table."""
+    rows = [_row_of(evaluation, weights) for evaluation in evaluations]
+    if json:
+        for row in rows:
+            write_json({**row, "tta": tta})
+    elif rows:
+        shown = [[format_number(v) if isinstance(v, float | None) else str(v) for v in row.values()] for row in rows]
+        table = [list(rows[0]), *shown]
+        if sys.stdout.isatty():  # ten columns are too wide for most terminals: a column for each length
+            table = [list(column) for column in zip(*table, strict=True)]
+        write_rows(table[0], table[1:])
+
+
+def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
+    retrieval = evaluation.retrieval
+    return {
+        "bits": evaluation.n_bits,
+        "mAP": retrieval.mean_average_precision,
+        **({} if evaluation.asymmetric_map is None else {"mAP_asymmetric": evaluation.asymmetric_map}),
+        f"mAP@{retrieval.depth}": retrieval.mean_average_precision_at_depth,
+        f"precision@{retrieval.k}": retrieval.precision_at_k,
+        "precision@radius2": retrieval.precision_at_radius2,
+        "accuracy": evaluation.accuracy,
+        "n_queries": retrieval.n_queries,
+        "n_gallery": retrieval.n_gallery,
+        "n_codes": evaluation.n_codes,
+        "weights": weights,
+    }
+
+
+def weights(
+    *,
+    json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
+) -> None:
+    """List the bundled models and their measured mAP.
+
+    drhn weights
+    """
+    from drhn_cli.network.model import DEFAULT, bundled_paths, load_model
+
+    models = [load_model(path).describe() for path in bundled_paths()]
+    if json:
+        for model in models:
+            write_json({**model, "default": model["name"] == DEFAULT})
+    else:
+        rows = [
+            [
+                model["name"],
+                " ".join(map(str, model["bits"])),
+                str(len(model["classes"])),
+                format_number(_best_map(model)),
+                "default" if model["name"] == DEFAULT else "",
+            ]
+            for model in models
+        ]
+        write_rows(["model", "bits", "classes", "mAP", ""], rows)
+
+
+def _best_map(model: dict[str, object]) -> float | None:
+    """Return the measured mAP at the longest code length."""
+    measured = model["measured"]
+    lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
+    if not lengths:
+        return None
+    return float(lengths[max(lengths, key=int)]["mean_average_precision"])
