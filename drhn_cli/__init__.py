@@ -3,7 +3,7 @@
 The Python interface, each name imported when it is asked for:
 
 - ``load_model`` reads a ``Model``; with it an ``Encoder`` makes codes of pictures, which ``load_image`` reads.
-- ``hash_pictures`` makes or updates the ``CodeFile`` of a folder, with ``HashOptions``.
+- ``update_collection`` makes or updates the ``CodeFile`` of a folder, with ``HashOptions``.
 - ``open_gallery`` opens a code file or a table; ``answer_queries`` looks up each ``Query`` there, with
   ``QueryOptions``. ``find_duplicates`` groups near-duplicates, and ``compare_pictures`` compares two pictures.
 - ``evaluate_weights`` measures retrieval on labelled pictures. Errors are ``DrhnError`` or a kind of it.
@@ -18,7 +18,7 @@ _MODULES = {
     "CodeFile": "codes.reader",
     "DrhnError": "errors",
     "Encoder": "network.encoder",
-    "HashOptions": "collection.update",
+    "HashOptions": "collection.options",
     "Model": "network.model",
     "Query": "retrieval.query",
     "QueryOptions": "retrieval.query",
@@ -26,10 +26,10 @@ _MODULES = {
     "compare_pictures": "retrieval.duplicates",
     "evaluate_weights": "evaluation.evaluate",
     "find_duplicates": "retrieval.duplicates",
-    "hash_pictures": "collection.update",
     "load_image": "images.load",
     "load_model": "network.model",
     "open_gallery": "retrieval.gallery",
+    "update_collection": "collection.update",
 }
 
 __all__ = ["__version__", *_MODULES]
