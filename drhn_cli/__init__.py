@@ -6,7 +6,7 @@ The Python interface, each name imported when it is asked for:
 - ``update_collection`` makes or updates the ``CodeFile`` of a folder, with ``HashOptions``.
 - ``open_gallery`` opens a code file or a table; ``answer_queries`` looks up each ``Query`` there, with
   ``QueryOptions``. ``find_duplicates`` groups near-duplicates, and ``compare_pictures`` compares two pictures.
-- ``evaluate_weights`` measures retrieval on labelled pictures. Errors are ``DrhnError`` or a kind of it.
+- ``evaluate_model`` measures retrieval on labelled pictures. Errors are ``DrhnError`` or a kind of it.
 """
 
 from importlib import import_module
@@ -24,12 +24,12 @@ _MODULES = {
     "QueryOptions": "retrieval.query",
     "answer_queries": "retrieval.query",
     "compare_pictures": "retrieval.duplicates",
-    "evaluate_weights": "evaluation.evaluate",
+    "evaluate_model": "evaluation.evaluate",
     "find_duplicates": "retrieval.duplicates",
+    "update_collection": "collection.update",
     "load_image": "images.load",
     "load_model": "network.model",
     "open_gallery": "retrieval.gallery",
-    "update_collection": "collection.update",
 }
 
 __all__ = ["__version__", *_MODULES]

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,7 +62,7 @@ def hash_(
     ] = None,
     tta: options.Tta = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Hash everything anew and forget what the code file held.")
+        bool, typer.Option("--rebuild", help="Hash everything again and drop what the code file has.")
     ] = False,
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
@@ -72,12 +72,12 @@ def hash_(
         typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the code file's root folder has been moved.")
+        str | None, typer.Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
     ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: options.Exclude = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Take names that begin with a dot, too.")] = False,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Include names that begin with a dot.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
@@ -98,8 +98,8 @@ def hash_(
     drhn hash photos-{000..099}.tar -o codes.bin
 
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
-    and nothing is dropped below a source that cannot be read. A list of files says nothing of those that it does not
-    name, so they stay; --rebuild begins anew. A run that is stopped goes on where it was.
+    and nothing is dropped below a source that cannot be read. Pictures that a list of files does not name are kept;
+    --rebuild drops them. A run that is stopped resumes where it was.
     """
     from drhn_cli.collection.options import HashOptions
     from drhn_cli.collection.sources import choose_shard
@@ -130,9 +130,9 @@ def hash_(
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
     shares_terminal = starter is not None  # with the other processes of torchrun
-    resume_hint = partial(_resume_hint, rebuild=rebuild)
     kind = _JsonProgress if json else TerminalProgress
-    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=resume_hint) as progress:
+    hint = bind(_resume_hint, rebuild=rebuild)
+    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
         summary = update_collection(all_sources, output, hash_options, progress)
     if json:
         counts = _counts(summary, progress.n_failed)
@@ -167,7 +167,7 @@ def merge(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
     partial: Annotated[
-        bool, typer.Option("--partial", help="Do not insist on all parts of a hash --shard, all of them finished.")
+        bool, typer.Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -200,7 +200,7 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write codes and paths in forms that other programs read.
+    """Write codes and paths in formats that other programs read.
 
     drhn export codes.bin -o codes.parquet
 
@@ -263,8 +263,8 @@ def import_(
 
     drhn import codes.npy --files-from paths.txt -o codes.bin --bits 48
 
-    Its queries are codes and the paths that it holds: no network made these codes, so it has no code for another
-    picture.
+    Such a file can be searched by code and by the paths in it, but not with other pictures: the network that made its
+    codes is not known.
     """
     from drhn_cli.collection.exchange import import_codes
 
@@ -280,7 +280,7 @@ def push(
     *,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What tells the code file from others there.  [default: its absolute path]"),
+        typer.Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]"),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -291,9 +291,9 @@ def push(
 
     drhn push codes.bin chdb:./table
 
-    Then drhn query takes the URL in the place of the code file. Several code files may share a table; one that is
-    pushed again replaces its rows. A push that was stopped goes on where it was. The password is that of the variable
-    CLICKHOUSE_PASSWORD, or of the file that CLICKHOUSE_PASSWORD_FILE names.
+    drhn query then takes the URL instead of a code file. Several code files may share a table; one that is
+    pushed again replaces its rows. A push that was stopped resumes where it was. The password is read from the
+    variable CLICKHOUSE_PASSWORD, or from the file that CLICKHOUSE_PASSWORD_FILE names.
     """
     from drhn_cli.clickhouse.push import push_codes
 

@@ -43,13 +43,14 @@ Tta = Annotated[
     bool | None,
     typer.Option(
         "--tta/--no-tta",
-        help="Average the activations of two views of each picture, or do not.  [default: as the weights say]",
+        help="Average the activations of two views of each picture, one of them mirrored, or not.  "
+        "[default: as the weights say]",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors are still reported.")]
 Null = Annotated[
     bool,
-    typer.Option("--null", "-0", help="Paths end with a NUL byte instead of a newline, in lists read and written."),
+    typer.Option("--null", "-0", help="Paths end with NUL instead of a newline, in the list read and in the output."),
 ]
 Codes = Annotated[str, typer.Argument(metavar="CODES", help="The code file.", callback=_refuse_table)]
 Under = Annotated[list[str] | None, typer.Option(metavar="DIR", help="Only pictures in this folder. Repeatable.")]
@@ -57,7 +58,7 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         metavar="GLOB",
-        help="Leave out what has this name or, with a /, this path below the source or root. Repeatable.",
+        help="Skip files and folders of this name or, with a /, of this path below the source or root. Repeatable.",
     ),
 ]
 FilesFrom = Annotated[
@@ -68,11 +69,7 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 if it
 
 
 def read_files_from(source: str | None, *, null: bool) -> Iterator[bytes]:
-    """Yield the paths of ``--files-from``: a file, ``-`` for stdin, or nothing.
-
-    Raises:
-        DrhnError: the list cannot be read.
-    """
+    """Yield the paths in a file, in stdin if it is ``-``, or none if it is None."""
     if source is None:
         return
     from drhn_cli.images.find import read_path_list

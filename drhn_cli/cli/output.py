@@ -1,4 +1,4 @@
-"""What people and programs see: data on stdout, everything else on stderr."""
+"""Output: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -20,40 +20,29 @@ if TYPE_CHECKING:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write to stdout as it is, so that any path survives.
-
-    Raises:
-        DrhnError: stdout takes no more, as on a full disk.
-    """
+    """Write bytes to stdout unchanged; ``DrhnError`` where that fails, as on a full disk."""
     with _stdout_errors():
         sys.stdout.buffer.write(data)
 
 
 def write_json(value: Any) -> None:
-    r"""Write one JSON object on a line of stdout.
-
-    Bytes of a path that are not UTF-8 stand as lone surrogates, ``\udc80`` to ``\udcff``: Python's ``surrogateescape``.
-    """
+    r"""Write one line of JSON to stdout; bytes that are not UTF-8 are lone surrogates, ``\udc80`` to ``\udcff``."""
     write_bytes(json.dumps(value).encode("ascii") + b"\n")
 
 
 def flush() -> None:
-    """Hand everything written so far to whoever reads it, as the end of every command does.
-
-    Raises:
-        DrhnError: stdout takes no more, as on a full disk.
-    """
+    """Flush stdout; ``DrhnError`` where that fails, as on a full disk."""
     with _stdout_errors():
         sys.stdout.flush()
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere, so that the interpreter does not complain at exit."""
+    """Send what is still buffered to the null device, so that the interpreter does not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def stdout_error(error: OSError) -> DrhnError:
-    """Return what to tell of an error of writing to stdout, to which nothing more will be written."""
+    """Return the error to report when stdout cannot be written, and discard the rest of the output."""
     discard(sys.stdout)
     return DrhnError("cannot write to stdout", found=error.strerror or str(error))
 
@@ -76,7 +65,7 @@ def report(message: str) -> None:
 
 @contextlib.contextmanager
 def messages() -> Iterator[None]:
-    """Go on where stderr takes no more: that a message cannot be read is no reason to stop."""
+    """Ignore errors of writing to stderr: a message that nobody can read is no reason to stop."""
     try:
         yield
     except OSError:
@@ -84,7 +73,7 @@ def messages() -> Iterator[None]:
 
 
 def report_error(error: DrhnError) -> None:
-    """Write an error on one line of stderr, its path as ``shown_path`` has it."""
+    """Write an error on one line of stderr, with its path as ``shown_path`` gives it."""
     if error.path is None:
         report(error.message)
     else:
@@ -92,7 +81,7 @@ def report_error(error: DrhnError) -> None:
 
 
 def shown_path(path: bytes) -> bytes:
-    """Return an absolute path as it is shown: relative where it lies below the working directory."""
+    """Return an absolute path relative to the working directory where it lies below that."""
     try:
         here = os.path.join(os.getcwdb(), b"")
     except OSError:  # it was removed meanwhile
@@ -101,15 +90,15 @@ def shown_path(path: bytes) -> bytes:
 
 
 def terminal_text(path: AnyPath) -> str:
-    """Return a path as text that the terminal on stdout does not obey and has characters for; others are escaped."""
+    """Return a path with control characters, and those that the terminal's encoding lacks, escaped."""
     encoding = sys.stdout.encoding
     return printable(path).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def path_form(end: bytes) -> Callable[[bytes], bytes]:
-    """Return what makes of an absolute path what stdout takes, before ``end``.
+    """Return the function by which absolute paths are shown on stdout, in lines that end with ``end``.
 
-    On a terminal that is text which it does not obey; a NUL as the end asks for the bytes all the same.
+    On a terminal control characters are escaped, unless lines end with NUL.
     """
     if sys.stdout.isatty() and end == b"\n":
         return lambda path: terminal_text(shown_path(path)).encode(sys.stdout.encoding)
@@ -117,7 +106,7 @@ def path_form(end: bytes) -> Callable[[bytes], bytes]:
 
 
 def write_summary(summary: DataclassInstance, told: str, *, json: bool, quiet: bool) -> None:
-    """Tell what a command did: a JSON object on stdout, or a line for people on stderr, or nothing."""
+    """Report what a command did: a JSON object on stdout, a line on stderr, or nothing."""
     if json:
         values = asdict(summary)
         write_json({name: round(value, 3) if name == "seconds" else value for name, value in values.items()})
@@ -131,7 +120,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table: drawn on a terminal, tab-separated with a line of headers otherwise."""
+    """Write a table: drawn on a terminal, else tab-separated with a header line."""
     if not sys.stdout.isatty():
         for row in (headers, *rows):
             write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
@@ -141,16 +130,16 @@ def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
-        # Folded, as the sign of an ellipsis is not in every encoding, and nothing is lost.
+        # Folded: nothing is lost, and not every encoding has an ellipsis.
         table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
     for row in rows:
-        # Text, and printable: a name is neither markup nor an escape sequence.
+        # As Text, because a name in brackets is no markup.
         table.add_row(*(Text(terminal_text(cell)) for cell in row))
     print_table(table)
 
 
 def print_table(table: Table, *, title: str = "") -> None:
-    """Draw a table on the terminal, if it has rows; a title stands above it, and then an empty line below."""
+    """Draw a table on the terminal, if it has rows; with a title it is followed by an empty line."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
@@ -228,7 +217,7 @@ class TerminalProgress(Progress):
             self.note(f"stopped; {self._resume_hint(self.current)}")
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """Begin to draw a phase."""
+        """Start a new bar."""
         self.current = name
         if not self._draws:
             return
@@ -240,7 +229,7 @@ class TerminalProgress(Progress):
         self._bar.add_task(name, total=total, told="")
 
     def advance(self, n: int = 1) -> None:
-        """Draw how far it is."""
+        """Advance the bar."""
         if self._bar is None:
             return
         (task,) = self._bar.tasks
@@ -256,7 +245,7 @@ class TerminalProgress(Progress):
         report_error(error)
 
     def note(self, text: str) -> None:
-        """Report it unless quiet."""
+        """Report a line unless quiet."""
         if not self._quiet:
             report(text)
 

@@ -52,12 +52,12 @@ def query(
     ] = None,
     order: Annotated[
         Literal["hamming", "asymmetric"],
-        typer.Option(help="The order of matches; asymmetric: by how sure the network is of each bit."),
+        typer.Option(help="Order of the matches; asymmetric: bits that the network is unsure of count less."),
     ] = "hamming",
     under: options.Under = None,
     exclude: options.Exclude = None,
     not_self: Annotated[
-        bool, typer.Option("--not-self", help="Leave the query picture's own entry out of its matches.")
+        bool, typer.Option("--not-self", help="Leave the query picture itself out of its matches.")
     ] = False,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
@@ -66,7 +66,9 @@ def query(
     quiet: options.Quiet = False,
     sheet: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Draw the answers with thumbnails, too: a page (.html) or a picture (.png)."),
+        typer.Option(
+            metavar="FILE", help="Also draw the answers with thumbnails, as a page (.html) or a picture (.png)."
+        ),
     ] = None,
     weights: options.Weights = None,
     device: options.Device = "cpu",
@@ -221,7 +223,7 @@ def dups(
     across: Annotated[
         bool,
         typer.Option(
-            "--across", help="Only groups in more than one folder: of --under, if it names several, else of any."
+            "--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."
         ),
     ] = False,
     under: options.Under = None,
@@ -237,9 +239,9 @@ def dups(
     drhn dups codes.bin --across --json | jq -r '.pictures[1:][].path'
 
     One path a line, a blank line between groups, the largest file of each group first (by its size in bytes when it
-    was hashed; the code file knows no pixel counts). A group is what hangs together: each of its pictures is at most R
-    bits from another one of it, and pictures at its ends may be further apart. No picture is opened. The exit status is
-    1 when nothing is found.
+    was hashed; the code file knows no pixel counts). Groups are connected: each picture is at most R bits
+    from another one of its group, so two pictures of a group can be further apart than that. No picture is opened. The
+    exit status is 1 when nothing is found.
 
     Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
     """

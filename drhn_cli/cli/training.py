@@ -70,12 +70,12 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE.npz",
-            help="Learn from another network's features, too: arrays `paths` and `features`, a row a picture.",
+            help="Distill another network's features: arrays `paths` and `features`, one row for each picture.",
         ),
     ] = None,
     teaching: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Weight of the term that has the codes tell those features."),
+        typer.Option(metavar="X", help="Weight of the distillation loss, by which codes predict those features."),
     ] = None,
     blocks: Annotated[
         int | None, typer.Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
@@ -90,30 +90,31 @@ def train(
     downsample_at: Annotated[
         str | None, typer.Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
     ] = None,
-    downsample: Annotated[Downsample | None, typer.Option(help="How they halve it.")] = None,
+    downsample: Annotated[Downsample | None, typer.Option(help="How these groups halve the resolution.")] = None,
     input_size: Annotated[int | None, typer.Option(metavar="N", help="Side of the input, in pixels.")] = None,
     stem_stride: Annotated[
         int | None, typer.Option(metavar="N", help="2 halves the resolution of large inputs at once.")
     ] = None,
     hash_norm: Annotated[
         bool | None,
-        typer.Option("--hash-norm/--no-hash-norm", help="Batch normalisation in the hash layer; not in the paper."),
+        typer.Option("--hash-norm/--no-hash-norm", help="Batch normalization in the hash layer; not in the paper."),
     ] = None,
     nested: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Shorter code lengths to train along, each the beginning of the longest."),
+        typer.Option(
+            metavar="N,...", help="Shorter code lengths trained as well; each code is a prefix of the longest."
+        ),
     ] = None,
     fit: Annotated[Fit | None, typer.Option(help="How a picture becomes square.")] = None,
     tta: Annotated[
         bool | None,
-        typer.Option(
-            "--tta/--no-tta", help="Whether `drhn hash` averages two views with these weights unless told otherwise."
-        ),
+        typer.Option("--tta/--no-tta", help="Whether `drhn hash` averages two views by default with these weights."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Pictures a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Pictures in a step.")] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of the first weights, the order and the augmentation.")
+        int | None,
+        typer.Option(metavar="N", help="Seed of the initial weights, the order of pictures and the augmentation."),
     ] = None,
     conv_rate: Annotated[
         float | None,
@@ -127,14 +128,14 @@ def train(
         float | None,
         typer.Option(
             metavar="X",
-            help="Average the weights over this last share of the run, at peak rates, instead of having those fall.",
+            help="Average the weights over this last share of the run (SWA), at constant learning rates.",
         ),
     ] = None,
     sharpness: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Take gradients where this step uphill leads, relative to the weights (SAM); twice the time.",
+            help="Radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time.",
         ),
     ] = None,
     label_smoothing: Annotated[
@@ -142,11 +143,15 @@ def train(
     ] = None,
     quantisation: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Weight of the term that pulls activations away from the threshold."),
+        typer.Option(
+            metavar="X", help="Weight of the quantization loss, which pushes activations away from the threshold."
+        ),
     ] = None,
     similarity: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Weight of the term that has shorter codes order pictures as the longest does."),
+        typer.Option(
+            metavar="X", help="Weight of the loss that makes shorter codes rank pictures as the longest does."
+        ),
     ] = None,
     translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
@@ -165,13 +170,13 @@ def train(
     ] = None,
     validation: Annotated[
         float,
-        typer.Option(metavar="X", help="Share of the pictures kept out of training and measured after every epoch."),
+        typer.Option(metavar="X", help="Share of the pictures held out for validation after every epoch."),
     ] = 0.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, if there is one.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of products.  [default: bfloat16 where the device multiplies it in hardware]"),
+        typer.Option(help="Number format of matrix products.  [default: bfloat16 where the hardware supports it]"),
     ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -188,9 +193,9 @@ def train(
     drhn train cifar10 --download --epochs 30 -o weights.npz
 
     The shape of the network comes from the preset where it is not given; with --from it comes from those weights, and
-    so do preprocessing, loss and augmentation. The state of the run is kept beside the weights after every epoch, so a
-    run that is stopped goes on with --resume and ends with the same weights. A history of the epochs is written beside
-    the weights.
+    so do preprocessing, loss and augmentation. The state of the run is saved beside the weights after every epoch, so a
+    run that is stopped can be resumed with --resume and ends with the same weights. A history of the epochs is written
+    beside the weights.
     """
     network = {
         "blocks": blocks,
@@ -262,13 +267,13 @@ def eval_(
         typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
     ] = None,
     order: Annotated[
-        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: measure mAP in asymmetric order, too.")
+        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: also measure mAP in asymmetric order.")
     ] = "hamming",
     tta: options.Tta = None,
-    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Where the second mAP ends.")] = 1000,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Depth of the second mAP.")] = 1000,
     plot: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Plot precision and recall, too (.png or .svg); needs drhn[plot]."),
+        typer.Option(metavar="FILE", help="Also plot precision and recall (.png or .svg); needs drhn[plot]."),
     ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
@@ -330,17 +335,17 @@ def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: 
 
 
 def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
-    retrieval = evaluation.retrieval
+    figures = evaluation.retrieval.to_dict()
+    del figures["n_queries_left_out"]
+    n_queries, n_gallery = figures.pop("n_queries"), figures.pop("n_gallery")
     return {
         "bits": evaluation.n_bits,
-        "mAP": retrieval.mean_average_precision,
+        "mAP": figures.pop("mAP"),
         **({} if evaluation.asymmetric_map is None else {"mAP_asymmetric": evaluation.asymmetric_map}),
-        f"mAP@{retrieval.depth}": retrieval.mean_average_precision_at_depth,
-        f"precision@{retrieval.k}": retrieval.precision_at_k,
-        "precision@radius2": retrieval.precision_at_radius2,
+        **figures,
         "accuracy": evaluation.accuracy,
-        "n_queries": retrieval.n_queries,
-        "n_gallery": retrieval.n_gallery,
+        "n_queries": n_queries,
+        "n_gallery": n_gallery,
         "n_codes": evaluation.n_codes,
         "weights": weights,
     }
@@ -381,4 +386,4 @@ def _best_map(model: dict[str, object]) -> float | None:
     lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
     if not lengths:
         return None
-    return float(lengths[max(lengths, key=int)]["mean_average_precision"])
+    return float(lengths[max(lengths, key=int)]["mAP"])

@@ -1,5 +1,5 @@
-"""Packed binary codes and the file that holds them, which faiss opens as it is.
+"""Packed binary codes, and the file that keeps them with the paths of their pictures.
 
-Read ``pack`` first (bits in bytes), then ``layout`` (the bytes of the file), ``entries`` (what is known of each
-picture), ``manifest`` (what made the codes), ``reader`` and ``writer``.
+Read ``pack`` first (bits and bytes), then ``entries`` (what is known of each picture), ``manifest`` (what made the
+codes) and ``layout`` (the bytes of the file). ``reader`` maps a file, ``writer`` replaces one.
 """

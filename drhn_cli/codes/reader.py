@@ -123,9 +123,9 @@ class CodeFile:
 
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the file, JSON-ready."""
-        shard = self.manifest.shard and asdict(self.manifest.shard)
-        about = {"drhn_version": self.manifest.drhn_version, "part": shard}
-        return {"kind": "codes", "n_items": self.n_items, **self.manifest.describe(), **about}
+        manifest = self.manifest
+        about = {"drhn_version": manifest.drhn_version, "part": manifest.shard and asdict(manifest.shard)}
+        return {"kind": "codes", "n_items": self.n_items, **manifest.describe(), **about}
 
     def entry(self, row: int) -> Entry:
         """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""

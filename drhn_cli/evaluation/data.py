@@ -26,19 +26,12 @@ _LAYOUT = "a folder for each class, with its pictures inside"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolder:
-    """The pictures of a folder of class folders, not loaded.
+    """The pictures of a folder of class folders, not loaded."""
 
-    Attributes:
-        paths: absolute, sorted within each class.
-        labels: (n,) int64, an index into ``class_names`` for each path.
-        class_names: sorted.
-        folder: absolute, that of the class folders.
-    """
-
-    paths: tuple[bytes, ...]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    folder: bytes
+    paths: tuple[bytes, ...]  # absolute, sorted within each class
+    labels: NDArray[np.int64]  # (n,), indices into class_names
+    class_names: tuple[str, ...]  # sorted
+    folder: bytes  # absolute
 
     @property
     def names(self) -> tuple[bytes, ...]:
@@ -49,23 +42,14 @@ class ImageFolder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledImages:
-    """Images in memory and their classes.
+    """Images in memory and their classes."""
 
-    Attributes:
-        pixels: (n, views * size, size, 3) uint8.
-        labels: (n,) int64, an index into ``class_names`` for each row.
-        class_names: sorted.
-        failures: the errors of pictures that could not be read and are left out.
-        names: the path of each picture relative to ``folder``; empty if images are not files.
-        folder: absolute, that of the class folders.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    failures: tuple[ImageError, ...]
-    names: tuple[bytes, ...] = ()
-    folder: bytes = b""
+    pixels: NDArray[np.uint8]  # (n, views * size, size, 3)
+    labels: NDArray[np.int64]  # (n,), indices into class_names
+    class_names: tuple[str, ...]  # sorted
+    failures: tuple[ImageError, ...]  # of pictures that could not be read and are left out
+    names: tuple[bytes, ...] = ()  # the path of each picture relative to folder; empty if images are not files
+    folder: bytes = b""  # absolute, that of the class folders
 
     def take(self, rows: NDArray[np.int64]) -> LabelledImages:
         """Return some of the images; ``rows`` are their (m,) indices."""
@@ -151,14 +135,10 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
 def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
     """Load the pictures of a folder into memory, in its order, without those that cannot be read.
 
-    Args:
-        folder: from ``find_classes``.
-        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
-        workers: threads; None: one for each processor.
+    ``workers`` are threads; None: one for each processor.
 
     Raises:
         SourceError: no picture of a class can be read.
-        ConfigError: ``workers`` is below 1.
     """
     workers = workers or n_processors()
     pixels = np.empty((len(folder.paths), *preprocessing.shape), np.uint8)
@@ -192,11 +172,6 @@ def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers:
 
     The same files are decoded anew, as two views of a picture are other squares than one; those that can no longer be
     read are left out.
-
-    Args:
-        images: with one view.
-        preprocessing: with the views.
-        workers: threads; None: one for each processor.
 
     Raises:
         SourceError: no picture of a class can be read any more.
@@ -249,13 +224,9 @@ def load_queries_and_gallery(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Load what is looked up, and what it is looked up in.
 
-    Args:
-        data: a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of class
-            folders, the queries' and the gallery's. Queries may lack some of the gallery's classes.
-        preprocessing: how a picture becomes square.
-        workers: as for ``load_split``.
-        data_dir: as for ``load_split``.
-        download: as for ``load_split``.
+    ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of
+    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments
+    are those of ``load_split``.
 
     Raises:
         ConfigError: there are no test pictures.

@@ -9,11 +9,12 @@ import numpy as np
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.evaluation.metrics import (
+    LabelledCodes,
     PrecisionRecallCurve,
     RetrievalMetrics,
     asymmetric_mean_average_precision,
-    evaluate_retrieval,
-    precision_recall_by_radius,
+    precision_recall_curve,
+    retrieval_metrics,
 )
 from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
@@ -24,38 +25,22 @@ _PROGRESS_STEP = 1000  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        code_lengths: in bits. Empty: the network's full length.
-        depth: of the truncated mean average precision.
-        curves: precision and recall for each radius, too.
-        asymmetric: mean average precision of asymmetric ranking, too.
-    """
-
-    code_lengths: tuple[int, ...] = ()
-    depth: int = 1000
-    curves: bool = False
-    asymmetric: bool = False
+    code_lengths: tuple[int, ...] = ()  # in bits; empty: the network's full length
+    depth: int = 1000  # of the truncated mean average precision
+    curves: bool = False  # precision and recall for each radius, too
+    asymmetric: bool = False  # mean average precision of asymmetric ranking, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of a model at one code length.
-
-    Attributes:
-        n_bits: length of the codes.
-        accuracy: of the class predictions for the queries; None if the classes are not those of the training.
-        retrieval: mean average precision and its kin.
-        n_codes: different codes in the gallery.
-        curve: precision and recall for each radius, if asked for.
-        asymmetric_map: mean average precision of asymmetric ranking, if asked for.
-    """
+    """The figures of a model at one code length."""
 
     n_bits: int
-    accuracy: float | None
+    accuracy: float | None  # of the class predictions for the queries; None if the model has other classes
     retrieval: RetrievalMetrics
-    n_codes: int
+    n_codes: int  # different codes in the gallery
     curve: PrecisionRecallCurve | None = None
     asymmetric_map: float | None = None
 
@@ -69,15 +54,7 @@ def evaluate_model(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Evaluation]:
-    """Return an evaluation for each code length.
-
-    Args:
-        model: the trained network.
-        queries: labeled as the gallery is.
-        gallery: what queries are looked up in.
-        measures: what is measured.
-        device: auto, cuda, mps or cpu.
-        progress: is told of the pictures encoded ("hashing").
+    """Return an evaluation for each code length; queries are looked up in the gallery, and labeled as it is.
 
     Raises:
         ConfigError: the network was not trained for a code length.
@@ -89,11 +66,8 @@ def evaluate_model(
     measures = measures or Measures()
     lengths = [choose_bits(n_bits, model) for n_bits in measures.code_lengths or (None,)]
     if queries.class_names != gallery.class_names:
-        raise DrhnError(
-            "queries and gallery have different classes",
-            expected=str(gallery.class_names),
-            found=str(queries.class_names),
-        )
+        expected, found = str(gallery.class_names), str(queries.class_names)
+        raise DrhnError("queries and gallery have different classes", expected=expected, found=found)
     network = build_network(model, choose_device(device))
     backend = torch_backend(network, model.preprocessing)
     n_queries = len(queries.labels)
@@ -106,23 +80,20 @@ def evaluate_model(
     query_activations, gallery_activations = np.split(np.concatenate(parts), [n_queries])
 
     def evaluate_at(n_bits: int) -> Evaluation:
-        query_codes = codes_of(query_activations, model.config, n_bits)
-        gallery_codes = codes_of(gallery_activations, model.config, n_bits)
+        query_codes = LabelledCodes(codes_of(query_activations, model.config, n_bits), queries.labels, n_bits)
+        gallery_codes = LabelledCodes(codes_of(gallery_activations, model.config, n_bits), gallery.labels, n_bits)
         accuracy = asymmetric_map = None
         if queries.class_names == model.class_names:
             accuracy = float((predict_classes(network, query_activations, n_bits) == queries.labels).mean())
         if measures.asymmetric:
             probabilities = bit_probabilities(query_activations, model.config, n_bits)
-            asymmetric_map = asymmetric_mean_average_precision(
-                probabilities, queries.labels, gallery_codes, gallery.labels
-            )
-        sets = query_codes, queries.labels, gallery_codes, gallery.labels
+            asymmetric_map = asymmetric_mean_average_precision(probabilities, queries.labels, gallery_codes)
         return Evaluation(
             n_bits=n_bits,
             accuracy=accuracy,
-            retrieval=evaluate_retrieval(*sets, n_bits=n_bits, depth=measures.depth),
-            n_codes=len(np.unique(gallery_codes, axis=0)),
-            curve=precision_recall_by_radius(*sets, n_bits=n_bits) if measures.curves else None,
+            retrieval=retrieval_metrics(query_codes, gallery_codes, depth=measures.depth),
+            n_codes=len(np.unique(gallery_codes.codes, axis=0)),
+            curve=precision_recall_curve(query_codes, gallery_codes) if measures.curves else None,
             asymmetric_map=asymmetric_map,
         )
 

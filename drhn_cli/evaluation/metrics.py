@@ -1,7 +1,7 @@
-"""How well codes retrieve: mean average precision and precision, with equal distances scored without luck.
+"""Retrieval metrics: mean average precision and precision, with ties scored by their expectation.
 
-A ranking by Hamming distance has few distances and many ties, and the order within a tie is an accident. Unless a name
-says otherwise, a figure here is the expectation over all orders within the ties.
+A ranking by Hamming distance has few distances and many ties, and the order within a tie is arbitrary. Unless a name
+says otherwise, a figure is the expectation over all orders within the ties.
 """
 
 from __future__ import annotations
@@ -19,71 +19,69 @@ from drhn_cli.search.hamming import hamming_distances
 _CHUNK_BYTES = 1 << 23  # of distances at a time
 
 
+@dataclass(frozen=True, eq=False)
+class LabelledCodes:
+    """Codes and their classes."""
+
+    codes: NDArray[np.uint8]  # (n, code_size(n_bits)), padding bits zero, n >= 1
+    labels: NDArray[np.integer]  # (n,)
+    n_bits: int  # 1..4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrievalMetrics:
-    """Measures of one set of queries against one gallery, all fractions in 0..1, each the mean over ``n_queries``.
+    """Measures of one set of queries against one gallery, all in 0..1, each the mean over ``n_queries``."""
 
-    Attributes:
-        mean_average_precision: over the full ranking, divided by the relevant items of the gallery.
-        mean_average_precision_at_depth: over the first ``depth`` items, divided by the relevant ones among them (0 if
-            there is none), with ties in the order of a shuffled gallery.
-        precision_at_k: relevant fraction of the first ``k`` items (of all, in a smaller gallery).
-        precision_at_radius2: relevant fraction of the items within distance 2; 0 for a query that finds none there.
-        n_queries: queries that the means are over.
-        n_queries_left_out: queries without one relevant item in the gallery, in no mean.
-        n_gallery: items of the gallery.
-        k: as asked for.
-        depth: as asked for.
-    """
-
-    mean_average_precision: float
+    mean_average_precision: float  # over the full ranking, divided by the relevant items of the gallery
+    # Over the first depth items, divided by the relevant ones among them (0 if there is none), with ties in the order
+    # of a shuffled gallery.
     mean_average_precision_at_depth: float
-    precision_at_k: float
-    precision_at_radius2: float
+    precision_at_k: float  # relevant fraction of the first k items (of all, in a smaller gallery)
+    precision_at_radius2: float  # relevant fraction of the items within distance 2; 0 for a query that finds none
     n_queries: int
-    n_queries_left_out: int
+    n_queries_left_out: int  # those without a relevant item in the gallery, in no mean
     n_gallery: int
     k: int
     depth: int
 
+    def to_dict(self) -> dict[str, float | int]:
+        """Return the figures by the names that tables, JSON and manifests have."""
+        return {
+            "mAP": self.mean_average_precision,
+            f"mAP@{self.depth}": self.mean_average_precision_at_depth,
+            f"precision@{self.k}": self.precision_at_k,
+            "precision@radius2": self.precision_at_radius2,
+            "n_queries": self.n_queries,
+            "n_queries_left_out": self.n_queries_left_out,
+            "n_gallery": self.n_gallery,
+        }
 
-def evaluate_retrieval(
-    query_codes: NDArray[np.uint8],
-    query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
-    *,
-    n_bits: int,
-    k: int = 10,
-    depth: int = 1000,
-    seed: int = 0,
+
+def retrieval_metrics(
+    queries: LabelledCodes, gallery: LabelledCodes, *, k: int = 10, depth: int = 1000, seed: int = 0
 ) -> RetrievalMetrics:
-    """Measure how well queries find the items of their class.
+    """Measure how well queries retrieve the items of their class.
+
+    The protocol is that of Lin et al. 2015 (Deep learning of binary hash codes for fast image retrieval).
 
     Args:
-        query_codes: (q, code_size(n_bits)) uint8, padding bits zero, q >= 1.
-        query_labels: (q,) integers, the class of each query.
-        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        gallery_labels: (n,) integers.
-        n_bits: length of a code, 1..4096.
+        queries: what is looked up.
+        gallery: what it is looked up in.
         k: depth of the precision, 1 or more.
-        depth: depth of the cut mean average precision, 1 or more.
-        seed: of the order of the gallery, which decides ties in the cut mean average precision and nothing else.
+        depth: of the truncated mean average precision, 1 or more.
+        seed: of the gallery's order, which decides ties in the truncated mean average precision and nothing else.
 
     Raises:
         DrhnError: arrays of another shape or dtype, an empty one, or no query with a relevant item in the gallery.
-        ConfigError: a number out of its range.
-
-    Source: Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPR workshops 2015; ties: McSherry
-        and Najork, Computing information retrieval performance measures efficiently in the presence of tied scores,
-        ECIR 2008.
+        ConfigError: a number out of range.
     """
     for name, value in (("k", k), ("depth", depth)):
         if value < 1:
             raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
-    queries, gallery = _put_together(query_codes, query_labels, gallery_codes, gallery_labels, n_bits, seed)
-    scores = np.concatenate([gallery.score(part, n_bits, k, depth) for part in queries.parts(len(gallery.codes))])
-    counted = queries.repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
+    distinct, grouped = _prepare(queries, gallery, seed)
+    n_bits = queries.n_bits
+    scores = np.concatenate([grouped.score(part, n_bits, k, depth) for part in distinct.parts(len(grouped.codes))])
+    counted = distinct.repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
     n_queries = int(counted.sum())
     _refuse_none(n_queries)
     means = counted @ np.nan_to_num(scores) / n_queries  # (4,)
@@ -93,8 +91,8 @@ def evaluate_retrieval(
         precision_at_k=float(means[2]),
         precision_at_radius2=float(means[3]),
         n_queries=n_queries,
-        n_queries_left_out=len(query_codes) - n_queries,
-        n_gallery=len(gallery_codes),
+        n_queries_left_out=len(queries.codes) - n_queries,
+        n_gallery=len(gallery.codes),
         k=k,
         depth=depth,
     )
@@ -102,40 +100,30 @@ def evaluate_retrieval(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrecisionRecallCurve:
-    """Precision and recall of all items within a radius, each the mean over the queries.
+    """Precision and recall of all items within each radius from 0, means over the queries.
 
-    Attributes:
-        precision: (n_bits + 1,) float64 in 0..1, for the radii from 0. A query that finds nothing counts as 0.
-        recall: (n_bits + 1,) float64 in 0..1, rising to 1.
+    The precision of a query that retrieves nothing is 0 (Liu et al., Supervised hashing with kernels, CVPR 2012).
     """
 
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]  # (n_bits + 1,) in 0..1
+    recall: NDArray[np.float64]  # (n_bits + 1,) in 0..1, rising to 1
 
 
-def precision_recall_by_radius(
-    query_codes: NDArray[np.uint8],
-    query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
-    *,
-    n_bits: int,
-) -> PrecisionRecallCurve:
-    """Measure what looking up all codes within each radius finds.
+def precision_recall_curve(queries: LabelledCodes, gallery: LabelledCodes) -> PrecisionRecallCurve:
+    """Measure precision and recall of lookups within each radius.
 
-    A radius takes the whole of a tie or nothing of it, so every point is exact, and there is none between two radii: no
-    interpolation. At radius 2, the precision is ``RetrievalMetrics.precision_at_radius2``. Queries without one relevant
-    item are left out, as there.
+    A radius takes the whole of a tie or nothing of it, so every point is exact, and nothing is interpolated. At radius
+    2 the precision is ``RetrievalMetrics.precision_at_radius2``. Queries without a relevant item are left out.
 
-    The arrays are those of ``evaluate_retrieval``, and so are the errors.
-
-    Source: a failed lookup has precision 0 as in Liu et al., Supervised hashing with kernels, CVPR 2012.
+    Raises:
+        DrhnError: as ``retrieval_metrics``.
     """
-    queries, gallery = _put_together(query_codes, query_labels, gallery_codes, gallery_labels, n_bits, 0)
+    n_bits = queries.n_bits
+    distinct, grouped = _prepare(queries, gallery, 0)
     precision, recall = np.zeros((2, n_bits + 1))
     n_queries = 0
-    for part in queries.parts(len(gallery.codes)):
-        items, relevant = gallery.counts(hamming_distances(part.codes, gallery.codes), part.labels, n_bits)
+    for part in distinct.parts(len(grouped.codes)):
+        items, relevant = grouped.counts(hamming_distances(part.codes, grouped.codes), part.labels, n_bits)
         within, relevant_within = items.cumsum(axis=1), relevant.cumsum(axis=1)  # (q, n_bits + 1)
         n_relevant = relevant_within[:, -1:]
         counted = part.repeats * (n_relevant[:, 0] > 0)
@@ -154,17 +142,10 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
     share of the N + i items there, summed over i, is ``r/n * (s n + (R + 1 - s (N + 1)) * (H(N + n) - H(N)))`` with the
     harmonic numbers H.
 
-    Args:
-        relevant_per_distance: (..., n_distances), how many relevant items there are at each distance, nearest first.
-        items_per_distance: (..., n_distances), how many items there are.
+    Counts are (..., n_distances), nearest first; the result is (...) float64 in 0..1, NaN where nothing is relevant.
 
-    Returns:
-        (...) float64 in 0..1; NaN where nothing is relevant.
-
-    Raises:
-        DrhnError: shapes that differ, or more relevant items than items.
-
-    Source: McSherry and Najork, ECIR 2008, section 2.4.
+    Source: section 2.4 of McSherry and Najork, ECIR 2008, Computing information retrieval performance measures
+    efficiently in the presence of tied scores.
     """
     relevant = np.asarray(relevant_per_distance, dtype=np.int64)
     items = np.asarray(items_per_distance, dtype=np.int64)
@@ -189,28 +170,18 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
 def asymmetric_mean_average_precision(
     probabilities: NDArray[np.float64],
     query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
+    gallery: LabelledCodes,
 ) -> float:
     """Return the mean average precision of full rankings by asymmetric distance, with ties as the expectation.
 
-    Args:
-        probabilities: (q, n_bits) in 0..1, of a 1 in each bit of each query.
-        query_labels: (q,) integers.
-        gallery_codes: (n, code_size(n_bits)) uint8, padding bits zero, n >= 1.
-        gallery_labels: (n,) integers.
-
-    Returns:
-        The mean over the queries that have a relevant item in the gallery, in 0..1.
-
-    Raises:
-        DrhnError: no query has a relevant item in the gallery.
+    It is the mean over the queries that have a relevant item. Queries are probabilities of a 1 in each bit, (q, n_bits)
+    in 0..1, and labels, (q,).
     """
-    codes, ids = unique_rows(gallery_codes)
+    codes, ids = unique_rows(gallery.codes)
     bits = unpack_bits(codes, probabilities.shape[1]).astype(np.float64)  # (u, n_bits)
     items = np.bincount(ids)
     relevant = {
-        int(label): np.bincount(ids[gallery_labels == label], minlength=len(codes)) for label in np.unique(query_labels)
+        int(label): np.bincount(ids[gallery.labels == label], minlength=len(codes)) for label in np.unique(query_labels)
     }
     precisions: list[float] = []
     step = max(1, _CHUNK_BYTES // (8 * len(codes)))
@@ -227,18 +198,11 @@ def asymmetric_mean_average_precision(
     return float(np.mean(known))
 
 
-def _put_together(
-    query_codes: NDArray[np.uint8],
-    query_labels: NDArray[np.integer],
-    gallery_codes: NDArray[np.uint8],
-    gallery_labels: NDArray[np.integer],
-    n_bits: int,
-    seed: int,
-) -> tuple[_Distinct, _Gallery]:
+def _prepare(queries: LabelledCodes, gallery: LabelledCodes, seed: int) -> tuple[_Distinct, _Gallery]:
     """Check both sets. Trained codes repeat: equal queries are scored once, and equal gallery codes measured once."""
-    _check_set(query_codes, query_labels, n_bits, "query")
-    _check_set(gallery_codes, gallery_labels, n_bits, "gallery")
-    return _Distinct.of(query_codes, query_labels), _Gallery.of(gallery_codes, gallery_labels, seed)
+    for name, codes in (("query", queries), ("gallery", gallery)):
+        _check(codes, queries.n_bits, name)
+    return _Distinct.of(queries.codes, queries.labels), _Gallery.of(gallery.codes, gallery.labels, seed)
 
 
 def _refuse_none(n_queries: int) -> None:
@@ -355,7 +319,8 @@ def unique_rows(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
     return codes[first], ids
 
 
-def _check_set(codes: NDArray[np.uint8], labels: NDArray[np.integer], n_bits: int, name: str) -> None:
+def _check(labelled: LabelledCodes, n_bits: int, name: str) -> None:
+    codes, labels = labelled.codes, labelled.labels
     check_codes(codes, n_bits, f"{name} codes")
     if labels.shape != (len(codes),) or not np.issubdtype(labels.dtype, np.integer):
         raise DrhnError(

@@ -1,4 +1,4 @@
-"""Plot evaluations: precision-recall curves, and mean average precision by code length."""
+"""Plots of evaluations: precision-recall curves, and mean average precision by code length."""
 
 from __future__ import annotations
 
@@ -40,12 +40,7 @@ _LOOKS: dict[Any, Any] = {
 
 
 def require_plot(path: AnyPath) -> None:
-    """Find out before the long work whether a plot can be drawn at all.
-
-    Raises:
-        ConfigError: a suffix other than .png and .svg, or matplotlib is not installed.
-        DrhnError: another file than an earlier plot is in the place.
-    """
+    """Raise an error before the long work if the plot cannot be drawn or would replace another file."""
     _format_of(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plotting needs matplotlib", hint="install it with `pip install 'drhn[plot]'`")
@@ -53,16 +48,7 @@ def require_plot(path: AnyPath) -> None:
 
 
 def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
-    """Draw a plot; a crash leaves the old file or the new one. Equal evaluations give equal files.
-
-    Args:
-        path: ends in .png or .svg.
-        evaluations: one or more, with curves.
-
-    Raises:
-        ConfigError: see ``require_plot``.
-        DrhnError: the plot cannot be written.
-    """
+    """Draw evaluations, which have curves, into a .png or .svg. Equal evaluations give equal files."""
     require_plot(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen

@@ -1,6 +1,6 @@
-"""From paths to pixels.
+"""From paths to pixels: find pictures, read and decode them whatever their format, fit them to the network's input.
 
-Read ``source`` first (a picture on disk or in an archive, and its bytes), then ``find`` (the pictures of folders and
-archives; ``globs`` and ``archive`` serve it), ``formats`` and ``decode`` (any format becomes upright 8-bit RGB),
-``preprocess`` (pixels fitted to a network's input) and ``load`` (many pictures, decoded by threads).
+Read ``source`` first: an ``ImageFile`` is a picture, on disk or in a tar archive (``archive``), and ``read`` gives its
+bytes. ``find`` looks for pictures, with ``globs`` to leave some out; ``formats`` says which count. ``decode`` makes
+upright RGB of the bytes, ``preprocess`` fits that to a square, and ``load`` does both for many pictures in threads.
 """

@@ -124,12 +124,30 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
         class_names=tuple(manifest["class_names"]),
         arrays=arrays,
         training=manifest["training"],
-        measured=manifest["measured"],
+        measured=_with_current_names(manifest["measured"]),
         drhn_version=str(manifest["drhn_version"]),
     )
     if model.arrays_sha256 != manifest["arrays_sha256"]:
         raise WeightsError("the arrays do not match their checksum", path=path, hint="copy or download the file again")
     return model if views is None else model.with_views(views)
+
+
+def _with_current_names(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rename figures of files that were written before manifests had the names that tables have."""
+    lengths = measured.get("lengths")
+    if not isinstance(lengths, dict) or not all(isinstance(figures, dict) for figures in lengths.values()):
+        return measured
+    return {**measured, "lengths": {length: _renamed(figures) for length, figures in lengths.items()}}
+
+
+def _renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    names = {
+        "mean_average_precision": "mAP",
+        "mean_average_precision_at_depth": f"mAP@{figures.get('depth')}",
+        "precision_at_k": f"precision@{figures.get('k')}",
+        "precision_at_radius2": "precision@radius2",
+    }
+    return {names.get(name, name): value for name, value in figures.items() if name not in ("k", "depth")}
 
 
 def save_model(path: AnyPath, model: Model) -> None:

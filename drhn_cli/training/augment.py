@@ -19,15 +19,7 @@ def check_augmentation(config: TrainConfig, side: int) -> None:
 
 
 def augment(images: Tensor, indices: Tensor, epoch: int, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Augment a training batch.
-
-    Args:
-        images: (n, 3, s, s) float32, normalized.
-        indices: (n,) positions of the images in the training set.
-        epoch: from 0.
-        config: strength of each augmentation.
-        generator: on the CPU.
-    """
+    """Augment a batch of normalized images, (n, 3, s, s) float32; ``indices`` are their (n,) places in the data."""
     images = random_resized_crop(images, config.crop, generator)
     images = translate(images, config.translate, generator)
     if config.flip:
@@ -37,15 +29,10 @@ def augment(images: Tensor, indices: Tensor, epoch: int, config: TrainConfig, ge
 
 
 def random_resized_crop(images: Tensor, min_area: float, generator: torch.Generator) -> Tensor:
-    """Resize a random rectangle of each image to full size, bilinearly (Szegedy et al. 2014, section 6).
+    """Resize a random rectangle of each image, (n, c, s, s), to full size, bilinearly (Szegedy et al. 2014, section 6).
 
-    Its area is uniform in ``min_area..1``, its aspect ratio log-uniform in 3/4..4/3 as far as it fits, its place
-    uniform.
-
-    Args:
-        images: (n, c, s, s).
-        min_area: share of the image, above 0; 1 for no crops.
-        generator: on the CPU.
+    Its area is uniform from ``min_area``, a share of the image's, to 1; its aspect ratio log-uniform in 3/4..4/3 as far
+    as it fits; its place uniform.
     """
     if min_area == 1:
         return images
@@ -75,13 +62,8 @@ def translate(images: Tensor, max_shift: int, generator: torch.Generator) -> Ten
 def alternating_flip(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
     """Flip a half of the images in even epochs and the other half in odd ones (Jordan 2024).
 
-    So two epochs show every image both ways. Source: https://arxiv.org/abs/2404.00498.
-
-    Args:
-        images: (n, c, s, s).
-        indices: (n,) positions of the images in the training set; they decide which half an image is in.
-        epoch: from 0.
-        seed: of the split into halves.
+    So two epochs show every image, (n, c, s, s), both ways. The seed and an image's place in the data decide which half
+    it is in. Source: https://arxiv.org/abs/2404.00498.
     """
     # A multiplicative hash: a reproducible coin for each image without a table.
     coin = ((indices + seed + 1) * 2654435761 >> 16) & 1
@@ -90,13 +72,10 @@ def alternating_flip(images: Tensor, indices: Tensor, epoch: int, seed: int) -> 
 
 
 def color_jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of each image at random.
+    """Change brightness, contrast and saturation of each normalized image, (n, 3, s, s), at random.
 
-    Args:
-        images: (n, 3, s, s), normalized.
-        strength: factors of contrast and saturation are uniform in ``1 - strength .. 1 + strength``; brightness is
-            shifted by up to that share of a standard deviation of the training pixels.
-        generator: on the CPU.
+    Factors of contrast and saturation are uniform in ``1 - strength .. 1 + strength``; brightness is shifted by up to
+    that share of a standard deviation of the training pixels.
     """
     if not strength:
         return images
@@ -109,14 +88,9 @@ def color_jitter(images: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Set one random square of each normalized image to the mean color, zero (DeVries and Taylor 2017).
+    """Set a random square of each normalized image, (n, c, s, s), to the mean color, zero; ``side`` is in pixels.
 
-    Source: https://arxiv.org/abs/1708.04552.
-
-    Args:
-        images: (n, c, s, s).
-        side: of the square, in pixels; 0 for none.
-        generator: on the CPU.
+    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552.
     """
     if not side:
         return images

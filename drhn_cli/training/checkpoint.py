@@ -26,27 +26,16 @@ _RUN_PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state of a run after an epoch: what it needs to continue as if it had never stopped.
+    """The state of a run after an epoch: what it needs to continue as if it had never stopped."""
 
-    Attributes:
-        run: settings and digests of the data; only a run with the same ones may continue.
-        network: state of the network.
-        optimizers: state of each optimizer.
-        history: a report for each finished epoch.
-        seconds: wall-clock time so far.
-        cpu_seconds: processor time so far.
-        average: state of the SWA average, if there is one.
-        head: state of the distillation head, if there is one.
-    """
-
-    run: dict[str, Any]
+    run: dict[str, Any]  # settings, and digests of the data; only a run with the same ones may continue
     network: dict[str, Any]
     optimizers: list[dict[str, Any]]
-    history: list[dict[str, Any]]
-    seconds: float
+    history: list[dict[str, Any]]  # a report for each finished epoch
+    seconds: float  # wall-clock time so far
     cpu_seconds: float
-    average: dict[str, Any] | None = None
-    head: dict[str, Any] | None = None
+    average: dict[str, Any] | None = None  # the SWA average
+    head: dict[str, Any] | None = None  # the distillation head
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -42,13 +42,7 @@ def distillation_loss(
 
     Images that the teacher finds similar get similar codes, as the prediction is linear in the bits. Regression of a
     teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of their direction
-    alone.
-
-    Args:
-        head: predicts the features.
-        activations: (n, bits) in 0..1.
-        features: (n, d) float32 of unit length.
-        code_lengths: every one of them has to predict the features.
+    alone. Activations are (n, bits) in 0..1, features (n, d) float32.
     """
     predictions = (head(activations[:, :n_bits]) for n_bits in code_lengths)
     return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in predictions]).mean()

@@ -27,17 +27,11 @@ _TIMEOUT = timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among those that train together.
+    """This process among those that train together. If it is alone, every method does nothing and costs nothing."""
 
-    Attributes:
-        rank: number of this process, from 0.
-        size: number of processes. With one, every method does nothing and costs nothing.
-        local_rank: number of this process on its machine.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # number of this process
+    size: int = 1  # number of processes
+    local_rank: int = 0  # number of this process on its machine
 
     @classmethod
     def from_environment(cls) -> World:

@@ -28,13 +28,7 @@ def total_loss(
     Matryoshka representations (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147), and then with its mean over
     runs of as many bits as the shortest code has: otherwise only long codes would train the last bits.
 
-    Args:
-        network: computes the scores.
-        activations: (n, bits) in 0..1.
-        labels: (n,) int64.
-        config: label smoothing and the weights of the terms.
-        head: predicts a teacher's features from the codes; None: no distillation.
-        features: (n, d) of unit length, the teacher's.
+    Activations are (n, bits) in 0..1, labels (n,) int64, a teacher's features (n, d) of unit length.
     """
 
     def mean_cross_entropy(all_scores: Iterable[Tensor]) -> Tensor:
@@ -60,11 +54,7 @@ def prefix_similarity_loss(activations: Tensor, lengths: Sequence[int]) -> Tenso
 
     A similarity is the mean product of two codes' bits as -1..1; the error is averaged over pairs and lengths. This is
     similarity-preserving distillation (Tung and Mori 2019, https://arxiv.org/abs/1907.09682) of a code into its own
-    prefixes, so no gradient reaches the whole code's similarities.
-
-    Args:
-        activations: (n, bits) in 0..1.
-        lengths: of the prefixes.
+    prefixes, so no gradient reaches the whole code's similarities. Activations are (n, bits) in 0..1.
     """
     signs = 2 * activations - 1
 

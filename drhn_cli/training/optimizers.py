@@ -120,15 +120,8 @@ def sam_gradients(
     Each micro-batch perturbs the weights by its own gradient, as in Andriushchenko and Flammarion 2022
     (https://arxiv.org/abs/2206.06232).
 
-    Args:
-        network: the module whose gradients are set.
-        rho: radius of the perturbation, see ``perturbed``.
-        n_images: size of the batch.
-        backward: overwrites the gradients by those of a part of the batch; returns its mean loss and its scores,
-            (n, n_classes).
-
-    Returns:
-        The mean loss and the scores of the batch, both at the unperturbed weights.
+    ``backward`` overwrites the gradients by those of a part of the batch, and returns its mean loss and its scores,
+    (n, n_classes). Mean loss and scores of the whole batch, at the unperturbed weights, are returned.
     """
     n_parts = max(round(n_images / MICRO_BATCH), 1)
     sums: dict[nn.Parameter, Tensor] = {}

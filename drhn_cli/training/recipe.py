@@ -23,57 +23,28 @@ _RATES = {"conv_rate": 0.03, "rate": 0.05}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        seed: of the initial weights, the order of the images and their augmentation.
-        conv_rate: peak learning rate of the convolutions (orthogonalised momentum).
-        rate: peak learning rate of everything else (Nesterov momentum).
-        momentum: of the convolutions' optimiser.
-        weight_decay: decay of everything but the convolutions, relative to ``rate``.
-        warm_up: share of the steps over which the rates rise from zero; they fall linearly to zero over the rest.
-        average: share of the steps, the last ones, after each of which the weights count for their mean, which is what
-            is trained; the rates stay at their peak then. 0: no mean, and the rates fall.
-        sharpness: how far each layer's weights are moved uphill, relative to their norm, to take the gradient of a part
-            of the batch there (sharpness-aware minimisation, which doubles the cost of a step); 0: it is taken where
-            they are.
-        label_smoothing: share of each label that is spread over all classes.
-        translate: largest shift of an image, in pixels each way.
-        cutout: side of the square that is blanked in each image, in pixels; 0 for none.
-        crop: smallest share of an image's area that a random crop keeps, stretched back to full size; 1 for no crops.
-        colour: largest relative change of brightness, contrast and saturation; 0 for none.
-        flip: mirror every image in every other epoch.
-        quantisation: weight of the term that pulls activations away from the threshold, towards 0 or 1.
-        similarity: weight of the term that has shorter codes find pictures as alike as the whole code does.
-        teaching: weight of the term that has the codes tell a teacher's features.
-        precision: ``float32``, or ``bfloat16`` for mixed precision.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How a network is trained."""
 
     epochs: int = 30
     batch_size: int = 500
-    seed: int = 0
-    conv_rate: float = 0.12
-    rate: float = 0.2
-    momentum: float = 0.6
-    weight_decay: float = 0.0005
-    warm_up: float = 0.1
-    average: float = 0.0
-    sharpness: float = 0.0
+    seed: int = 0  # of the initial weights, the order of the images and their augmentation
+    conv_rate: float = 0.12  # peak learning rate of Muon, for the convolutions
+    rate: float = 0.2  # peak learning rate of SGD, for everything else
+    momentum: float = 0.6  # of Muon
+    weight_decay: float = 0.0005  # of everything but the convolutions, relative to rate
+    warm_up: float = 0.1  # share of the steps over which the rates rise from zero; then they fall linearly to zero
+    average: float = 0.0  # share of the steps, the last ones, that SWA averages, at peak rates; 0: no SWA
+    sharpness: float = 0.0  # radius of SAM, relative to the norm of each layer's weights; 0: no SAM
     label_smoothing: float = 0.2
-    translate: int = 4
-    cutout: int = 8
-    crop: float = 1.0
-    colour: float = 0.0
-    flip: bool = True
-    quantisation: float = 0.3
-    similarity: float = 0.0
-    teaching: float = 0.0
-    precision: Precision = "float32"
+    translate: int = 4  # largest shift of an image, in pixels each way
+    cutout: int = 8  # side of the square that is blanked, in pixels; 0 for none
+    crop: float = 1.0  # smallest share of an image's area that a random crop keeps; 1 for no crops
+    colour: float = 0.0  # strength of color jitter; 0 for none
+    flip: bool = True  # mirror every image in every other epoch
+    quantisation: float = 0.3  # weight of the quantization loss
+    similarity: float = 0.0  # weight of the prefix similarity loss
+    teaching: float = 0.0  # weight of the distillation loss
+    precision: Precision = "float32"  # bfloat16: mixed precision
 
     def check(self) -> None:
         """Refuse values that are out of their range."""
@@ -94,15 +65,9 @@ class TrainConfig(Settings):
 
 
 def network_settings_from(start: Model, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the network settings of the weights to start from, with some changes.
+    """Return the network settings of the weights to start from, with some changes that their arrays allow.
 
-    Args:
-        start: the weights.
-        changes: settings of ``NetworkConfig`` by name. Where ``bits`` is one of them and ``nested`` is not, the shorter
-            lengths below it are kept.
-
-    Raises:
-        ConfigError: the weights' arrays would not fit a network so changed.
+    Where ``bits`` is changed and ``nested`` is not, the shorter code lengths below it are kept.
     """
     settings = vars(start.config).copy()
     del settings["n_classes"]

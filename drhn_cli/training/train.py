@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,45 +39,26 @@ _MIN_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What is trained, on what.
+    """What is trained, on what."""
 
-    Attributes:
-        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
-        weights_path: the file to make, an ``.npz``.
-        preset: a name in ``PRESETS``. None: the default one, or the network of the weights to start from.
-        start: a bundled model's name or a weights file, whose network, arrays, preprocessing, loss and augmentation
-            the training starts from. None: from scratch.
-        teacher: an ``.npz`` of another network's features of the training pictures: see ``load_features``.
-        network: settings of ``NetworkConfig`` that differ from those.
-        training: settings of ``TrainConfig`` that differ from those, or from the defaults.
-        preprocessing: settings of ``Preprocessing`` that differ likewise: ``fit`` and ``views``. Training uses one
-            view, however many the model averages.
-        validation: share of each class that is held out and measured after every epoch.
-        resume: continue an unfinished run of the same settings, if there is one.
-        device: auto, cuda, mps or cpu.
-        precision: None: bfloat16 where the device multiplies it in hardware, else float32.
-        data_dir: where torchvision keeps CIFAR-10.
-        download: fetch CIFAR-10 if it is not there.
-        workers: threads that decode. None: one for each processor.
-        command: the command line, for the record.
-    """
-
-    data: str
-    weights_path: Path
-    preset: str | None = None
+    data: str  # a folder of class folders, a folder with train and test of them, or cifar10
+    weights_path: Path  # the file to make, an .npz
+    preset: str | None = None  # a name in PRESETS; None: the default one, or the network of the weights to start from
+    # A bundled model or a weights file, whose network, arrays, preprocessing, loss and augmentation training starts
+    # from. None: from scratch.
     start: str | None = None
-    teacher: Path | None = None
-    network: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    validation: float = 0.0
-    resume: bool = False
+    teacher: Path | None = None  # an .npz of another network's features of the training pictures, see load_features
+    network: Mapping[str, Any] = field(default_factory=dict)  # what differs from those: settings of NetworkConfig,
+    training: Mapping[str, Any] = field(default_factory=dict)  # of TrainConfig,
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # of Preprocessing; training itself uses one view
+    validation: float = 0.0  # share of each class that is held out and measured after every epoch
+    resume: bool = False  # continue an unfinished run of the same settings, if there is one
     device: str = "auto"
-    precision: Precision | None = None
-    data_dir: Path | None = None
-    download: bool = False
-    workers: int | None = None
-    command: Sequence[str] = ()
+    precision: Precision | None = None  # None: bfloat16 where the device multiplies it in hardware, else float32
+    data_dir: Path | None = None  # where torchvision keeps CIFAR-10
+    download: bool = False  # fetch CIFAR-10 if it is not there
+    workers: int | None = None  # threads that decode; None: one for each processor
+    command: Sequence[str] = ()  # the command line, for the record
 
     @property
     def checkpoint_path(self) -> Path:
@@ -343,7 +324,7 @@ def _measured(evaluations: Sequence[Evaluation], *, on: str, n_views: int) -> di
     return {
         "on": on,
         "views": n_views,
-        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **asdict(one.retrieval)} for one in evaluations},
+        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **one.retrieval.to_dict()} for one in evaluations},
     }
 
 
@@ -358,7 +339,7 @@ def _epoch_line(epoch: EpochReport) -> str:
 def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
     with os_errors(WeightsError, "cannot write the history", path=path), atomic_write(path) as stream:
         for report in history:
-            stream.write(f"{json.dumps(asdict(report))}\n".encode())
+            stream.write(f"{json.dumps(report.to_dict())}\n".encode())
 
 
 def _processor() -> str:

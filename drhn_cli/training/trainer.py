@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation.metrics import LabelledCodes, retrieval_metrics
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
@@ -44,24 +44,19 @@ _BATCH_NORM_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """The figures of an epoch.
+    """The figures of an epoch; those of validation are None without validation images."""
 
-    Attributes:
-        epoch: its number, from 1.
-        loss: mean training loss.
-        training_accuracy: on the augmented training images, before each step.
-        validation_accuracy: on the validation images, without augmentation; None without any.
-        validation_mean_average_precision: of the validation images among training images, at the full code length; None
-            without any.
-        seconds: wall-clock time of the run so far.
-    """
-
-    epoch: int
+    epoch: int  # from 1
     loss: float
-    training_accuracy: float
+    training_accuracy: float  # on the augmented images, before each step
     validation_accuracy: float | None
-    validation_mean_average_precision: float | None
-    seconds: float
+    validation_mean_average_precision: float | None  # at the full code length, among training images
+    seconds: float  # wall-clock time of the run so far
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures by the names that the history has."""
+        names = {"validation_mean_average_precision": "mAP"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,28 +78,21 @@ class Trainer:
     An epoch's random numbers depend on the seed and its own number alone, so a run that was interrupted and resumed
     ends with the same weights as one that was not.
 
+    The processes of a connected ``world`` divide the images of each step; the order of the images does not depend on
+    their number, the augmentation does.
+
     Args:
-        images: the training images.
+        images: the training images, of one view.
         network_config: shape of the network.
         config: how it is trained.
         preprocessing: mean and standard deviation of the channels.
         device: where it is trained.
-        world: the processes that train it together, connected. They divide each step's images; the order of the images
-            does not depend on their number, the augmentation does.
-        start: weights to start from, see ``load_pretrained``; None: random ones.
+        world: the processes that train together; None: this one alone.
+        start: a model to start from, see ``load_pretrained``; None: random weights.
         features: (n, d) of unit length, a teacher's, for distillation.
         validation: images to measure after every epoch.
         checkpoint_path: where the state is kept between epochs.
         progress: is told of the steps of each epoch ("training"), in the main process.
-
-    Attributes:
-        network: the network as the last step has left it.
-        history: a report for each finished epoch.
-        cpu_seconds: processor time of all processes at the end of the last epoch.
-
-    Raises:
-        ConfigError: shifts or cutouts leave nothing of the images.
-        DrhnError: fewer than two images.
     """
 
     def __init__(
@@ -154,12 +142,7 @@ class Trainer:
         return time.monotonic() - self._clock_start
 
     def epochs(self) -> Iterator[EpochReport]:
-        """Train the epochs that are left, and save the state after each.
-
-        Raises:
-            DrhnError: the loss is not finite, or a process gets fewer than two images a step.
-            CheckpointError: the checkpoint cannot be written.
-        """
+        """Train the epochs that are left, and save the state after each."""
         earlier_cpu_seconds = self.cpu_seconds
         for epoch in range(len(self.history), self.config.epochs):
             loss, accuracy = self.train_epoch(epoch)
@@ -202,12 +185,7 @@ class Trainer:
         return mean_loss, self.world.all_reduce_sum(n_right.item(), self.device) / n_images
 
     def step(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Update the weights once; return the loss and the (b, n_classes) scores of this process's images.
-
-        Args:
-            step: its number in the run, from 0.
-            batch: this process's images.
-        """
+        """Update the weights once; return the loss and the (b, n_classes) scores of this process's images."""
         n_steps = self.config.epochs * self.steps_per_epoch
         set_learning_rates(self.optimizers, lr_schedule(step, n_steps, self.config), self.config)
         if self.config.sharpness:
@@ -266,12 +244,9 @@ class Trainer:
         query_activations, gallery_activations = (
             encode_views(backend, pixels) for pixels in (self.validation.pixels, self.images.pixels[rows])
         )
-        metrics = evaluate_retrieval(
-            codes_of(query_activations, network.config, n_bits),
-            self.validation.labels,
-            codes_of(gallery_activations, network.config, n_bits),
-            self.images.labels[rows],
-            n_bits=n_bits,
+        metrics = retrieval_metrics(
+            LabelledCodes(codes_of(query_activations, network.config, n_bits), self.validation.labels, n_bits),
+            LabelledCodes(codes_of(gallery_activations, network.config, n_bits), self.images.labels[rows], n_bits),
         )
         is_right = predict_classes(network, query_activations, n_bits) == self.validation.labels
         # Python's own numbers: a checkpoint that is read without pickle has no others.
@@ -298,12 +273,7 @@ class Trainer:
         return averaged
 
     def resume(self) -> None:
-        """Continue from the checkpoint, if there is one.
-
-        Raises:
-            ConfigError: this process trains something else than the main process.
-            CheckpointError: the checkpoint is damaged, or of another run or another process.
-        """
+        """Continue from the checkpoint, if there is one."""
         path, world = self.checkpoint_path, self.world
         saved = load_checkpoint(path, self._run) if path and world.is_main else None
         main_run, saved = world.broadcast((self._run, saved))
@@ -371,11 +341,6 @@ def load_pretrained(network: DRHN, start: Model, class_names: tuple[str, ...]) -
 
     A shorter hash layer takes the first units of a longer one, as a shorter code is a prefix of a longer one, and the
     last layer takes their weights. A longer hash layer, and a last layer of other classes or more units, stay random.
-
-    Args:
-        network: of the same shape but for its last two layers.
-        start: the other weights.
-        class_names: what the network is going to classify.
     """
     state = network.state_dict()
     bits = network.config.bits

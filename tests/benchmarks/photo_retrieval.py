@@ -54,7 +54,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.evaluation.data import ImageFolder, find_classes
-from drhn_cli.evaluation.metrics import evaluate_retrieval
+from drhn_cli.evaluation.metrics import LabelledCodes, retrieval_metrics
 from drhn_cli.images.load import load_batches, load_image
 from drhn_cli.images.preprocess import Fit, Preprocessing
 from drhn_cli.network.encoder import Encoder
@@ -114,7 +114,9 @@ def report(
     gallery: NDArray[np.uint8],
     gallery_labels: NDArray[np.integer],
 ) -> None:
-    found = evaluate_retrieval(queries, query_labels, gallery, gallery_labels, n_bits=n_bits, depth=DEPTH)
+    found = retrieval_metrics(
+        LabelledCodes(queries, query_labels, n_bits), LabelledCodes(gallery, gallery_labels, n_bits), depth=DEPTH
+    )
     figures = {
         "mAP": found.mean_average_precision,
         f"mAP@{DEPTH}": found.mean_average_precision_at_depth,

@@ -47,7 +47,7 @@ def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
     measured = {"on": "test", "lengths": {"16": {"accuracy": None, "mean_average_precision": 0.123456789}}}
     save_model(path, random_model(measured=measured))
     told = dict(line.split(": ", 1) for line in drhn("info", path).lines)
-    assert told["measured"] == "on test, lengths 16 accuracy -, mean_average_precision 0.123457"
+    assert told["measured"] == "on test, lengths 16 accuracy -, mAP 0.123457"
 
 
 def test_what_would_be_a_long_line_is_indented_below_its_name(drhn, tmp_path):

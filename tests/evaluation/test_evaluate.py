@@ -7,7 +7,7 @@ from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import evaluate
 from drhn_cli.evaluation.evaluate import Measures, evaluate_model
-from drhn_cli.evaluation.metrics import asymmetric_mean_average_precision, evaluate_retrieval
+from drhn_cli.evaluation.metrics import LabelledCodes, asymmetric_mean_average_precision, retrieval_metrics
 from drhn_cli.network.drhn import build_network, load_torch, predict_classes
 from drhn_cli.network.encoder import bit_probabilities, encode_views
 from tests.drawing import KINDS
@@ -44,8 +44,9 @@ def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
         assert one.n_codes == len({code.tobytes() for code in gallery_codes})
         predicted = predict_classes(build_network(weights, CPU), query_activations, one.n_bits)
         assert one.accuracy == (predicted == queries.labels).mean()
-        assert one.retrieval == evaluate_retrieval(
-            query_codes, queries.labels, gallery_codes, gallery.labels, n_bits=one.n_bits
+        assert one.retrieval == retrieval_metrics(
+            LabelledCodes(query_codes, queries.labels, one.n_bits),
+            LabelledCodes(gallery_codes, gallery.labels, one.n_bits),
         )
 
 
@@ -104,6 +105,5 @@ def test_asymmetric_rank_is_measured_on_the_bits_of_each_length(weights, queries
         assert one.asymmetric_map == asymmetric_mean_average_precision(
             bit_probabilities(query_activations, weights.config, one.n_bits),
             queries.labels,
-            pack_bits(gallery_activations[:, : one.n_bits] > 0.4),
-            gallery.labels,
+            LabelledCodes(pack_bits(gallery_activations[:, : one.n_bits] > 0.4), gallery.labels, one.n_bits),
         )

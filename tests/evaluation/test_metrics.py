@@ -5,13 +5,24 @@ from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import metrics
 from drhn_cli.evaluation.metrics import (
+    LabelledCodes,
     asymmetric_mean_average_precision,
-    evaluate_retrieval,
-    precision_recall_by_radius,
+    precision_recall_curve,
+    retrieval_metrics,
     tie_aware_average_precision,
 )
 
 ZERO = np.zeros((1, 1), dtype=np.uint8)
+
+
+def measure(query_codes, query_labels, gallery_codes, gallery_labels, *, n_bits, **options):
+    sets = (query_codes, query_labels, n_bits), (gallery_codes, gallery_labels, n_bits)
+    return retrieval_metrics(*(LabelledCodes(*one) for one in sets), **options)
+
+
+def curve_of(query_codes, query_labels, gallery_codes, gallery_labels, *, n_bits):
+    sets = (query_codes, query_labels, n_bits), (gallery_codes, gallery_labels, n_bits)
+    return precision_recall_curve(*(LabelledCodes(*one) for one in sets))
 
 
 def code(*values):
@@ -61,7 +72,7 @@ def test_tie_aware_average_precision_refuses_counts_that_cannot_be(relevant, ite
 
 def test_one_query_by_hand():
     gallery = code(0b0, 0b1, 0b11, 0b111, 0b1111)  # distances 0..4
-    result = evaluate_retrieval(ZERO, labels(1), gallery, labels(1, 0, 1, 0, 1), n_bits=8, k=2, depth=3)
+    result = measure(ZERO, labels(1), gallery, labels(1, 0, 1, 0, 1), n_bits=8, k=2, depth=3)
     assert result.mean_average_precision == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
     assert result.mean_average_precision_at_depth == pytest.approx((1 + 2 / 3) / 2)  # two of the three are that near
     assert result.precision_at_k == 1 / 2
@@ -71,30 +82,30 @@ def test_one_query_by_hand():
 
 
 def test_precision_at_k_shares_a_tie():
-    result = evaluate_retrieval(ZERO, labels(1), code(1, 1, 1, 2), labels(1, 1, 0, 0), n_bits=8, k=2)
+    result = measure(ZERO, labels(1), code(1, 1, 1, 2), labels(1, 1, 0, 0), n_bits=8, k=2)
     assert result.precision_at_k == pytest.approx(1 / 2)  # all four are at distance 1
 
 
 def test_precision_at_k_of_a_smaller_gallery():
-    result = evaluate_retrieval(ZERO, labels(1), code(1, 2), labels(1, 1), n_bits=8, k=10)
+    result = measure(ZERO, labels(1), code(1, 2), labels(1, 1), n_bits=8, k=10)
     assert result.precision_at_k == 1.0
 
 
 def test_far_queries_retrieve_nothing_within_radius_2():
-    result = evaluate_retrieval(ZERO, labels(1), code(0xFF), labels(1), n_bits=8)
+    result = measure(ZERO, labels(1), code(0xFF), labels(1), n_bits=8)
     assert result.precision_at_radius2 == 0.0
     assert result.mean_average_precision == 1.0
 
 
 def test_depth_without_relevant_items_scores_zero():
-    result = evaluate_retrieval(ZERO, labels(1), code(0, 0xFF), labels(0, 1), n_bits=8, depth=1)
+    result = measure(ZERO, labels(1), code(0, 0xFF), labels(0, 1), n_bits=8, depth=1)
     assert result.mean_average_precision_at_depth == 0.0
 
 
 def test_queries_without_relevant_items_are_left_out_and_counted():
     gallery, gallery_labels = code(0, 1), labels(1, 1)
-    alone = evaluate_retrieval(ZERO, labels(1), gallery, gallery_labels, n_bits=8)
-    both = evaluate_retrieval(code(0, 0, 9), labels(1, 7, -7), gallery, gallery_labels, n_bits=8)
+    alone = measure(ZERO, labels(1), gallery, gallery_labels, n_bits=8)
+    both = measure(code(0, 0, 9), labels(1, 7, -7), gallery, gallery_labels, n_bits=8)
     assert (both.n_queries, both.n_queries_left_out) == (1, 2)
     assert both.mean_average_precision == alone.mean_average_precision
     assert both.precision_at_k == alone.precision_at_k
@@ -102,7 +113,7 @@ def test_queries_without_relevant_items_are_left_out_and_counted():
 
 def test_no_query_with_relevant_items():
     with pytest.raises(DrhnError, match="no query has a relevant item"):
-        evaluate_retrieval(ZERO, labels(1), ZERO, labels(2), n_bits=8)
+        measure(ZERO, labels(1), ZERO, labels(2), n_bits=8)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +130,13 @@ def test_no_query_with_relevant_items():
 def test_arrays_that_do_not_fit(change):
     arrays = {"query_codes": ZERO, "query_labels": labels(1), "gallery_codes": ZERO, "gallery_labels": labels(1)}
     with pytest.raises(DrhnError):
-        evaluate_retrieval(**{**arrays, **change}, n_bits=8)
+        measure(**{**arrays, **change}, n_bits=8)
 
 
 @pytest.mark.parametrize("option", [{"k": 0}, {"depth": 0}])
 def test_numbers_out_of_range(option):
     with pytest.raises(ConfigError, match="out of range"):
-        evaluate_retrieval(ZERO, labels(1), ZERO, labels(1), n_bits=8, **option)
+        measure(ZERO, labels(1), ZERO, labels(1), n_bits=8, **option)
 
 
 def slow_reference(query_bits, query_labels, gallery_bits, gallery_labels, k, depth, seed):
@@ -163,7 +174,7 @@ def test_everything_agrees_with_the_slow_reference(n_bits, flips):
     query_labels, gallery_labels = rng.integers(0, 4, 20), rng.integers(0, 3, 150)
     query_bits = centres[query_labels] ^ (rng.random((20, n_bits)) < flips)
     gallery_bits = centres[gallery_labels] ^ (rng.random((150, n_bits)) < flips)
-    result = evaluate_retrieval(
+    result = measure(
         pack_bits(query_bits),
         query_labels,
         pack_bits(gallery_bits),
@@ -186,22 +197,22 @@ def test_everything_agrees_with_the_slow_reference(n_bits, flips):
 
 def test_the_order_of_the_gallery_does_not_help():
     gallery, gallery_labels = code(*[0] * 50, *[0] * 50), labels(*[1] * 50, *[0] * 50)
-    first = evaluate_retrieval(ZERO, labels(1), gallery, gallery_labels, n_bits=8, depth=10)
-    last = evaluate_retrieval(ZERO, labels(1), gallery, gallery_labels[::-1], n_bits=8, depth=10)
+    first = measure(ZERO, labels(1), gallery, gallery_labels, n_bits=8, depth=10)
+    last = measure(ZERO, labels(1), gallery, gallery_labels[::-1], n_bits=8, depth=10)
     assert first.mean_average_precision == last.mean_average_precision
     assert first.mean_average_precision_at_depth < 1
 
 
 def test_a_radius_curve_by_hand():
     gallery = code(0b0, 0b1, 0b11, 0b111, 0b1111)  # distances 0..4
-    curve = precision_recall_by_radius(ZERO, labels(1), gallery, labels(1, 0, 1, 0, 1), n_bits=8)
+    curve = curve_of(ZERO, labels(1), gallery, labels(1, 0, 1, 0, 1), n_bits=8)
     np.testing.assert_allclose(curve.precision, [1, 1 / 2, 2 / 3, 2 / 4, *[3 / 5] * 5])
     np.testing.assert_allclose(curve.recall, [1 / 3, 1 / 3, 2 / 3, 2 / 3, *[1] * 5])
 
 
 def test_a_radius_curve_is_the_mean_over_queries_and_a_failed_lookup_has_precision_0():
     queries, gallery = code(0b0, 0b11111111, 0b0), code(0b0, 0b1, 0b1)
-    curve = precision_recall_by_radius(queries, labels(1, 0, 7), gallery, labels(1, 0, 0), n_bits=8)
+    curve = curve_of(queries, labels(1, 0, 7), gallery, labels(1, 0, 0), n_bits=8)
     np.testing.assert_allclose(curve.precision, [1 / 2, *[1 / 6] * 6, (1 / 3 + 1) / 2, (1 / 3 + 2 / 3) / 2])
     np.testing.assert_allclose(curve.recall, [*[1 / 2] * 7, 1, 1])
 
@@ -213,7 +224,7 @@ def test_a_radius_curve_equals_a_naive_one_and_meets_the_precision_within_radius
     query_bits, gallery_bits = rng.random((30, 12)) > 0.6, rng.random((80, 12)) > 0.6
     query_labels, gallery_labels = rng.integers(0, 4, 30), rng.integers(0, 3, 80)  # nothing is relevant to class 3
     sets = pack_bits(query_bits), query_labels, pack_bits(gallery_bits), gallery_labels
-    curve = precision_recall_by_radius(*sets, n_bits=12)
+    curve = curve_of(*sets, n_bits=12)
     counted = query_labels < 3
     distances = (query_bits[counted, None] != gallery_bits[None]).sum(axis=2)
     is_relevant = query_labels[counted, None] == gallery_labels[None]
@@ -222,12 +233,12 @@ def test_a_radius_curve_equals_a_naive_one_and_meets_the_precision_within_radius
         hits = (found & is_relevant).sum(axis=1)
         assert curve.precision[radius] == pytest.approx(np.mean(hits / np.maximum(found.sum(axis=1), 1)))
         assert curve.recall[radius] == pytest.approx(np.mean(hits / is_relevant.sum(axis=1)))
-    assert curve.precision[2] == pytest.approx(evaluate_retrieval(*sets, n_bits=12).precision_at_radius2)
+    assert curve.precision[2] == pytest.approx(measure(*sets, n_bits=12).precision_at_radius2)
 
 
 def test_a_radius_curve_of_unknown_classes_is_refused():
     with pytest.raises(DrhnError, match="no query has a relevant item"):
-        precision_recall_by_radius(ZERO, labels(1), ZERO, labels(0), n_bits=8)
+        curve_of(ZERO, labels(1), ZERO, labels(0), n_bits=8)
 
 
 def test_asymmetric_map_by_hand():
@@ -235,19 +246,21 @@ def test_asymmetric_map_by_hand():
     labels = np.array([1, 0, 1, 0])
     # Scores of the codes: 01 -> 0.5, 10 -> 1.5, 11 -> 0.7 twice.
     probabilities = np.array([[0.9, 0.4]])
-    assert asymmetric_mean_average_precision(probabilities[:, :2], np.array([1]), gallery, labels) == pytest.approx(
-        (1 + (1 + 2 / 3) / 2) / 2
-    )
+    assert asymmetric_mean_average_precision(
+        probabilities[:, :2], np.array([1]), LabelledCodes(gallery, labels, 2)
+    ) == pytest.approx((1 + (1 + 2 / 3) / 2) / 2)
     with pytest.raises(DrhnError, match="no query has a relevant item"):
-        asymmetric_mean_average_precision(probabilities, np.array([7]), gallery, labels)
+        asymmetric_mean_average_precision(probabilities, np.array([7]), LabelledCodes(gallery, labels, 2))
 
 
 def test_asymmetric_map_of_certain_queries_is_that_of_hamming_distance(monkeypatch):
     rng = np.random.default_rng(0)
     query_bits, gallery_bits = rng.random((9, 11)) < 0.5, rng.random((200, 11)) < 0.5
     query_labels, gallery_labels = rng.integers(0, 4, 9), rng.integers(0, 3, 200)  # class 3 is not in the gallery
-    sets = query_labels, pack_bits(gallery_bits), gallery_labels
-    expected = evaluate_retrieval(pack_bits(query_bits), *sets, n_bits=11).mean_average_precision
-    assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)
+    gallery = LabelledCodes(pack_bits(gallery_bits), gallery_labels, 11)
+    queries = LabelledCodes(pack_bits(query_bits), query_labels, 11)
+    expected = retrieval_metrics(queries, gallery).mean_average_precision
+    probabilities = query_bits.astype(float)
+    assert asymmetric_mean_average_precision(probabilities, query_labels, gallery) == pytest.approx(expected)
     monkeypatch.setattr(metrics, "_CHUNK_BYTES", 1)
-    assert asymmetric_mean_average_precision(query_bits.astype(float), *sets) == pytest.approx(expected)
+    assert asymmetric_mean_average_precision(probabilities, query_labels, gallery) == pytest.approx(expected)

@@ -11,7 +11,7 @@ from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import plot
 from drhn_cli.evaluation.evaluate import Evaluation
-from drhn_cli.evaluation.metrics import evaluate_retrieval, precision_recall_by_radius
+from drhn_cli.evaluation.metrics import LabelledCodes, precision_recall_curve, retrieval_metrics
 from drhn_cli.evaluation.plot import require_plot, write_plot
 
 
@@ -21,9 +21,11 @@ def evaluations():
     bits, labels = rng.random((60, 16)) > 0.5, rng.integers(0, 3, 60)
     found = []
     for n_bits in (16, 6):
-        sets = pack_bits(bits[:20, :n_bits]), labels[:20], pack_bits(bits[20:, :n_bits]), labels[20:]
-        curve = precision_recall_by_radius(*sets, n_bits=n_bits)
-        retrieval = evaluate_retrieval(*sets, n_bits=n_bits)
+        sets = [
+            LabelledCodes(pack_bits(bits[rows, :n_bits]), labels[rows], n_bits) for rows in (slice(20), slice(20, None))
+        ]
+        curve = precision_recall_curve(*sets)
+        retrieval = retrieval_metrics(*sets)
         found.append(Evaluation(n_bits=n_bits, accuracy=None, retrieval=retrieval, n_codes=1, curve=curve))
     return found
 
