@@ -11,9 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.progress import SILENT, Progress
@@ -27,8 +26,7 @@ CORRUPT: tuple[type[Exception], ...] = (
 _HEAD_BYTES = 2048
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileStamp:
+class FileStamp(NamedTuple):
     """What the system says of a file, by which it is known again.
 
     Attributes:

@@ -213,13 +213,12 @@ def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries:
     head[:, :8] = np.frombuffer(generation.to_bytes(8, "little"), np.uint8)
     head[:, 8:16] = np.arange(first_id, first_id + n, dtype="<u8").view(np.uint8).reshape(n, 8)
     head[:, 16:] = codes
-    tail = np.stack([entries.sizes, entries.mtimes_ns, entries.inodes.view(np.int64)], axis=1).astype("<i8")  # (n, 3)
     widths = head.shape[1] + n_length_bytes + lengths + 24
     ends = np.cumsum(widths)
     starts = ends - widths
     out = np.empty(int(ends[-1]) if n else 0, np.uint8)
     out[starts[:, np.newaxis] + np.arange(head.shape[1])] = head
-    out[ends[:, np.newaxis] - np.arange(24, 0, -1)] = tail.view(np.uint8).reshape(n, 24)
+    out[ends[:, np.newaxis] - np.arange(24, 0, -1)] = entries.stamps.view(np.uint8).reshape(n, 24)
     place, rest, more = starts + head.shape[1], lengths, np.ones(n, np.bool_)
     while more.any():  # once for each byte of the longest length
         following = rest > 0x7F

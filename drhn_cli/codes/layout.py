@@ -26,13 +26,11 @@ import os
 import stat
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.entries import STAMP_DTYPE, Entries, Entry
 from drhn_cli.codes.pack import MAX_BITS
 from drhn_cli.errors import AnyPath, CodeFileError
 from drhn_cli.files import FileStamp
@@ -49,10 +47,9 @@ TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4")])
 _HEADER = struct.Struct("<4siiqBiQ")
 _PARTS = struct.Struct("<QQQIIIII")
 _INDEX = struct.Struct("<Q12xI")
-# The tail keeps its place in every version: it tells how long the trailer is, before anything else of it is believed.
+# The tail is at the end in every version. It has the length of the trailer, which is read next.
 _TAIL = struct.Struct("<III8s")
-_OFFSETS = struct.Struct("<II")
-_ROW_SIZE = 24  # of the three columns before the offsets
+_STAMP_COLUMNS = {"size": "<q", "mtime_ns": "<q", "inode": "<Q"}  # for struct, in the order of a block
 
 HEADER_SIZE = _HEADER.size
 TRAILER_SIZE = _PARTS.size + _TAIL.size
@@ -76,9 +73,8 @@ def unpack_header(raw: bytes) -> tuple[int, int]:
     return n_items, code_size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tail:
-    """The last 20 bytes of a file: enough to tell a damaged file from a newer one."""
+class Tail(NamedTuple):
+    """The last 20 bytes of a file: enough to know a damaged file from a newer one."""
 
     length: int
     version: int
@@ -88,36 +84,27 @@ class Tail:
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read the last bytes of ``raw``, which has 20 or more."""
-        length, version, crc, magic = _TAIL.unpack_from(raw, len(raw) - _TAIL.size)
-        return cls(length=length, version=version, crc=crc, magic=magic)
+        return cls(*_TAIL.unpack_from(raw, len(raw) - _TAIL.size))
 
     def matches(self, trailer: bytes) -> bool:
-        """Tell whether the CRC-32 fits a trailer of any version."""
+        """Return whether the CRC-32 is that of a trailer of any version."""
         return zlib.crc32(trailer[:-12]) == self.crc  # the CRC-32 and the magic do not cover themselves
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexPart:
-    """The index of a file of version 2: where it begins, which is where the manifest ends, and its CRC-32."""
-
-    offset: int
-    crc: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trailer:
-    """Where the parts of a file are and what they sum to.
+class Trailer(NamedTuple):
+    """Where the parts of a file are, and their CRC-32s.
 
     Attributes:
         entries_offset: where the entries begin and the codes end, in bytes from the start of the file.
         table_offset: where the block table begins and the entries end.
-        manifest_offset: where the manifest begins and the block table ends; it ends where the index or trailer begins.
+        manifest_offset: where the manifest begins and the block table ends.
         block_rows: rows of every block but the last.
         header_crc: CRC-32 of the header, as the others are of their part.
         codes_crc: of the codes.
         table_crc: of the block table, which has one for each block of entries.
         manifest_crc: of the manifest.
-        index: of a file of version 2.
+        index_offset: where the index of a file of version 2 begins.
+        index_crc: of the index.
     """
 
     entries_offset: int
@@ -128,29 +115,25 @@ class Trailer:
     codes_crc: int
     table_crc: int
     manifest_crc: int
-    index: IndexPart | None = None
+    index_offset: int | None = None
+    index_crc: int = 0
 
     def pack(self) -> bytes:
         """Return the 64 bytes of a trailer of version 1."""
-        values = (getattr(self, name) for name in self.__slots__ if name != "index")
-        parts = _PARTS.pack(*values) + struct.pack("<II", TRAILER_SIZE, FORMAT_VERSION)
+        parts = _PARTS.pack(*self[:8]) + struct.pack("<II", TRAILER_SIZE, FORMAT_VERSION)
         return parts + struct.pack("<I8s", zlib.crc32(parts), MAGIC)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read a trailer: the last 64 bytes of a file, or 88 in version 2."""
-        index = None
-        if len(raw) > TRAILER_SIZE:
-            offset, crc = _INDEX.unpack_from(raw)
-            index = IndexPart(offset=offset, crc=crc)
-        parts = _PARTS.unpack_from(raw, len(raw) - TRAILER_SIZE)
-        return cls(**dict(zip(cls.__slots__, parts, strict=False)), index=index)
+        index = _INDEX.unpack_from(raw) if len(raw) > TRAILER_SIZE else ()
+        return cls(*_PARTS.unpack_from(raw, len(raw) - TRAILER_SIZE), *index)
 
 
 def pack_block(entries: Entries) -> bytes:
     """Return one block of the entries section."""
-    columns = ((entries.sizes, "<i8"), (entries.mtimes_ns, "<i8"), (entries.inodes, "<u8"), (entries.offsets, "<u4"))
-    return b"".join([column.astype(dtype).tobytes() for column, dtype in columns] + [entries.blob])
+    columns = [*(entries.stamps[name] for name in _STAMP_COLUMNS), entries.offsets.astype("<u4")]
+    return b"".join([*(column.tobytes() for column in columns), entries.blob])
 
 
 def unpack_block(raw: bytes, n_rows: int) -> Entries:
@@ -158,39 +141,31 @@ def unpack_block(raw: bytes, n_rows: int) -> Entries:
     blob_start = _blob_start(n_rows)
     if len(raw) < blob_start:
         raise ValueError("shorter than its columns")
-
-    def column(dtype: str, row_bytes: int, count: int) -> NDArray[np.generic]:
-        return np.frombuffer(raw, dtype=dtype, offset=row_bytes * n_rows, count=count)
-
-    offsets = column("<u4", _ROW_SIZE, n_rows + 1).astype(np.int64)
+    offsets = np.frombuffer(raw, "<u4", n_rows + 1, STAMP_DTYPE.itemsize * n_rows).astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(raw) - blob_start or (np.diff(offsets) < 0).any():
         raise ValueError("paths do not fill it")
-    return Entries(
-        blob=raw[blob_start:],
-        offsets=offsets,
-        sizes=column("<i8", 0, n_rows).astype(np.int64),
-        mtimes_ns=column("<i8", 8, n_rows).astype(np.int64),
-        inodes=column("<u8", 16, n_rows).astype(np.uint64),
-    )
+    stamps = np.empty(n_rows, STAMP_DTYPE)
+    for i, name in enumerate(_STAMP_COLUMNS):
+        stamps[name] = np.frombuffer(raw, STAMP_DTYPE[name], n_rows, 8 * n_rows * i)
+    return Entries(blob=raw[blob_start:], offsets=offsets, stamps=stamps)
 
 
 def read_path(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int) -> bytes:
     """Return one path of the block of ``n_rows`` that begins at ``start``, without reading the rest of the block."""
-    first, last = _OFFSETS.unpack_from(raw, start + _ROW_SIZE * n_rows + 4 * row)
+    first, last = struct.unpack_from("<II", raw, start + STAMP_DTYPE.itemsize * n_rows + 4 * row)
     blob_start = start + _blob_start(n_rows)
     return raw[blob_start + first : blob_start + last]
 
 
 def read_entry(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int) -> Entry:
     """Return one entry of the block of ``n_rows`` that begins at ``start``, without reading the rest of the block."""
-    (size,) = struct.unpack_from("<q", raw, start + 8 * row)
-    (mtime_ns,) = struct.unpack_from("<q", raw, start + 8 * (n_rows + row))
-    (inode,) = struct.unpack_from("<Q", raw, start + 8 * (2 * n_rows + row))
-    return Entry(path=read_path(raw, start, n_rows, row), stamp=FileStamp(size=size, mtime_ns=mtime_ns, inode=inode))
+    forms = enumerate(_STAMP_COLUMNS.values())
+    stamp = FileStamp(*(struct.unpack_from(form, raw, start + 8 * (n_rows * i + row))[0] for i, form in forms))
+    return Entry(path=read_path(raw, start, n_rows, row), stamp=stamp)
 
 
 def _blob_start(n_rows: int) -> int:
-    return _ROW_SIZE * n_rows + 4 * (n_rows + 1)
+    return STAMP_DTYPE.itemsize * n_rows + 4 * (n_rows + 1)
 
 
 def require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:

@@ -15,16 +15,12 @@ from drhn_cli.errors import AnyPath, CodeFileError, ConfigError
 
 IMPORTED_MODEL = "imported"
 IMPORTED_FINGERPRINT = "0" * 64
-"""For codes that no network of ours made: the sha256 of nothing that is known."""
+"""Of codes that no model of ours made: not the sha256 of anything."""
 
 _TYPES: dict[str, type] = {
-    "root": str,
-    "bits": int,
-    "model": str,
-    "fingerprint": str,
+    **dict.fromkeys(("root", "model", "fingerprint", "drhn_version"), str),
+    **dict.fromkeys(("bits", "n_items"), int),
     "preprocessing": dict,
-    "drhn_version": str,
-    "n_items": int,
 }
 
 
@@ -121,12 +117,8 @@ class CodeManifest:
     def to_json(self, *, n_items: int, format_version: int) -> bytes:
         """Return the manifest as JSON in ASCII. Equal manifests give equal bytes: sorted keys, no time of day."""
         values = {
+            **self.describe(),
             "format_version": format_version,
-            "root": self.root,
-            "bits": self.n_bits,
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "preprocessing": dict(self.preprocessing),
             "drhn_version": self.drhn_version,
             "n_items": n_items,
             **({} if self.shard is None else {"part": asdict(self.shard)}),
@@ -151,16 +143,10 @@ class CodeManifest:
             if type(values.get(name)) is not kind:
                 found = type(values[name]).__name__ if name in values else "nothing"
                 raise CodeFileError("damaged manifest", expected=f"{name!r} of type {kind.__name__}", found=found)
+        kept = {name: values[name] for name in _TYPES if name not in ("bits", "n_items")}
         try:
-            manifest = cls(
-                root=values["root"],
-                n_bits=values["bits"],
-                model=values["model"],
-                fingerprint=values["fingerprint"],
-                preprocessing=values["preprocessing"],
-                drhn_version=values["drhn_version"],
-                shard=Shard.from_json(values["part"]) if "part" in values else None,
-            )
+            shard = Shard.from_json(values["part"]) if "part" in values else None
+            manifest = cls(n_bits=values["bits"], shard=shard, **kept)
         except ConfigError as error:
             raise CodeFileError("damaged manifest", expected=f"'bits': {error.expected}", found=error.found) from error
         return manifest, values["n_items"]

@@ -52,8 +52,8 @@ class CodeFile:
         self._block_starts, self._block_crcs = self._read_table()
         self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
         if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
-            for block in range(len(self._checked)):
-                self._check_block(block)
+            for _ in self.blocks():
+                pass
 
     @classmethod
     def open(cls, path: AnyPath) -> Self:
@@ -93,8 +93,8 @@ class CodeFile:
         return self.n_items
 
     def __iter__(self) -> Iterator[Entry]:
-        for block in range(len(self._checked)):
-            yield from self._block_entries(block)
+        for _, entries in self.blocks():
+            yield from entries
 
     @property
     def n_bits(self) -> int:
@@ -114,18 +114,18 @@ class CodeFile:
 
     @property
     def digest(self) -> bytes:
-        """What tells the rows from those of another file of any name: 32 bytes of their checksums and their model."""
-        import hashlib  # two milliseconds that most readers need not wait for
+        """32 bytes by which the rows are known whatever the name of the file: of their checksums and their model."""
+        import hashlib  # two milliseconds that most readers do without
 
-        manifest, trailer = self.manifest, self._trailer
-        told = (self.n_items, manifest.n_bits, manifest.fingerprint, trailer.codes_crc, trailer.table_crc)
-        return hashlib.sha256(repr(told).encode()).digest()
+        checksums = self._trailer.codes_crc, self._trailer.table_crc
+        values = (self.n_items, self.n_bits, self.manifest.fingerprint, *checksums)
+        return hashlib.sha256(repr(values).encode()).digest()
 
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the file, JSON-ready."""
-        manifest = self.manifest
-        about = {"drhn_version": manifest.drhn_version, "part": manifest.shard and asdict(manifest.shard)}
-        return {"kind": "codes", "n_items": self.n_items, **manifest.describe(), **about}
+        shard = self.manifest.shard and asdict(self.manifest.shard)
+        made_by = {"drhn_version": self.manifest.drhn_version, "part": shard}
+        return {"kind": "codes", "n_items": self.n_items, **self.manifest.describe(), **made_by}
 
     def entry(self, row: int) -> Entry:
         """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
@@ -142,7 +142,7 @@ class CodeFile:
 
     def entries(self) -> Entries:
         """Return all entries, in columns, as a copy that outlives the file."""
-        return Entries.concatenate([self._block_entries(block) for block in range(len(self._checked))])
+        return Entries.concatenate([entries for _, entries in self.blocks()])
 
     def blocks(self) -> Iterator[Block]:
         """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order."""
@@ -161,67 +161,41 @@ class CodeFile:
             CodeFileError: naming the part that is damaged.
         """
         self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
-        if index and self._trailer.index is not None:
-            self._match("index", self._crc(self._trailer.index.offset, self._end), self._trailer.index.crc)
-        padding = padding_mask(self.n_bits)
-        codes = self.codes
-        for start in range(0, self.n_items if padding else 0, _SLICE):
-            if (codes[start : start + _SLICE, -1] & padding).any():
+        if index and self._trailer.index_offset is not None:
+            self._match("index", self._crc(self._manifest_end, self._end), self._trailer.index_crc)
+        self._checked[:] = False
+        padding, previous = padding_mask(self.n_bits), b""
+        for codes, entries in self.blocks():
+            if (codes[:, -1] & padding).any():
                 raise self._damaged("codes", f"{self.n_bits} bits a code", "padding bits that are set")
-        previous = b""
-        for block in range(len(self._checked)):
-            self._check_block(block)
-            for path in self._block_entries(block).paths():
+            for path in entries.paths():
                 if path <= previous:
                     raise self._damaged("entries", "paths in ascending order", repr(path))
                 previous = path
 
-    def _read_tail(self) -> layout.Tail:
+    def _trailer_size(self) -> int:
         size = len(self._map)
-        is_faiss = self._map[:4] == layout.FAISS_MAGIC
-        tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :]) if size >= layout.TRAILER_SIZE else None
-        if tail is None or tail.magic != layout.MAGIC:
-            if not is_faiss:
-                raise CodeFileError(
-                    "not a code file",
-                    path=self.path,
-                    expected=f"{layout.FAISS_MAGIC.decode()} at its start",
-                    found=repr(self._map[:4]),
-                    hint=_NAME_ONE,
-                )
-            raise CodeFileError(
-                "truncated, or a faiss index without paths",
-                path=self.path,
-                expected=f"{layout.MAGIC.decode()} at its end",
-                found=f"{size} bytes that end in {self._map[-8:]!r}",
-                hint=_REBUILD,
-            )
+        if size < layout.TRAILER_SIZE or self._map[-8:] != layout.MAGIC:
+            expected, found = f"{layout.FAISS_MAGIC.decode()} at its start", repr(self._map[:4])
+            if self._map[:4] != layout.FAISS_MAGIC:
+                raise self._error("not a code file", expected, found, _NAME_ONE)
+            expected, found = f"{layout.MAGIC.decode()} at its end", f"{size} bytes that end in {self._map[-8:]!r}"
+            raise self._error("truncated, or a faiss index without paths", expected, found)
+        tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :])
         if not layout.TRAILER_SIZE <= tail.length <= size or not tail.matches(self._map[size - tail.length :]):
             raise self._damaged("trailer", "a trailer that fits its CRC-32", "another")
         if tail.version not in layout.TRAILER_SIZES:
-            raise CodeFileError(
-                "code file of a newer version",
-                path=self.path,
-                expected=f"format {' or '.join(map(str, layout.TRAILER_SIZES))}",
-                found=f"format {tail.version}",
-                hint="update drhn",
-            )
+            expected = f"format {' or '.join(map(str, layout.TRAILER_SIZES))}"
+            raise self._error("code file of a newer version", expected, f"format {tail.version}", "update drhn")
         if tail.length != layout.TRAILER_SIZES[tail.version]:
             raise self._damaged("trailer", f"{layout.TRAILER_SIZES[tail.version]} bytes", f"{tail.length}")
-        return tail
+        return tail.length
 
     def _read_trailer(self) -> layout.Trailer:
-        length = self._read_tail().length
-        trailer = layout.Trailer.unpack(self._map[-length:])
-        self._end = len(self._map) - length
-        bounds = (
-            layout.HEADER_SIZE,
-            trailer.entries_offset,
-            trailer.table_offset,
-            trailer.manifest_offset,
-            trailer.index.offset if trailer.index else self._end,
-            self._end,
-        )
+        self._end = len(self._map) - self._trailer_size()
+        trailer = layout.Trailer.unpack(self._map[self._end :])
+        self._manifest_end = self._end if trailer.index_offset is None else trailer.index_offset
+        bounds = (layout.HEADER_SIZE, *trailer[:3], self._manifest_end, self._end)  # where each part begins
         if any(first > last for first, last in pairwise(bounds)) or not trailer.block_rows:
             raise self._damaged("trailer", "parts in order", f"offsets {bounds}")
         return trailer
@@ -265,29 +239,20 @@ class CodeFile:
             raise self._damaged("block table", f"blocks that fill {length} bytes", f"{ends[-1]} bytes")
         return ends.astype(np.int64) + trailer.entries_offset, table["crc"]
 
-    @property
-    def _manifest_end(self) -> int:
-        return self._end if self._trailer.index is None else self._trailer.index.offset
-
     def _block_rows(self, block: int) -> int:
         return min(self._trailer.block_rows, self.n_items - block * self._trailer.block_rows)
 
-    def _block_bytes(self, block: int) -> bytes:
-        return self._map[self._block_starts[block] : self._block_starts[block + 1]]
-
     def _block_entries(self, block: int) -> Entries:
+        """Read a block, and check it the first time."""
+        raw, n_rows = self._map[self._block_starts[block] : self._block_starts[block + 1]], self._block_rows(block)
         if not self._checked[block]:
-            self._check_block(block)
-        return layout.unpack_block(self._block_bytes(block), self._block_rows(block))
-
-    def _check_block(self, block: int) -> None:
-        raw = self._block_bytes(block)
-        self._match("entries", zlib.crc32(raw), int(self._block_crcs[block]))
+            self._match("entries", zlib.crc32(raw), int(self._block_crcs[block]))
         try:
-            layout.unpack_block(raw, self._block_rows(block))
+            entries = layout.unpack_block(raw, n_rows)
         except ValueError as error:
-            raise self._damaged("entries", f"{self._block_rows(block)} entries in block {block}", str(error)) from error
+            raise self._damaged("entries", f"{n_rows} entries in block {block}", str(error)) from error
         self._checked[block] = True
+        return entries
 
     def _locate(self, row: int) -> tuple[int, int, int]:
         """Return the start of the row's block, the rows of that block, and the row's place in it."""
@@ -296,7 +261,7 @@ class CodeFile:
             raise IndexError(row)
         block, within = divmod(row, self._trailer.block_rows)
         if not self._checked[block]:
-            self._check_block(block)
+            self._block_entries(block)
         return int(self._block_starts[block]), self._block_rows(block), within
 
     def _crc(self, start: int, stop: int) -> int:
@@ -310,4 +275,7 @@ class CodeFile:
             raise self._damaged(part, f"CRC-32 {expected:08x}", f"{found:08x}")
 
     def _damaged(self, part: str, expected: str, found: str) -> CodeFileError:
-        return CodeFileError(f"damaged {part}", path=self.path, expected=expected, found=found, hint=_REBUILD)
+        return self._error(f"damaged {part}", expected, found)
+
+    def _error(self, problem: str, expected: str, found: str, hint: str = _REBUILD) -> CodeFileError:
+        return CodeFileError(problem, path=self.path, expected=expected, found=found, hint=hint)

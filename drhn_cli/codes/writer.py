@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -116,12 +117,12 @@ def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
     """Return the rows in order of their paths, or None where they are in order already."""
     order = None
     paths = entries.paths()
-    if not _ascends(entries):
+    if not all(first <= second for first, second in pairwise(entries.paths())):
         names = list(paths)
         ranked = sorted(range(len(names)), key=names.__getitem__)
         paths = map(names.__getitem__, ranked)
         order = np.array(ranked, dtype=np.int64)
-    previous: bytes | None = None
+    previous = None
     for name in paths:
         if not 0 < len(name) < layout.MAX_PATH_BYTES:
             raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
@@ -129,15 +130,6 @@ def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
             raise CodeFileError("two entries have the same path", path=path, found=printable(name))
         previous = name
     return order
-
-
-def _ascends(entries: Entries) -> bool:
-    previous = b""
-    for name in entries.paths():
-        if name < previous:
-            return False
-        previous = name
-    return True
 
 
 def _write_parts(stream: BinaryIO, blocks: Iterable[Block], n_items: int, manifest: CodeManifest) -> None:

@@ -26,12 +26,12 @@ from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.push import push_codes
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import TableAddress
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.retrieval.gallery import FileGallery, Gallery, TableGallery
 from tests.benchmarks.search import THREADS, TOP_K, Codes, clustered_codes, hardest_first, processor, uniform_codes
+from tests.entries import entries_of
 
 COLUMNS = ("push, rows/s", "bytes/row", "table, ms", "counting", "fetching", "file, ms")
 
@@ -42,7 +42,7 @@ def write_file(path: Path, codes: Codes) -> None:
     rng = np.random.default_rng(2)
     sizes, times = rng.integers(10_000, 5_000_000, n), 1_600_000_000_000_000_000 + rng.integers(0, 10**17, n)
     manifest = CodeManifest(root="/data", n_bits=8 * codes.shape[1], model="none", fingerprint="0" * 64)
-    write_code_file(path, codes, Entries.from_columns(paths, sizes, times), manifest)
+    write_code_file(path, codes, entries_of(paths, sizes, times), manifest)
 
 
 def bytes_a_row(address: TableAddress, n: int) -> float:

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import Block, write_blocks
 from drhn_cli.network.model import save_model
 from tests.drawing import write_class_folders
+from tests.entries import entries_of
 from tests.networks import random_model, tiny_config
 
 N_BITS = 48
@@ -79,7 +79,7 @@ def write_random_codes(path: Path, n: int) -> None:
             numbers = range(start, min(start + layout.BLOCK_ROWS, n))
             paths = [b"folder-%05d/%09d.jpg" % (number // 10_000, number) for number in numbers]
             codes = rng.integers(0, 256, (len(numbers), N_BITS // 8), dtype=np.uint8)
-            yield codes, Entries.from_columns(paths, numbers, numbers, numbers)
+            yield codes, entries_of(paths, numbers, numbers, numbers)
 
     manifest = CodeManifest(root="/photos", n_bits=N_BITS, model="random", fingerprint="0" * 64)
     write_blocks(path, blocks(), n, manifest)

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.network.model import Model, load_model
 from tests.drawing import write_class_folders
+from tests.entries import entries_of
 
 TORCH, NUMPY_TYPER = "import torch", "import numpy, typer"
 
@@ -58,7 +58,7 @@ def write_random_codes(path: Path, n: int, weights: Model) -> None:
     n_bits = weights.config.bits
     codes = np.random.default_rng(0).integers(0, 256, (n, code_size(n_bits)), dtype=np.uint8)
     zeros = np.zeros(n, np.int64)
-    entries = Entries.from_columns([b"%09d.jpg" % i for i in range(n)], zeros, zeros, zeros)
+    entries = entries_of([b"%09d.jpg" % i for i in range(n)], zeros, zeros, zeros)
     manifest = CodeManifest(
         root="/photos",
         n_bits=n_bits,

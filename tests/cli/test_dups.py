@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import write_code_file
+from tests.entries import entries_of
 
 SIZES = {"a/1.jpg": 10, "a/2.jpg": 30, "a/in/3.jpg": 30, "b/4.jpg": 5, "b/5.jpg": 50, "c/6.jpg": 7}
 CODES = [0b0000, 0b0001, 0b0000, 0b1111, 0b1111, 0b0111_0000]
@@ -18,7 +18,7 @@ CODES = [0b0000, 0b0001, 0b0000, 0b1111, 0b1111, 0b0111_0000]
 def codes(tmp_path, monkeypatch):
     """Groups {1, 3} and {4, 5} of equal codes; 2 is one bit from the first; 6 is alone."""
     monkeypatch.chdir(tmp_path)
-    entries = Entries.from_columns([os.fsencode(path) for path in SIZES], list(SIZES.values()), [0] * 6)
+    entries = entries_of([os.fsencode(path) for path in SIZES], list(SIZES.values()), [0] * 6)
     manifest = CodeManifest(root=str(tmp_path), n_bits=8, model="none", fingerprint="0" * 64)
     write_code_file("codes.bin", np.array(CODES, dtype=np.uint8)[:, np.newaxis], entries, manifest)
     return "codes.bin"
@@ -28,7 +28,7 @@ def test_one_bit_of_64_apart_by_default(drhn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     codes = np.zeros((3, 16), np.uint8)
     codes[1, 0], codes[2, 15] = 0b0011, 0b0111  # 2, 3 and 5 bits from one another
-    entries = Entries.from_columns([b"0.jpg", b"1.jpg", b"2.jpg"], [3, 2, 1], [0] * 3)
+    entries = entries_of([b"0.jpg", b"1.jpg", b"2.jpg"], [3, 2, 1], [0] * 3)
     write_code_file(
         "codes.bin", codes, entries, CodeManifest(root=str(tmp_path), n_bits=128, model="none", fingerprint="0" * 64)
     )
@@ -102,7 +102,7 @@ def test_nothing_found_is_status_1(drhn, codes):
 
 def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, codes):  # noqa: ARG001
     manifest = CodeManifest(root=str(tmp_path), n_bits=8, model="none", fingerprint="0" * 64)
-    entries = Entries.from_columns([b"\x1b[31m.jpg", b"b.jpg"], [2, 1], [0, 0])
+    entries = entries_of([b"\x1b[31m.jpg", b"b.jpg"], [2, 1], [0, 0])
     write_code_file("odd.bin", np.zeros((2, 1), np.uint8), entries, manifest)
     stdout, _ = terminal()
     assert run(["dups", "odd.bin"]) == 0

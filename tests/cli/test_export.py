@@ -9,11 +9,11 @@ import pyarrow.parquet
 import pytest
 
 from drhn_cli.cli.app import run
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
+from tests.entries import entries_of
 
 ODD = b"a\tb\nc\xff.jpg"
 
@@ -31,7 +31,7 @@ def rows(update):
 
 def write_odd(root):
     manifest = CodeManifest(root=str(root), n_bits=12, model="none", fingerprint="1" * 64)
-    entries = Entries.from_columns([b"z.jpg", ODD], [1, 2], [3, 4])
+    entries = entries_of([b"z.jpg", ODD], [1, 2], [3, 4])
     write_code_file("odd.bin", np.array([[1, 2], [3, 4]], np.uint8), entries, manifest)
 
 

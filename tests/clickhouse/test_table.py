@@ -22,7 +22,7 @@ from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.schema import Schema, pack_rows, pack_string
 from drhn_cli.clickhouse.table import CodeTable
 from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, is_table
-from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
 from drhn_cli.codes.reader import CodeFile
@@ -35,6 +35,7 @@ from drhn_cli.retrieval.gallery import FileGallery, TableGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.clickhouse_node import LIBRARY, USER, start_nodes
 from tests.conftest import CHECKOUT
+from tests.entries import entries_of
 
 SERVER = "DRHN_TEST_CLICKHOUSE_URL"
 SECRET = "open sesame"  # noqa: S105
@@ -88,7 +89,7 @@ def write(path, rows, *, n_bits=48, root="/photos", fingerprint="f" * 64, model=
     size = (n_bits + 7) // 8
     codes = np.frombuffer(b"".join(code.to_bytes(size, "little") for code in rows.values()), np.uint8)
     sizes = [7 * code % 1000 for code in rows.values()]
-    entries = Entries.from_columns(list(rows), sizes, [-each for each in sizes], range(len(rows)))
+    entries = entries_of(list(rows), sizes, [-each for each in sizes], range(len(rows)))
     manifest = CodeManifest(root=root, n_bits=n_bits, model=model, fingerprint=fingerprint, preprocessing={"size": 8})
     write_code_file(path, codes.reshape(len(rows), size), entries, manifest)
     return path
@@ -549,7 +550,7 @@ def test_rows_are_packed_as_row_binary(lengths):
     paths = [rng.bytes(length) for length in lengths]
     n = len(lengths)
     numbers = rng.integers(0, 2**62, n), rng.integers(-(2**62), 0, n), rng.integers(0, 2**64, n, np.uint64)
-    entries = Entries.from_columns(paths, *numbers)
+    entries = entries_of(paths, *numbers)
     expected = b"".join(
         struct.pack("<QQ", 2**64 - 1, 5 + row) + code.tobytes() + pack_string(path) + struct.pack("<QqQ", *rest)
         for row, (code, path, *rest) in enumerate(zip(codes, paths, *numbers, strict=True))

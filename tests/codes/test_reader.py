@@ -23,6 +23,7 @@ from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
 from drhn_cli.files import FileStamp
 from drhn_cli.search.hamming import search
+from tests.entries import entries_of
 from tests.hearing import Hearing
 from tests.locking import lock_code_file
 
@@ -47,7 +48,7 @@ def random_codes(n, n_bits, seed=0):
 
 
 def numbered(n):
-    return Entries.from_columns([b"%06d.jpg" % i for i in range(n)], range(n), range(10**18, 10**18 + n), range(n))
+    return entries_of([b"%06d.jpg" % i for i in range(n)], range(n), range(10**18, 10**18 + n), range(n))
 
 
 def write_some(path, n=5, n_bits=12):
@@ -83,7 +84,7 @@ def reseal(path, *, trailer=None, **parts):
 
 def test_rows_come_back_sorted_by_path(tmp_path):
     path = tmp_path / "codes.bin"
-    entries = Entries.from_columns([b"b", b"a/z", b"a"], [1, 2, 3], [-1, 5, 2**62], [2**64 - 1, 0, 7])
+    entries = entries_of([b"b", b"a/z", b"a"], [1, 2, 3], [-1, 5, 2**62], [2**64 - 1, 0, 7])
     write_code_file(path, np.array([[1], [2], [3]], np.uint8), entries, manifest(8, preprocessing={"size": 32}))
     with CodeFile.open(path) as codes:
         assert codes.path == path
@@ -145,7 +146,7 @@ def test_any_name_survives(tmp_path):
     names = sorted([b"caf\xe9.jpg", b"new\nline", b" ", "é".encode(), b"\x01", b"x" * 4000])
     path = tmp_path / "codes.bin"
     root = os.fsdecode(b"/photos/caf\xe9")
-    entries = Entries.from_columns(names, [0] * 6, [0] * 6)
+    entries = entries_of(names, [0] * 6, [0] * 6)
     write_code_file(path, random_codes(6, 12), entries, manifest(root=root))
     with CodeFile.open(path) as codes:
         assert [entry.path for entry in codes] == names
@@ -343,7 +344,7 @@ def test_verify_finds_padding_bits_and_unsorted_paths(tmp_path):
         codes.verify()
     for names in ([b"b", b"a"], [b"a", b"a"], [b"", b"a"]):
         write_some(path, 2)
-        reseal(path, entries=layout.pack_block(Entries.from_columns(names, [0, 0], [0, 0])))
+        reseal(path, entries=layout.pack_block(entries_of(names, [0, 0], [0, 0])))
         with CodeFile.open(path) as codes, pytest.raises(CodeFileError, match="ascending order"):
             codes.verify()
 
@@ -410,7 +411,7 @@ def test_paths_of_any_type(tmp_path, path_type):
     ],
 )
 def test_contents_that_do_not_fit(tmp_path, codes, names, error, message):
-    entries = Entries.from_columns(names, [0] * len(names), [0] * len(names))
+    entries = entries_of(names, [0] * len(names), [0] * len(names))
     with pytest.raises(error, match=message):
         write_code_file(tmp_path / "codes.bin", codes, entries, manifest())
     assert not any(tmp_path.iterdir())
@@ -501,7 +502,7 @@ print("started", flush=True)
 manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="f" * 64)
 for n in range(1, 10**6):
     rows = 20_000 * (1 + n % 3)
-    entries = Entries.from_columns([b"%06d" % i for i in range(rows)], range(rows), range(rows))
+    entries = Entries.from_stamps([b"%06d" % i for i in range(rows)], [(i, i, 0) for i in range(rows)])
     write_code_file(sys.argv[1], np.zeros((rows, 1), np.uint8), entries, manifest)
     print(n, flush=True)
 """
@@ -661,8 +662,8 @@ def test_entries_are_a_sequence_of_entry():
 
 
 def test_entries_refuse_columns_of_different_lengths():
-    with pytest.raises(DrhnError, match=r"differ in length .found 1 2 1 1"):
-        Entries.from_columns([b"a"], [1, 2], [3])
+    with pytest.raises(DrhnError, match=r"differ in length .found 1 2"):
+        Entries.from_stamps([b"a"], [FileStamp(size=1, mtime_ns=3), FileStamp(size=2, mtime_ns=3)])
 
 
 def test_the_package_starts_without_torch():

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest, Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
+from tests.entries import entries_of
 from tests.locking import lock_code_file
 
 
 def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", shard=None):
     """Write a code file of these paths, whose rows follow from the names alone."""
-    entries = Entries.from_columns(names, [len(n) for n in names], [hash_of(n) for n in names], range(len(names)))
+    entries = entries_of(names, [len(n) for n in names], [hash_of(n) for n in names], range(len(names)))
     numbers = np.array([hash_of(name) % (1 << n_bits) for name in names], dtype="<u8")
     codes = numbers[:, np.newaxis].view(np.uint8)[:, : (n_bits + 7) // 8]
     made_by = {"model": model, "fingerprint": fingerprint, "preprocessing": {"size": 8}}
@@ -59,9 +59,7 @@ def test_parts_however_they_interleave_give_the_bytes_of_the_whole(tmp_path, mon
         rank.update({name: inode for inode, name in enumerate(part)})
     summary = merge_codes([f"{i}.bin" for i in range(n_parts)], "merged.bin")
     assert (summary.n_parts, summary.n_items, summary.root) == (n_parts, n_items, "/photos")
-    entries = Entries.from_columns(
-        names, [len(n) for n in names], [hash_of(n) for n in names], [rank[n] for n in names]
-    )
+    entries = entries_of(names, [len(n) for n in names], [hash_of(n) for n in names], [rank[n] for n in names])
     with CodeFile.open("whole.bin") as whole:
         order = {entry.path: row for row, entry in enumerate(whole)}
         write_code_file("whole.bin", whole.codes[[order[name] for name in names]], entries, whole.manifest)

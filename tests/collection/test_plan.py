@@ -66,7 +66,7 @@ def test_a_picture_whose_old_path_is_still_there_has_not_moved():
 
 def test_an_unknown_inode_recognizes_nothing():
     there = stored(1)
-    there.entries.inodes[:] = 0
+    there.entries.stamps["inode"] = 0
     renamed = found(b"renamed", 1, inode=0)
     assert plan(there, sources(renamed)).pending == [renamed]
 

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 
 from drhn_cli import native
 from drhn_cli.codes import layout
-from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, unpack_bits
 from drhn_cli.codes.reader import CodeFile
@@ -22,6 +21,7 @@ from drhn_cli.search import hamming as search_module
 from drhn_cli.search import scan
 from drhn_cli.search.hamming import hamming_distances, search
 from drhn_cli.search.near_duplicates import connected_components
+from tests.entries import entries_of
 
 few = settings(max_examples=60, deadline=None)
 
@@ -99,7 +99,7 @@ names = st.lists(st.binary(min_size=1, max_size=12), unique=True, max_size=12)
 
 def write_file(path: Path, paths: list[bytes], n_bits: int) -> None:
     codes = pack_bits(np.random.default_rng(n_bits).random((len(paths), n_bits)) < 0.5)
-    entries = Entries.from_columns(paths, range(len(paths)), range(len(paths)))
+    entries = entries_of(paths, range(len(paths)), range(len(paths)))
     manifest = CodeManifest(root="/", n_bits=n_bits, model="fast", fingerprint="0" * 64)
     write_code_file(path, codes, entries, manifest)
 
