@@ -66,8 +66,6 @@ def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath
     if os.path.exists(path) and os.path.samefile(path, file.path):
         raise ConfigError("the export would replace the code file", path=path, hint="give it another name")
     _require_no_other_kind(path)
-    if form == "parquet":
-        _import_pyarrow()
     with os_errors(DrhnError, "cannot write the export", path=path), atomic_write(path) as stream:
         if form == "npy":
             np.lib.format.write_array(stream, np.ascontiguousarray(file.codes), allow_pickle=False)
@@ -83,18 +81,13 @@ def _rows(file: CodeFile, show_path: ShowPath) -> Iterator[tuple[str, Entry, byt
         yield format_hex(code), entry, show_path(os.path.join(root, entry.path))
 
 
-def _import_pyarrow() -> tuple[Any, Any]:
+def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> None:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow as arrow
+        from pyarrow import parquet
     except ImportError as error:
         hint = "install it: pip install 'drhn[parquet]'"
         raise ConfigError("parquet needs pyarrow, which is not here", hint=hint) from error
-    return pyarrow, pyarrow.parquet
-
-
-def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> None:
-    arrow, parquet = _import_pyarrow()
     columns = [("code", arrow.binary(file.codes.shape[1])), ("size", arrow.int64()), ("mtime_ns", arrow.int64())]
     manifest = file.manifest
     notes = {"drhn.bits": str(file.n_bits), "drhn.model": manifest.model, "drhn.fingerprint": manifest.fingerprint}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli import __version__
-from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.entries import STAMP_DTYPE, Entries
 from drhn_cli.codes.layout import BLOCK_ROWS
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_blocks
@@ -47,7 +48,7 @@ def merge_codes(
     """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
 
     Paths become relative to the deepest folder that holds the roots of all. Memory does not grow with the number of
-    rows: about two blocks of each file are held.
+    rows: a block of each file is held.
 
     Args:
         parts: code files that have no picture in common.
@@ -124,80 +125,44 @@ def _merge_into(path: AnyPath, files: Sequence[CodeFile]) -> str:
     root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
     manifest = replace(files[0].manifest, root=os.fsdecode(root), drhn_version=__version__, shard=None)
     inner = [each[len(os.path.join(root, b"")) :] for each in roots]
-    rows = _merge([_Part(file, folder) for file, folder in zip(files, inner, strict=True) if file.n_items])
-    write_blocks(path, _in_blocks(rows), sum(map(len, files)), manifest)
+    # A prefix that all paths of a file have leaves their order as it is.
+    rows = heapq.merge(*map(_rows, files, inner), key=itemgetter(0))
+    write_blocks(path, _blocks(_distinct(rows)), sum(map(len, files)), manifest)
     return manifest.root
 
 
-class _Part:
-    """The rows of one file that are still to be merged: what is left of one block, and the blocks after it."""
-
-    def __init__(self, file: CodeFile, folder: bytes) -> None:
-        self.path = file.path
-        self._folder = folder  # of its root, below the common one
-        self._blocks = file.blocks()
-        self.refill()
-
-    def refill(self) -> bool:
-        """Make sure that there is a row; return whether there is."""
-        block = next(self._blocks, None)
-        if block is None:
-            return False
-        self._codes, self._entries = block
-        if self._folder:
-            # The same in front of each: they ascend as before.
-            self._entries = self._entries.with_paths([os.path.join(self._folder, p) for p in self._entries.paths()])
-        return True
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def last(self) -> bytes:
-        return self._entries.path(len(self) - 1)
-
-    def take(self, bound: bytes) -> Block:
-        """Return and forget the rows up to a path."""
-        end = bisect_right(range(len(self)), bound, key=self._entries.path)
-        taken = self._codes[:end], self._entries.part(0, end)
-        self._codes, self._entries = self._codes[end:], self._entries.part(end, len(self))
-        return taken
+_Row = tuple[bytes, AnyPath, NDArray[np.uint8], np.void]  # path, code file, code, stamp
 
 
-def _merge(parts: list[_Part]) -> Iterator[Block]:
-    """Yield the rows of all parts in order of paths, however many at a time."""
-    while parts:
-        # Every row up to the nearest end of a block is in memory, so equal paths meet here.
-        bound = min(part.last for part in parts)
-        codes, entries = zip(*(part.take(bound) for part in parts), strict=True)
-        owners = np.repeat(np.arange(len(parts)), [len(taken) for taken in entries]).tolist()
-        joined = Entries.concatenate(entries)
-        names = list(joined.paths())
-        order = sorted(range(len(names)), key=names.__getitem__)
-        for row, following in pairwise(order):
-            if names[row] == names[following]:
-                raise CodeFileError(
-                    "two parts hold the same picture",
-                    path=parts[owners[row]].path,
-                    found=f"{printable(names[row])}, also in {printable(parts[owners[following]].path)}",
-                    hint="merge parts that have no picture in common",
-                )
-        yield np.concatenate(codes)[order], joined.take(order)
-        parts = [part for part in parts if len(part) or part.refill()]
+def _rows(file: CodeFile, folder: bytes) -> Iterator[_Row]:
+    """Yield the rows of a file, whose root is ``folder`` below the common one."""
+    prefix = os.path.join(folder, b"")
+    for codes, entries in file.blocks():
+        for path, code, stamp in zip(entries.paths(), codes, entries.stamps, strict=True):
+            yield prefix + path, file.path, code, stamp
 
 
-def _in_blocks(rows: Iterator[Block]) -> Iterator[Block]:
-    """Yield the same rows, ``BLOCK_ROWS`` at a time."""
-    held_codes: list[NDArray[np.uint8]] = []
-    held: list[Entries] = []
-    for more_codes, more in rows:
-        held_codes.append(more_codes)
-        held.append(more)
-        if sum(map(len, held)) >= BLOCK_ROWS:
-            codes, entries = np.concatenate(held_codes), Entries.concatenate(held)
-            end = len(entries) - len(entries) % BLOCK_ROWS
-            for start in range(0, end, BLOCK_ROWS):
-                yield codes[start : start + BLOCK_ROWS], entries.part(start, start + BLOCK_ROWS)
-            held_codes, held = [codes[end:]], [entries.part(end, len(entries))]
-    if sum(map(len, held)):
-        yield np.concatenate(held_codes), Entries.concatenate(held)
+def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
+    """Yield rows in order of paths again, unless two have the same."""
+    previous, previous_file = None, None
+    for row in rows:
+        path, file = row[:2]
+        if path == previous:
+            raise CodeFileError(
+                "two parts hold the same picture",
+                path=previous_file,
+                found=f"{printable(path)}, also in {printable(file)}",
+                hint="merge parts that have no picture in common",
+            )
+        previous, previous_file = path, file
+        yield row
+
+
+def _blocks(rows: Iterator[_Row]) -> Iterator[Block]:
+    """Yield rows ``BLOCK_ROWS`` at a time."""
+    while block := list(islice(rows, BLOCK_ROWS)):
+        paths, _, codes, stamps = zip(*block, strict=True)
+        yield (
+            np.frombuffer(b"".join(codes), np.uint8).reshape(len(paths), -1),
+            Entries.from_stamps(paths, np.frombuffer(b"".join(stamps), STAMP_DTYPE)),
+        )

@@ -30,9 +30,9 @@ SAVE_EVERY_SECONDS = 60.0
 """A run that is killed loses at most so much of its work."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class HashSummary:
-    """What a run did.
+    """What a run did. It grows while the run goes on.
 
     Attributes:
         added: pictures hashed for the first time.
@@ -47,15 +47,15 @@ class HashSummary:
         seconds: wall-clock time.
     """
 
-    added: int
-    changed: int
+    added: int = 0
+    changed: int = 0
     unchanged: int
     moved: int
     removed: int
     kept: int
-    n_items: int
+    n_items: int = 0
     failures: list[DrhnError] = field(repr=False)
-    seconds: float
+    seconds: float = 0.0
 
 
 def update_collection(
@@ -94,25 +94,24 @@ def update_collection(
         found = find_sources(sources, options, stored, enough=enough, progress=progress)
         for failure in found.failures:
             progress.failure(failure)
-        stays = is_gone if options.keep_missing else _never
+        stays = is_gone if options.keep_missing else lambda _: False
         plan = plan_update(stored, found, is_there=is_there, stays=stays)
         progress.phase("hashing", len(plan.pending))
-        update = _Update(codes_path, options, stored, plan)
+        update = _Update(codes_path, options, stored, plan, found.failures)
         # A shard that is run again gets the codes that it would have had at once: from the same encoder.
-        failures = update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
+        update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
         # A shard must not pass for whole on a machine where a drive is not there.
         update.finish(complete=found.complete)
-        return update.summary([*found.failures, *failures], time.monotonic() - clock)
-
-
-def _never(_: bytes) -> bool:
-    return False
+    update.summary.seconds = time.monotonic() - clock
+    return update.summary
 
 
 class _Update:
     """The codes of today while they grow, and what writes them."""
 
-    def __init__(self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan) -> None:
+    def __init__(
+        self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, failures: list[DrhnError]
+    ) -> None:
         self._codes_path = codes_path
         self._options = options
         self._stored = stored
@@ -121,22 +120,21 @@ class _Update:
         self._outdated = dict(plan.outdated)
         shard = options.shard
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
-        self._n_added = self._n_changed = 0
-        self._n_removed = len(plan.removed)
+        self.summary = HashSummary(
+            unchanged=len(plan.unchanged),
+            moved=len(plan.moved),
+            removed=len(plan.removed),
+            kept=len(plan.kept),
+            failures=list(failures),
+        )
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
-    def hash_images(self, n_images: int, progress: Progress) -> list[DrhnError]:
-        """Decode and hash the pending pictures with the encoder for ``n_images``, saving now and then.
-
-        Returns:
-            The errors of those that failed.
-        """
-        if not self._plan.pending:
-            return []
-        failures: list[DrhnError] = []
+    def hash_images(self, n_images: int, progress: Progress) -> None:
+        """Decode and hash the pending pictures with the encoder for ``n_images``, saving now and then."""
         try:
-            self._hash(n_images, failures, progress)
+            if self._plan.pending:
+                self._hash(n_images, progress)
         except KeyboardInterrupt:
             self._save()
             raise
@@ -145,9 +143,8 @@ class _Update:
             if has_hashed and (self._saved or not self._options.rebuild):  # nobody has given the old codes up
                 self._save()
             raise
-        return failures
 
-    def _hash(self, n_images: int, failures: list[DrhnError], progress: Progress) -> None:
+    def _hash(self, n_images: int, progress: Progress) -> None:
         options, stored, pending = self._options, self._stored, self._plan.pending
         n_threads = options.workers or n_processors()
         batches = load_batches(
@@ -169,7 +166,7 @@ class _Update:
         for batch in batches:
             for index, error in batch.failures:
                 self._give_up(pending[index])
-                failures.append(error)
+                self.summary.failures.append(error)
                 progress.failure(error)
             files = [pending[index] for index in batch.indices.tolist()]
             n_step = encoder.result().step  # not all at once: a batch may take a CPU some seconds
@@ -184,15 +181,15 @@ class _Update:
         entries = Entries.from_stamps([file.path for file in files], [file.stamp for file in files])
         self._blocks.append((codes, entries))  # one step, so that Ctrl-C finds all of these pictures here or none
         n_changed = sum(file.path in self._plan.outdated for file in files)
-        self._n_changed += n_changed
-        self._n_added += len(files) - n_changed
+        self.summary.changed += n_changed
+        self.summary.added += len(files) - n_changed
 
     def _give_up(self, file: ImageFile) -> None:
         """Drop what was stored of a file that cannot be read, unless it vanished or changed only now."""
         if not file.is_unchanged():
             self._some_changed_meanwhile = True
         elif self._outdated.pop(file.path, None) is not None:
-            self._n_removed += 1
+            self.summary.removed += 1
 
     def _save_now_and_then(self) -> None:
         started = time.monotonic()
@@ -231,26 +228,14 @@ class _Update:
         try:
             if self._shard is not None:
                 self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
-            stored, plan = self._stored, self._plan
-            is_other = bool(self._n_added or self._n_changed or self._n_removed or plan.moved)
-            is_other_shard = self._shard is not None and (self._shard, plan.root) != (stored.shard, stored.root)
+            stored, summary = self._stored, self.summary
+            is_other = summary.added or summary.changed or summary.removed or summary.moved
+            is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
             if stored.is_new or self._options.root is not None or is_other or is_other_shard:
                 self._save()
         except KeyboardInterrupt:  # all has been hashed, and perhaps nothing of it is on disk
             self._save()
             raise
-
-    def summary(self, failures: list[DrhnError], seconds: float) -> HashSummary:
-        """Return what was done."""
         n_outdated = len(self._still_outdated())
-        return HashSummary(
-            added=self._n_added,
-            changed=self._n_changed,
-            unchanged=len(self._plan.unchanged),
-            moved=len(self._plan.moved),
-            removed=self._n_removed,
-            kept=len(self._plan.kept) + n_outdated,
-            n_items=sum(len(entries) for _, entries in self._blocks) + n_outdated,
-            failures=failures,
-            seconds=seconds,
-        )
+        summary.kept += n_outdated
+        summary.n_items = sum(len(entries) for _, entries in self._blocks) + n_outdated
