@@ -18,7 +18,7 @@ _MODULES = {
     "CodeFile": "codes.reader",
     "DrhnError": "errors",
     "Encoder": "network.encoder",
-    "HashOptions": "collection.options",
+    "HashOptions": "collection.plan",
     "Model": "network.model",
     "Query": "retrieval.query",
     "QueryOptions": "retrieval.query",

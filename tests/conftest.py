@@ -14,7 +14,7 @@ import pytest
 
 from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.update import HashSummary, update_collection
 from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.model import save_model

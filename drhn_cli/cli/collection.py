@@ -101,7 +101,7 @@ def hash_(
     and nothing is dropped below a source that cannot be read. Pictures that a list of files does not name are kept;
     --rebuild drops them. A run that is stopped resumes where it was.
     """
-    from drhn_cli.collection.options import HashOptions
+    from drhn_cli.collection.plan import HashOptions
     from drhn_cli.collection.sources import choose_shard
     from drhn_cli.collection.update import update_collection
 

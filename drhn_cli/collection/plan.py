@@ -1,20 +1,103 @@
-"""What a code file has to become: which codes stay, which pictures are decoded. Writes nothing, opens nothing."""
+"""What is asked for, stored and found, and what follows from it: which codes stay, which pictures are decoded.
+
+Values only: nothing here opens or writes a file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
-from drhn_cli.collection.stored import Stored
-from drhn_cli.errors import DrhnError
+from drhn_cli.errors import AnyPath, DrhnError
 from drhn_cli.files import FileStamp
 from drhn_cli.images.source import ImageFile, archive_of
+from drhn_cli.network.model import Model
 from drhn_cli.paths import common_folder, is_below
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashOptions:
+    """What ``drhn hash`` is asked for: how pictures are found and hashed.
+
+    Attributes:
+        exclude: globs of files and folders to leave out.
+        hidden: take files and folders whose names begin with a dot.
+        follow: follow symbolic links.
+        shard: only the pictures of this shard. None: all.
+        weights: a bundled model's name or a weights file. None: the code file's, or the default.
+        n_bits: length of the codes. None: that of the code file, or the network's.
+        views: of each picture, 1 or 2, that activations are averaged of. None: as the code file has it, and a new one
+            as the model does.
+        rebuild: hash everything anew and forget what the code file held.
+        keep_missing: keep the codes of files that are gone.
+        root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
+        device: auto, cuda, mps or cpu.
+        batch_size: pictures at a time.
+        workers: threads that decode, and as many that run the network on the CPU. None: one for each processor.
+        max_pixels: larger pictures are refused. None: ``MAX_PIXELS``.
+    """
+
+    exclude: Sequence[str] = ()
+    hidden: bool = False
+    follow: bool = False
+    shard: Shard | None = None
+    weights: str | None = None
+    n_bits: int | None = None
+    views: int | None = None
+    rebuild: bool = False
+    keep_missing: bool = False
+    root: AnyPath | None = None
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """What a code file holds, with absolute paths, and what goes on with it. ``in`` is for pictures and their folders.
+
+    Attributes:
+        root: folder that its paths are relative to, where it lies now; empty if there is no file yet.
+        codes: (n, code_size) uint8.
+        entries: of the n rows.
+        model: that made the codes.
+        n_bits: length of a code.
+        shard: that the file holds; None: not one of several.
+        is_new: whether there is no file, or what it holds is to be forgotten.
+    """
+
+    root: bytes
+    codes: NDArray[np.uint8]
+    entries: Entries
+    model: Model
+    n_bits: int
+    shard: Shard | None = None
+    is_new: bool = False
+
+    @cached_property
+    def rows(self) -> dict[bytes, int]:
+        """The row of each path."""
+        return {path: row for row, path in enumerate(self.entries.paths())}
+
+    @cached_property
+    def folders(self) -> set[bytes]:
+        """The folders and archives that have pictures, at any depth."""
+        folders: set[bytes] = set()
+        for path in self.rows:
+            while (path := os.path.dirname(path)) not in folders:
+                folders.add(path)
+        return folders
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self.rows or path in self.folders
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What there is to be hashed now: the pictures of all sources, or this process's share of them."""
+"""The pictures that there are to hash: those of all sources, or of this process's shard."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from drhn_cli.codes.manifest import Shard
-from drhn_cli.collection.options import HashOptions
-from drhn_cli.collection.plan import Sources
-from drhn_cli.collection.stored import Stored
-from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
+from drhn_cli.collection.plan import HashOptions, Sources, Stored
+from drhn_cli.errors import AnyPath, ConfigError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
 from drhn_cli.paths import absolute_path, common_folder
@@ -43,58 +41,49 @@ def find_sources(
     found = find_images(
         sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow, progress=progress
     )
-    # An empty name, as that of a shell variable that is not set, is no source: it does not mean the working directory.
-    raw_sources = (os.fsencode(source) for source in sources)
-    roots = {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
-    _report_emptied(found, roots - set(found.archives), stored)
-    _refuse_nothing(found.failures, roots, set(found.missing))
-    files = {*found.archives, *(file.path for file in found.files)}
-    folder = common_folder(os.path.dirname(root) if root in files else root for root in roots)
-    search = _ShardSearch(found, options, len(os.path.join(folder, b"")))
-    search.read_archives(stored, enough, progress)
-    missing = set(found.missing)
-    if not search.files:
-        _refuse_nothing(found.failures, roots, missing)
+    roots = _absolute_paths(sources)
+    _report_emptied(found, roots.difference(found.archives), stored)
+    _refuse_nothing(found, roots)
+    no_folders = {*found.archives, *(file.path for file in found.files)}
+    folder = common_folder(os.path.dirname(root) if root in no_folders else root for root in roots)
+    prefix = len(os.path.join(folder, b""))
+
+    def is_own(path: bytes) -> bool:
+        return options.shard is None or options.shard.holds(path[prefix:])
+
+    files = [file for file in found.files if is_own(file.path)]
+    n_images = len(found.files)
+    for path in sorted(found.archives, key=is_own, reverse=True):
+        if not is_own(path) and n_images >= enough:
+            break
+        members = find_members(path, exclude=options.exclude, hidden=options.hidden)
+        n_images += len(members.files)
+        progress.advance(len(members.files))
+        if is_own(path):
+            files += members.files
+            found.failures.extend(members.failures)
+            found.missing.extend(members.missing)
+            if not members.files and path in stored and is_empty_archive(path):
+                _report_missing(found, path, "an archive that holds nothing any more")
+    if not files:
+        _refuse_nothing(found, roots)
     return Sources(
-        files=search.files,
+        files=files,
         shard=options.shard,
-        n_images=search.n_images,
+        n_images=n_images,
         roots=roots,
         archives=set(found.archives),
         folder=folder,
         failures=found.failures,
-        missing=missing,
-        complete=not roots & missing and not found.some_vanished,
+        missing=set(found.missing),
+        complete=roots.isdisjoint(found.missing) and not found.some_vanished,
     )
 
 
-class _ShardSearch:
-    """The pictures of one shard. Adds the failures of its archives to those of ``found``."""
-
-    def __init__(self, found: FindResult, options: HashOptions, prefix: int) -> None:
-        self._found = found
-        self._options = options
-        self._prefix = prefix  # bytes of the folder of all sources, which shards do not depend on
-        self.files = [file for file in found.files if self._is_own(file.path)]
-        self.n_images = len(found.files)
-
-    def _is_own(self, path: bytes) -> bool:
-        return self._options.shard is None or self._options.shard.holds(path[self._prefix :])
-
-    def read_archives(self, stored: Stored, enough: int, progress: Progress) -> None:
-        for path in sorted(self._found.archives, key=self._is_own, reverse=True):
-            is_own = self._is_own(path)
-            if not is_own and self.n_images >= enough:
-                return
-            members = find_members(path, exclude=self._options.exclude, hidden=self._options.hidden)
-            self.n_images += len(members.files)
-            progress.advance(len(members.files))
-            if is_own:
-                self.files += members.files
-                self._found.failures.extend(members.failures)
-                self._found.missing.extend(members.missing)
-                if not members.files and path in stored and is_empty_archive(path):
-                    _report_missing(self._found, path, "an archive that holds nothing any more")
+def _absolute_paths(sources: Sequence[AnyPath]) -> set[bytes]:
+    # An empty name, as that of a shell variable that is not set, is no source: it does not mean the working directory.
+    raw_sources = (os.fsencode(source) for source in sources)
+    return {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
 
 
 def _report_emptied(found: FindResult, roots: set[bytes], stored: Stored) -> None:
@@ -112,9 +101,9 @@ def _report_missing(found: FindResult, source: bytes, problem: str) -> None:
     found.missing.append(source)
 
 
-def _refuse_nothing(failures: list[DrhnError], roots: set[bytes], missing: set[bytes]) -> None:
-    if failures and roots <= missing:
-        raise SourceError(f"no source can be read: {failures[0].message}", hint="nothing was changed")
+def _refuse_nothing(found: FindResult, roots: set[bytes]) -> None:
+    if found.failures and roots.issubset(found.missing):
+        raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
 
 
 def _is_empty_folder(path: bytes) -> bool:
@@ -126,17 +115,17 @@ def _is_empty_folder(path: bytes) -> bool:
 
 
 def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str | None]:
-    """Return the shard that is asked for, or else the one that torchrun or a Slurm array has this process for.
+    """Return the shard that is asked for, or else the one that torchrun or a Slurm array gives this process.
 
     Args:
-        text: ``I/N``, if it was given; ``1/1`` means all pictures, whoever has started the process.
+        text: ``I/N``, if it was given; ``1/1`` means all pictures, also in torchrun and Slurm arrays.
         environment: variables of the process.
 
     Returns:
-        The shard, None for all pictures; and who has started the process, if that is how the shard is known.
+        The shard, None for all pictures; and what started the process, if the shard follows from that.
 
     Raises:
-        ConfigError: there is no such shard, or the variables do not tell which one it is.
+        ConfigError: there is no such shard, or the variables do not say which one it is.
     """
     starter = None
     if text is not None:
@@ -150,23 +139,15 @@ def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shar
         rank, size = _integers(environment, _TORCHRUN[:2])
         shard, starter = Shard(number=rank + 1, count=size), "torchrun"
     elif _SLURM_ID in environment:
-        shard, starter = _shard_of_array(environment), "the Slurm array"
+        task, first, last, count = _integers(environment, (_SLURM_ID, *_SLURM_BOUNDS))
+        # A single task that is submitted again is an array of its own, and does not know how many there were.
+        if first not in (0, 1) or last - first + 1 != count or count < 2:
+            problem, expected = "a Slurm array that may be some tasks of a larger one", "all tasks from 0 or 1 on"
+            raise ConfigError(problem, expected=expected, found=f"{count} from {first} to {last}", hint=_BY_HAND)
+        shard, starter = Shard(number=task - first + 1, count=count), "the Slurm array"
     else:
         return None, None
     return (shard, starter) if shard.count > 1 else (None, None)
-
-
-def _shard_of_array(environment: Mapping[str, str]) -> Shard:
-    (task,), (first, last, count) = _integers(environment, (_SLURM_ID,)), _integers(environment, _SLURM_BOUNDS)
-    # A single task that is submitted again is an array of its own, and does not know how many there were.
-    if first not in (0, 1) or last - first + 1 != count or count < 2:
-        raise ConfigError(
-            "a Slurm array that may be some tasks of a larger one",
-            expected="all tasks from 0 or 1 on",
-            found=f"{count} from {first} to {last}",
-            hint=_BY_HAND,
-        )
-    return Shard(number=task - first + 1, count=count)
 
 
 def _integers(environment: Mapping[str, str], names: tuple[str, ...]) -> list[int]:

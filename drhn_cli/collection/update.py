@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest, Shard
 from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
-from drhn_cli.collection.options import HashOptions
-from drhn_cli.collection.plan import UpdatePlan, plan_update
+from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
 from drhn_cli.collection.sources import find_sources
-from drhn_cli.collection.stored import Stored, read_stored
+from drhn_cli.collection.stored import read_stored
 from drhn_cli.errors import AnyPath, DrhnError
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.update import update_collection
 from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model

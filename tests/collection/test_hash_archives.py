@@ -9,7 +9,7 @@ from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import sources as gather_module
 from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.merge import merge_codes
-from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import SourceError
 from drhn_cli.images import find as find_module

@@ -5,8 +5,7 @@ import pytest
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
-from drhn_cli.collection.plan import Sources, plan_update
-from drhn_cli.collection.stored import Stored
+from drhn_cli.collection.plan import Sources, Stored, plan_update
 from drhn_cli.files import FileStamp
 from drhn_cli.images.source import Archive, ImageFile
 from tests.networks import random_model

@@ -13,7 +13,7 @@ from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.pack import pack_bits, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection import update as hash_module
-from drhn_cli.collection.options import HashOptions
+from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError, SourceError
 from drhn_cli.images import find as find_module
