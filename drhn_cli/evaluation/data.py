@@ -62,13 +62,13 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
 
     Args:
         folder: the folder of class folders.
-        class_names: the classes of another folder, whose labels these pictures get (a test split gets those of the
-            training split). Classes that are missing here simply have no pictures.
+        class_names: the classes of another folder, whose labels these pictures get: a test split gets those of the
+            training split. A class may have no pictures here.
         min_classes: fewer class folders than this are an error.
 
     Raises:
-        SourceError: the folder is not there or cannot be read, has too few class folders, one without pictures, or one
-            that ``class_names`` lacks.
+        SourceError: the folder is not there or cannot be read, has too few class folders, or has a class without
+            pictures or one that ``class_names`` lacks.
     """
     path = os.fsencode(folder)
     folders = _class_folders(path)
@@ -94,7 +94,7 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
     """Find training pictures, and test pictures if there are any.
 
     A folder that contains ``train`` and one of ``TEST_FOLDERS``, in upper or lower case, or ``train`` alone, is a split
-    with class folders inside each; any other is itself a folder of class folders. Test pictures get the labels of the
+    with class folders inside each; any other folder is a folder of class folders. Test pictures get the labels of the
     training classes.
 
     Raises:
@@ -242,7 +242,7 @@ def _is_cifar10(data: str) -> bool:
 def _load_cifar10(
     preprocessing: Preprocessing, data_dir: Path | None, download: bool
 ) -> tuple[LabelledImages, LabelledImages]:
-    # Imported here, as torchvision takes longer to import than most commands to run.
+    # Imported here: importing torchvision takes longer than most commands.
     from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
 
     if preprocessing.size != 32:
@@ -295,12 +295,12 @@ def split_validation(
 
     Args:
         labels: (n,) the class of each picture.
-        fraction: of each class, rounded; 0 up to but not including 1. A class of two pictures or more gives one at
-            least (unless this is 0) and keeps one at least.
+        fraction: share of each class, rounded; 0 up to but not including 1. Of a class of two pictures or more at
+            least one is drawn, unless this is 0, and at least one is not.
         seed: the same seed and labels give the same split.
 
     Returns:
-        Indices for training and for validation, each int64 and rising; together every index once.
+        Indices for training and for validation, int64, in rising order; each index is in one of them.
 
     Raises:
         ConfigError: ``fraction`` is out of range.

@@ -1,4 +1,4 @@
-"""Where the network runs, and in which precision it is trained there."""
+"""The device that runs the network, and the precision it is trained in there."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -21,10 +20,10 @@ from drhn_cli.network.config import Activation, Layer, NetworkConfig
 from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model
 
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": partial(functional.relu, inplace=True),
-    "relu6": partial(functional.relu6, inplace=True),
+_ACTIVATIONS: dict[Activation, nn.Module] = {
+    "none": nn.Identity(),
+    "relu": nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6(inplace=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""A trained network: the ``Model``, where models are found, and which one made a code file."""
+"""A trained network: the ``Model``, where models are found, and the one that made a code file."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
 
     Args:
         name: a bundled model's name or the path of a weights file; a ``Path`` is always a path. None: the default.
-        views: number of views of a picture, 1 or 2, whose activations are averaged. None: as the model has it.
+        views: number of views of a picture, 1 or 2, whose activations are averaged. None: as stored with the model.
 
     Raises:
         WeightsError: there is no such model, or the file is foreign, damaged, or of a newer version.
