@@ -76,16 +76,17 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
         found = f"{len(folders)} class folders"
         raise SourceError("too few classes", path=path, expected=f"{min_classes} or more: {_LAYOUT}", found=found)
     names = tuple(sorted(folders) if class_names is None else class_names)
+    label_of = {name: label for label, name in enumerate(names)}
     paths: list[bytes] = []
     labels: list[int] = []
     for name in sorted(folders):
-        if name not in names:
+        if name not in label_of:
             expected, found = f"one of {', '.join(map(printable, names))}", printable(name)
             hint = "rename or remove the folder, or train with it"
             raise SourceError("unknown class", path=folders[name], expected=expected, found=found, hint=hint)
         pictures = _class_pictures(folders[name])
         paths += pictures
-        labels += [names.index(name)] * len(pictures)
+        labels += [label_of[name]] * len(pictures)
     folder = os.path.abspath(path)
     return ImageFolder(paths=tuple(paths), labels=np.array(labels, np.int64), class_names=names, folder=folder)
 
@@ -219,16 +220,15 @@ def load_queries_and_gallery(
         ConfigError: there are no test pictures.
         SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
     """
-    if isinstance(data, tuple):
+    if isinstance(data, str) and _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)[::-1]
+    if isinstance(data, str):
+        gallery, queries = find_split(data)
+    else:
         gallery = find_classes(data[1])
         queries = find_classes(data[0], class_names=gallery.class_names, min_classes=1)
-    elif _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)[::-1]
-    else:
-        gallery, test = find_split(data)
-        if test is None:
-            raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
-        queries = test
+    if queries is None:
+        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
     return (
         load_labelled(queries, preprocessing, workers=workers),
         load_labelled(gallery, preprocessing, workers=workers),
