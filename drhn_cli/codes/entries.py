@@ -1,4 +1,4 @@
-"""What a code file knows of each picture, in columns: a million entries are a few large arrays."""
+"""Paths and stamps of pictures, in columns: a million entries are a few large arrays."""
 
 from __future__ import annotations
 
@@ -107,6 +107,6 @@ class Entries(Sequence[Entry]):
         return Entries(blob=blob, offsets=offsets - offsets[0], stamps=self.stamps[start:stop])
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> Entries:
-        """Return the named rows, (k,), in the order given."""
+        """Return these rows, (k,), in this order."""
         at = np.asarray(rows, dtype=np.int64)
         return Entries.from_stamps([self.path(row) for row in at.tolist()], self.stamps[at])

@@ -77,9 +77,9 @@ class CodeFile:
         return cls(path, contents)
 
     def close(self) -> None:
-        """Let go of the file. Arrays taken from ``codes`` stay valid: the map lives as long as they do."""
+        """Unmap the file. Arrays taken from ``codes`` stay valid: the map lives as long as they do."""
         self._data = np.empty(0, dtype=np.uint8)
-        # BufferError: an array still looks into the map, and frees it when it goes.
+        # BufferError: an array still uses the map, and frees it in the end.
         with contextlib.suppress(BufferError):
             self._map.close()
 
@@ -128,7 +128,7 @@ class CodeFile:
         return {"kind": "codes", "n_items": self.n_items, **self.manifest.describe(), **made_by}
 
     def entry(self, row: int) -> Entry:
-        """Return what is known of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
+        """Return the entry of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
         return layout.read_entry(self._map, *self._locate(row))
 
     def path_bytes(self, row: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import Entries, Entry
+from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.layout import FAISS_MAGIC
 from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL, CodeManifest
 from drhn_cli.codes.pack import MAX_BITS, code_size, format_hex, pack_bits, padding_mask
@@ -43,8 +43,7 @@ def export_rows(file: CodeFile, form: str, *, show_path: ShowPath, end: bytes = 
     Raises:
         CodeFileError: the code file is damaged.
     """
-    for code, entry, path in _rows(file, show_path):
-        size, mtime_ns = entry.stamp.size, entry.stamp.mtime_ns
+    for code, size, mtime_ns, path in _rows(file, show_path):
         if form == "tsv":
             yield b"%s\t%d\t%d\t%s%s" % (code.encode(), size, mtime_ns, path, end)
         else:
@@ -75,10 +74,10 @@ def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath
             stream.writelines(export_rows(file, form, show_path=show_path, end=end))
 
 
-def _rows(file: CodeFile, show_path: ShowPath) -> Iterator[tuple[str, Entry, bytes]]:
+def _rows(file: CodeFile, show_path: ShowPath) -> Iterator[tuple[str, int, int, bytes]]:
     root = os.fsencode(file.root)
     for code, entry in zip(file.codes, file, strict=True):
-        yield format_hex(code), entry, show_path(os.path.join(root, entry.path))
+        yield format_hex(code), entry.stamp.size, entry.stamp.mtime_ns, show_path(os.path.join(root, entry.path))
 
 
 def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> None:
@@ -94,13 +93,12 @@ def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> Non
     schema = arrow.schema([*columns, ("path", arrow.string())], metadata=notes)
     with parquet.ParquetWriter(stream, schema) as writer:
         rows: list[dict[str, Any]] = []
-        for code, entry, path in _rows(file, show_path):
+        for code, size, mtime_ns, path in _rows(file, show_path):
             try:
                 text = path.decode()
             except UnicodeDecodeError as error:
                 hint = "export to .ndjson or .tsv, which hold any name"
                 raise DrhnError("parquet holds no path that is not UTF-8", path=path, hint=hint) from error
-            size, mtime_ns = entry.stamp.size, entry.stamp.mtime_ns
             rows.append({"code": bytes.fromhex(code), "size": size, "mtime_ns": mtime_ns, "path": text})
             if len(rows) == _PARQUET_ROWS:
                 writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
@@ -145,15 +143,15 @@ def import_codes(
 ) -> ImportSummary:
     """Write a code file, replacing one that is there.
 
-    A path whose file is there gets that file's stamp, so that a picture that changes later is no longer taken for the
-    one that has the code. A path that leads nowhere is as good.
+    The stamp of a path is that of its file now, so that a picture that changes later no longer counts as the one that
+    has the code. A path without a file is allowed.
 
     Args:
         array_path: a ``.npy`` file: (n, code_size) uint8, packed as in a code file, or (n, bits) bool.
         paths: n of them, of row i the i-th; relative ones are taken from the working directory.
         codes_path: the code file.
         n_bits: length of a code. None: all columns.
-        progress: is told if another run that writes the code file has to be waited for.
+        progress: gets a note when this waits for another run that writes the code file.
 
     Raises:
         DrhnError: no such array, another number of paths than of rows, a length that does not fit, bits set beyond it.

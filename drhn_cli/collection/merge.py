@@ -45,7 +45,7 @@ class MergeSummary:
 def merge_codes(
     parts: Sequence[AnyPath], codes_path: AnyPath, *, partial: bool = False, progress: Progress = SILENT
 ) -> MergeSummary:
-    """Join code files of one model into one, which is to the byte what hashing all their pictures at once would give.
+    """Join code files of one model. The result has the bytes that hashing all their pictures at once would give.
 
     Paths become relative to the deepest folder that holds the roots of all. Memory does not grow with the number of
     rows: a block of each file is held.
@@ -54,7 +54,7 @@ def merge_codes(
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
         partial: join what there is of the shards of a collection, even if some are missing or unfinished.
-        progress: is told if another run that writes the code file has to be waited for.
+        progress: gets a note when this waits for another run that writes the code file.
 
     Raises:
         CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
@@ -73,7 +73,7 @@ def merge_codes(
         if not partial:
             _require_complete(files)
         for file in files:
-            # Codes that are taken over get a new checksum, and the merge relies on the order of paths.
+            # The codes get a new checksum, and the merge relies on the order of paths.
             file.verify()
         root = _merge_into(codes_path, files)
         n_items = sum(map(len, files))

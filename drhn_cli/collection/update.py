@@ -71,11 +71,8 @@ def update_collection(
         sources: files and folders.
         codes_path: the code file; it need not exist yet.
         options: how pictures are found and hashed.
-        progress: is told of pictures found ("listing") and decoded ("hashing"), of files that could not be hashed, and
-            if another run that writes the code file has to be waited for.
-
-    Returns:
-        What was done.
+        progress: counts pictures found ("listing") and decoded ("hashing"), and gets the files that could not be
+            hashed, and a note when this waits for another run that writes the code file.
 
     Raises:
         SourceError: no source can be read, or nothing of the code file is below ``root``.
@@ -106,7 +103,7 @@ def update_collection(
 
 
 class _Update:
-    """The codes of today while they grow, and what writes them."""
+    """The new content of a code file while it grows, and what writes it."""
 
     def __init__(
         self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, failures: list[DrhnError]
@@ -137,9 +134,9 @@ class _Update:
         except KeyboardInterrupt:
             self._save()
             raise
-        except DrhnError:  # such as one of stdout, where a failure was to be told
+        except DrhnError:  # such as a closed stdout, to which a failure was written
             has_hashed = any(len(entries) for _, entries in self._blocks[1:])
-            if has_hashed and (self._saved or not self._options.rebuild):  # nobody has given the old codes up
+            if has_hashed and (self._saved or not self._options.rebuild):  # the old codes are still wanted
                 self._save()
             raise
 
