@@ -139,7 +139,7 @@ def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shar
         rank, size = _integers(environment, _TORCHRUN[:2])
         shard, starter = Shard(number=rank + 1, count=size), "torchrun"
     elif _SLURM_ID in environment:
-        task, first, last, count = _integers(environment, (_SLURM_ID, *_SLURM_BOUNDS))
+        (task,), (first, last, count) = _integers(environment, (_SLURM_ID,)), _integers(environment, _SLURM_BOUNDS)
         # A single task that is submitted again is an array of its own, and does not know how many there were.
         if first not in (0, 1) or last - first + 1 != count or count < 2:
             problem, expected = "a Slurm array that may be some tasks of a larger one", "all tasks from 0 or 1 on"
