@@ -74,13 +74,10 @@ def load_on_gpu(
     rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
 ) -> DeviceSearch | None:
     """Copy codes to a GPU, see ``DeviceSearch``; return None if they do not fit its free memory."""
-    if codes.nbytes + _WORKING_BYTES > _free_bytes(device):
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    if codes.nbytes + _WORKING_BYTES > free_bytes:
         return None
     return DeviceSearch(codes, n_bits, device, rows)
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
 
 
 def _signs(codes: torch.Tensor, n_bits: int) -> torch.Tensor:

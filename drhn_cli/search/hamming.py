@@ -6,9 +6,10 @@ built and nothing but the chunk is copied, so codes may be a mapped file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +80,13 @@ def search(
     )
     n_threads = count_threads(n_rows)
     if n_threads == 1:
-        return [nearest.result() for nearest in scan.run(0, n_rows)]
-    from drhn_cli.threads import ThreadPool  # milliseconds that small files need not pay
+        return [_neighbours([nearest]) for nearest in scan.run(0, n_rows)]
+    from drhn_cli.threads import ThreadPool  # takes milliseconds to import, which small files do not need
 
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
     with ThreadPool(n_threads, "drhn-scan") as pool:  # numpy and C release the interpreter lock
         ranges = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
-    return [_merge(parts) for parts in zip(*ranges, strict=True)]
+    return [_neighbours(parts) for parts in zip(*ranges, strict=True)]
 
 
 def count_threads(n_rows: int) -> int:
@@ -145,12 +146,17 @@ class _Scan:
     top_k: int
     max_distance: int
 
-    def run(self, start: int, stop: int) -> list[_Nearest]:
+    def run(self, start: int, stop: int) -> list[Nearest]:
         """Scan candidates ``start`` to ``stop`` for all queries. Threads may scan other ranges at the same time."""
-        nearest = [_Nearest(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
-        n_rows, n_first = self._chunk_rows(stop - start)
+        n_words, n_queries = self.queries.shape
+        nearest = [Nearest(self.top_k, self.max_distance + 1) for _ in range(n_queries)]
+        if self.candidates is None and load_library() is not None:  # C lowers the bounds within a chunk
+            n_rows = n_first = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
+        else:
+            n_rows = max(1, min(_CHUNK_WORDS // n_words, stop - start))
+            n_first = min(_FIRST_ROWS, n_rows)
         scanner = choose_scanner(self.queries, self.n_bits, n_rows, self.top_k)
-        for first, last in _chunk_bounds(start, stop, n_rows, n_first):
+        for first, last in pairwise(sorted({start, *range(start + n_first, stop, n_rows), stop})):
             # A query with top_k codes at distance 0 is done, which is common where codes repeat.
             bounds = {number: kept.bound for number, kept in enumerate(nearest) if kept.bound}
             if not bounds:
@@ -160,15 +166,6 @@ class _Scan:
                 nearest[number].add(distances, rows if self.candidates is None else self.candidates[rows])
         return nearest
 
-    def _chunk_rows(self, n_rows: int) -> tuple[int, int]:
-        """Return how many rows a chunk has, and how many the first one has."""
-        n_words, n_queries = self.queries.shape
-        if self.candidates is None and load_library() is not None:
-            most = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
-            return most, most  # C lowers the bounds within a chunk
-        most = max(1, min(_CHUNK_WORDS // n_words, n_rows))
-        return most, min(_FIRST_ROWS, most)
-
     def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
         """Return the codes of these candidates, fewer at the end."""
         if self.candidates is None:
@@ -176,55 +173,41 @@ class _Scan:
         return self.codes.take(self.candidates[first:last], axis=0)
 
 
-def _chunk_bounds(start: int, stop: int, most: int, first: int) -> Iterator[tuple[int, int]]:
-    """Yield where chunks begin and end: one of ``first`` rows, then those of ``most``."""
-    return pairwise(sorted({start, *range(start + first, stop, most), stop}))
+class Nearest:
+    """The nearest rows of one query so far, by distance or score; rows have to be added in ascending order.
 
+    Attributes:
+        bound: only rows nearer than this are worth adding.
+        distances, rows: what was added, without the rows that are certainly not among the ``top_k`` nearest.
+    """
 
-class _Nearest:
-    """The nearest rows of one query so far. Rows must come in ascending order."""
-
-    def __init__(self, top_k: int, max_distance: int) -> None:
-        self.bound = max_distance + 1  # only rows nearer than this are worth adding
-        self._top_k = top_k
-        self._distances: list[NDArray[np.unsignedinteger]] = []
-        self._rows: list[NDArray[np.int64]] = []
+    def __init__(self, top_k: int, bound: float) -> None:
+        self.bound = bound
+        self.top_k = top_k
+        self.distances: list[NDArray[Any]] = [np.empty(0, np.uint8)]
+        self.rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         self._n_added = 0  # since the last cut
 
-    def add(self, distances: NDArray[np.unsignedinteger], rows: NDArray[np.int64]) -> None:
+    def add(self, distances: NDArray[Any], rows: NDArray[np.int64]) -> None:
         """Add rows nearer than ``bound``, (m,) and (m,)."""
-        self._distances.append(distances)
-        self._rows.append(rows)
+        self.distances.append(distances)
+        self.rows.append(rows)
         self._n_added += len(rows)
         # Cutting sorts top_k rows; once for every top_k new ones keeps the search linear.
-        if self._n_added >= self._top_k:
-            distances, rows = self._cut()
+        if self._n_added >= self.top_k:
+            distances, rows = cut([self])
+            self.distances, self.rows, self._n_added = [distances], [rows], 0
             # A later row at the same distance loses the tie, so only smaller distances get in from here on.
-            self.bound = min(self.bound, int(distances[-1]))
-
-    def extend(self, later: _Nearest) -> None:
-        """Add the nearest rows of a later range."""
-        self._distances += later._distances
-        self._rows += later._rows
-
-    def result(self) -> Neighbours:
-        """Return the neighbours, sorted."""
-        if not self._rows:
-            return Neighbours(indices=np.empty(0, dtype=np.int64), distances=np.empty(0, dtype=np.int32))
-        distances, rows = self._cut()
-        return Neighbours(indices=rows, distances=distances.astype(np.int32))
-
-    def _cut(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
-        distances = np.concatenate(self._distances)
-        order = np.argsort(distances, kind="stable")[: self._top_k]  # stable: ties stay in order of rows
-        distances, rows = distances[order], np.concatenate(self._rows)[order]
-        self._distances, self._rows, self._n_added = [distances], [rows], 0
-        return distances, rows
+            self.bound = min(self.bound, distances[-1].item())
 
 
-def _merge(parts: tuple[_Nearest, ...]) -> Neighbours:
-    """Join the results of one query in successive ranges of rows."""
-    first, *others = parts
-    for other in others:
-        first.extend(other)
-    return first.result()
+def cut(ranges: Sequence[Nearest]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the ``top_k`` smallest distances and their rows, of one query in successive ranges of rows; sorted."""
+    distances = np.concatenate([part for nearest in ranges for part in nearest.distances])
+    order = np.argsort(distances, kind="stable")[: ranges[0].top_k]  # stable: ties stay in order of rows
+    return distances[order], np.concatenate([part for nearest in ranges for part in nearest.rows])[order]
+
+
+def _neighbours(ranges: Sequence[Nearest]) -> Neighbours:
+    distances, indices = cut(ranges)
+    return Neighbours(indices=indices, distances=distances.astype(np.int32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Components:
         return len(self.starts) - 1
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start, stop in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
+        for start, stop in pairwise(self.starts.tolist()):
             yield self.rows[start:stop]
 
 
@@ -123,14 +123,13 @@ def _cheapest_masks(words: Words, n_bits: int, max_distance: int) -> list[Words]
         cost = float(n_masks * _SORT_COST * words.shape[1])
         if cost >= best_cost:
             break
-        bounds = [n_bits * part // n_parts for part in range(n_parts + 1)]
-        bits = np.zeros((n_masks, n_bits), dtype=np.bool_)
-        for row, parts in zip(bits, combinations(range(n_parts), n_agreeing), strict=True):
-            for part in parts:
-                row[bounds[part] : bounds[part + 1]] = True
+        parts = np.zeros((n_masks, n_parts), dtype=np.bool_)
+        for row, agreeing in zip(parts, combinations(range(n_parts), n_agreeing), strict=True):
+            row[list(agreeing)] = True
+        bits = parts[:, np.arange(n_bits) * n_parts // n_bits]  # of each mask: (n_masks, n_bits)
         masks = list(copy_words(pack_bits(bits), n_bits).T)
         for mask in masks:
-            lengths = np.diff(_bucket_bounds(np.sort(_keys(words, mask)))).astype(np.float64)
+            lengths = np.diff(_run_bounds(np.sort(_keys(words, mask)))).astype(np.float64)
             cost += float((lengths * (lengths - 1)).sum()) / 2
             if cost >= best_cost:
                 break
@@ -147,7 +146,7 @@ def _keys(words: Words, mask: Words) -> Words:
     return keys
 
 
-def _bucket_bounds(keys: Words) -> NDArray[np.int64]:
+def _run_bounds(keys: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return where each run of equal keys, sorted, begins, and where the last one ends."""
     inner = np.flatnonzero(keys[1:] != keys[:-1]) + 1
     return np.concatenate([[0], inner, [len(keys)]]).astype(np.int64)
@@ -157,7 +156,7 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
     """Join the codes within ``max_distance`` among those that agree in the masked bits."""
     keys = _keys(words, mask)
     order = np.argsort(keys)
-    bounds = _bucket_bounds(keys[order])
+    bounds = _run_bounds(keys[order])
     last = np.repeat(bounds[1:] - 1, np.diff(bounds))  # the last place of the bucket that each place is in
     ordered = words[:, order]
     places = np.arange(len(order))
@@ -181,7 +180,7 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
 def _group_rows(labels: NDArray[np.int64]) -> Components:
     """Return the rows of each label that two rows or more have."""
     order = np.argsort(labels, kind="stable")
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(labels[order])) + 1, [len(labels)]]).astype(np.int64)
+    bounds = _run_bounds(labels[order])
     lengths = np.diff(bounds)
     groups = np.flatnonzero(lengths > 1)
     groups = groups[np.argsort(order[bounds[groups]])]
