@@ -10,6 +10,7 @@ numbers, little-endian, and strings after their length.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -29,9 +30,7 @@ ROW_COLUMNS = ("generation", "id", "code", "path", "size", "mtime_ns", "inode")
 FILE_COLUMNS = ("name", "generation", "state", "version", "n_items", "manifest")
 LOADING, LIVE, DROPPED = b"loading", b"live", b"dropped"
 
-_DEDUPLICATION_WINDOW = (
-    10_000  # inserted blocks that are recognized when sent again; replicated tables have it by default
-)
+# The window is how many inserted blocks are recognized when they are sent again. Replicated tables have one by default.
 _ROWS = """\
 CREATE TABLE IF NOT EXISTS {name} (
     generation UInt64,
@@ -44,7 +43,7 @@ CREATE TABLE IF NOT EXISTS {name} (
     INDEX paths path TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree
 PARTITION BY generation ORDER BY (generation, id)
-SETTINGS non_replicated_deduplication_window = {window}"""
+SETTINGS non_replicated_deduplication_window = 10000"""
 _FILES = """\
 CREATE TABLE IF NOT EXISTS {name} (
     name String, generation UInt64, state String, version UInt64, n_items UInt64, manifest String
@@ -83,6 +82,11 @@ class PushedFile:
     n_items: int
     manifest: CodeManifest
 
+    @property
+    def prefix(self) -> bytes:
+        """What all absolute paths of the file begin with: its root, with a slash at the end."""
+        return os.path.join(os.fsencode(self.manifest.root), b"")
+
 
 def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
     """Return the push of each name that became live last, sorted by name."""
@@ -101,7 +105,7 @@ class Schema:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         address = connection.address
         self._path = str(address)
         self._database, self._table = address.database, address.table
@@ -135,59 +139,43 @@ class Schema:
             TableError: there are others of their names, or codes of another length.
         """
         if not self.exists():
-            n_bytes = code_size(n_bits)
-            self._connection.command(_ROWS.format(name=self.rows, n_bytes=n_bytes, window=_DEDUPLICATION_WINDOW))
-            self._connection.command(_FILES.format(name=self.files))
+            self.connection.command(_ROWS.format(name=self.rows, n_bytes=code_size(n_bits)))
+            self.connection.command(_FILES.format(name=self.files))
             self.exists()
         found, expected = self._columns(self._table)["code"], f"FixedString({code_size(n_bits)})"
         if found != expected:
-            raise TableError(
-                "the table is for codes of another length", path=self._path, expected=expected, found=found
-            )
+            problem = "the table is for codes of another length"
+            raise TableError(problem, path=self._path, expected=expected, found=found)
 
     def read_files(self) -> list[PushedFile]:
         """Return all pushes, each with its latest state."""
-        rows = self._connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")  # noqa: S608
+        rows = self.connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")
         return [
-            PushedFile(
-                name=name,
-                generation=generation,
-                state=state,
-                version=version,
-                n_items=n_items,
-                manifest=CodeManifest.from_json(manifest)[0],
-            )
-            for name, generation, state, version, n_items, manifest in rows
+            PushedFile(**dict(zip(FILE_COLUMNS, (*row, CodeManifest.from_json(manifest)[0]), strict=True)))
+            for *row, manifest in rows
         ]
 
     def write_file(self, file: PushedFile) -> None:
         """Set the state of a push."""
         manifest = file.manifest.to_json(n_items=file.n_items, format_version=FORMAT_VERSION)
-        row = (
-            pack_string(file.name)
-            + struct.pack("<Q", file.generation)
-            + pack_string(file.state)
-            + struct.pack("<QQ", file.version, file.n_items)
-            + pack_string(manifest)
-        )
-        self._connection.insert(self.files, FILE_COLUMNS, row, {})
+        row = pack_string(file.name) + struct.pack("<Q", file.generation) + pack_string(file.state)
+        row += struct.pack("<QQ", file.version, file.n_items) + pack_string(manifest)
+        self.connection.insert(self.files, FILE_COLUMNS, row, {})
 
     def drop_generation(self, generation: int) -> None:
         """Drop the rows of a push, on all shards of a Distributed table."""
-        found = self._connection.query(
-            f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}"  # noqa: S608
-        )
+        found = self.connection.query(f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}")
         distributed = _DISTRIBUTED.match(found[0][0].decode()) if found else None
         where = self.rows
         if distributed:
             cluster, database, table = distributed.groups()
             where = f"{quote_table(database or self._database, table)} ON CLUSTER '{cluster}'"
-        self._connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")
+        self.connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")
 
     def _columns(self, table: str) -> dict[str, str]:
         """Return the types of a table's columns, none if there is no table."""
-        statement = f"SELECT name, type FROM system.columns WHERE {self._where(table, 'table')} ORDER BY position"  # noqa: S608
-        return {name.decode(): kind.decode() for name, kind in self._connection.query(statement)}
+        statement = f"SELECT name, type FROM system.columns WHERE {self._where(table, 'table')} ORDER BY position"
+        return {name.decode(): kind.decode() for name, kind in self.connection.query(statement)}
 
     def _where(self, table: str, column: str) -> str:
         return f"database = '{self._database}' AND {column} = '{table}'"

@@ -17,7 +17,6 @@ PASSWORD = "CLICKHOUSE_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_FILE = "CLICKHOUSE_PASSWORD_FILE"  # noqa: S105
 
 _FORMS = "clickhouse://user@host:8123/database.table or chdb:./folder"
-_DEFAULT_PORT = 8123
 _WITH_PASSWORD = re.compile(r"[^@]*//[^@]*:.*@", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -39,7 +38,7 @@ class TableAddress:
 
     folder: str | None = None
     host: str = "localhost"
-    port: int = _DEFAULT_PORT
+    port: int = 8123
     user: str = "default"
     database: str = "default"
     table: str = "codes"
@@ -74,7 +73,7 @@ class TableAddress:
         if parts.query or parts.fragment:
             raise ConfigError("a table's URL has no ? and no #", expected=_FORMS, found=url)
         user = unquote(parts.username) if parts.username else cls.user
-        return cls(host=host, port=port or _DEFAULT_PORT, user=user, database=database, table=table)
+        return cls(host=host, port=port or cls.port, user=user, database=database, table=table)
 
     def __str__(self) -> str:
         if self.folder is not None:

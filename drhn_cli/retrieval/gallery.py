@@ -184,7 +184,7 @@ class TableGallery(Gallery):
         self._under = under
 
     def __len__(self) -> int:
-        return self._table.n_items
+        return len(self._table)
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
         """See ``Gallery.find``."""
