@@ -54,7 +54,7 @@ def search_asymmetric(
         nearest.add(scores[hits], start + hits if candidates is None else candidates[start + hits])
     scores, indices = cut([nearest])
     distances = hamming_distances(query, codes[indices])[0].astype(np.int32)
-    return Neighbours(indices=indices, distances=distances, scores=scores.astype(np.float64))
+    return Neighbours(indices=indices, distances=distances, scores=scores)
 
 
 def _lookup_tables(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

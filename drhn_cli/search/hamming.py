@@ -184,8 +184,8 @@ class Nearest:
     def __init__(self, top_k: int, bound: float) -> None:
         self.bound = bound
         self.top_k = top_k
-        self.distances: list[NDArray[Any]] = [np.empty(0, np.uint8)]
-        self.rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self.distances: list[NDArray[Any]] = []
+        self.rows: list[NDArray[np.int64]] = []
         self._n_added = 0  # since the last cut
 
     def add(self, distances: NDArray[Any], rows: NDArray[np.int64]) -> None:
@@ -203,7 +203,10 @@ class Nearest:
 
 def cut(ranges: Sequence[Nearest]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the ``top_k`` smallest distances and their rows, of one query in successive ranges of rows; sorted."""
-    distances = np.concatenate([part for nearest in ranges for part in nearest.distances])
+    parts = [part for nearest in ranges for part in nearest.distances]
+    if not parts:
+        return np.empty(0), np.empty(0, np.int64)
+    distances = np.concatenate(parts)
     order = np.argsort(distances, kind="stable")[: ranges[0].top_k]  # stable: ties stay in order of rows
     return distances[order], np.concatenate([part for nearest in ranges for part in nearest.rows])[order]
 

@@ -85,6 +85,7 @@ class NativeScanner:
         capacity = max(_MIN_CAPACITY, _CAPACITY // max(1, n_queries))
         mask = np.full((len(queries), 1), ~np.uint64(0))
         mask[-1] >>= np.uint64(-n_bits % 64)
+        self._size = (n_bits + 7) // 8
         spread = _spread(np.concatenate([mask, queries], axis=1))
         per_query, per_hit = (n_queries,), (n_queries, capacity)
         self._arrays: dict[str, NDArray[Any]] = {
@@ -99,7 +100,7 @@ class NativeScanner:
         }
         self._search = _Search(
             kernel=library.drhn_best_kernel() if kernel is None else kernel,
-            size=(n_bits + 7) // 8,
+            size=self._size,
             n_queries=n_queries,
             n_distances=n_bits + 1,
             top_k=min(top_k, 1 << 63),
@@ -121,7 +122,7 @@ class NativeScanner:
         address, done = codes.ctypes.data, 0
         while done < n_rows:  # the library returns early where a query has no room for more hits
             before = done
-            done += self._scan(self._search, address + before * self._search.size, n_rows - before)
+            done += self._scan(self._search, address + before * self._size, n_rows - before)
             for number in np.flatnonzero(n_hits).tolist():
                 found = slice(0, int(n_hits[number]))
                 yield number, rows[number, found] + before, distances[number, found].copy()
