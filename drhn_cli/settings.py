@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, checked when they are made, that go into JSON and come back."""
+"""Settings: frozen dataclasses, validated when made, stored as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Refuse values that are out of their range: a subclass calls ``require`` for each setting."""
+        """Validate: a subclass calls ``require`` for each setting."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
@@ -48,11 +48,7 @@ class Settings:
 
 
 def require(condition: bool, setting: str, expected: str, found: object) -> None:
-    """Refuse a setting's value where the condition does not hold.
-
-    Raises:
-        ConfigError: it does not hold.
-    """
+    """Raise a ``ConfigError`` about a setting's value if the condition does not hold."""
     if not condition:
         raise ConfigError(f"{setting} is out of range", expected=expected, found=repr(found))
 
