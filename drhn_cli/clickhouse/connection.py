@@ -41,16 +41,12 @@ class Connection:
         with self._errors():
             self._client = self._connect(may_create)
 
-    def close(self) -> None:
-        """Close the connection, so that others can open the folder."""
-        with self._errors():
-            self._client.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._errors():
+            self._client.close()
 
     def query(self, statement: str) -> list[Sequence[Any]]:
         """Return the rows of a SELECT, with String and FixedString columns as bytes."""
@@ -71,7 +67,7 @@ class Connection:
         try:
             import clickhouse_connect
 
-            # Whatever it logs as a warning it also raises.
+            # It logs nothing that it does not raise too.
             logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
             if self.address.folder is not None:
                 prepare_folder = _make_folder if may_create else _require_database
@@ -95,7 +91,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise errors of the driver as a ``TableError`` of one line, without the password."""
+        """Translate errors of the driver to a ``TableError`` of one line, without the password."""
         try:
             yield
         except Exception as error:
@@ -124,7 +120,7 @@ class Connection:
 
 
 def _find_os_error(error: BaseException | None) -> OSError | None:
-    """Return the system's error behind one of the driver, which wraps it several times; or None."""
+    """Return the system's error that the driver has wrapped several times, or None."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

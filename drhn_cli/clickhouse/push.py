@@ -51,7 +51,7 @@ class PushSummary:
 
 
 def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progress: Progress = SILENT) -> PushSummary:
-    """Load a code file into a table, where it replaces what was pushed under its name before.
+    """Load a code file into a table, where it replaces what was pushed with the same name before.
 
     Args:
         codes_path: the code file.
@@ -77,7 +77,7 @@ def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progre
 def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Progress = SILENT) -> PushSummary:
     """Load an open code file, and make the table if there is none; the summary has no time yet.
 
-    Readers see what was there before until the last row has arrived. What an interrupted push has sent is not sent
+    Readers see the previous rows until the last row has arrived. Slices that an interrupted push has sent are not sent
     again.
     """
     schema = Schema(connection)

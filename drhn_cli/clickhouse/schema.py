@@ -1,8 +1,8 @@
 """The two tables: one of codes, and one of the code files that they came from.
 
 A push of a code file is a generation: a number, derived from its name and content, and a partition of rows. The table
-of files says which generation of each file is live. So readers see a push as a whole, when its last row has arrived,
-and the rows that it replaces are dropped as a partition.
+of files records which generation of each file is live. So readers see a push only when its last row has arrived, and
+the rows that it replaces are dropped as a partition.
 
 Rows are inserted in the RowBinary format, https://clickhouse.com/docs/interfaces/formats/RowBinary: fixed-width
 numbers, little-endian, and strings after their length.
@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class PushedFile:
     """One push of a code file.
 
     Attributes:
-        name: tells the file from others of the table.
+        name: of the file, unique in the table.
         generation: the number of the push, derived from name and content.
         state: ``LOADING``, ``LIVE`` or ``DROPPED``.
         version: counts the changes of state in the table.
@@ -98,7 +99,7 @@ def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
 
 
 class Schema:
-    """The two tables: makes them if they are missing, and refuses others of their names.
+    """The two tables: creates them, and refuses other tables with their names.
 
     Attributes:
         rows, files: the tables' names for statements.
@@ -113,11 +114,7 @@ class Schema:
         self.files = quote_table(address.database, f"{address.table}_files")
 
     def exists(self) -> bool:
-        """Tell whether there is a table of codes with its table of files.
-
-        Raises:
-            TableError: only one of the two, or others of their names.
-        """
+        """Return whether there are the two tables. Only one, or tables with other columns, are a ``TableError``."""
         rows, files = self._columns(self._table), self._columns(f"{self._table}_files")
         if not rows and not files:
             return False
@@ -133,11 +130,7 @@ class Schema:
         return True
 
     def create(self, n_bits: int) -> None:
-        """Make the tables if they are missing.
-
-        Raises:
-            TableError: there are others of their names, or codes of another length.
-        """
+        """Create the tables if they are missing. A table for codes of another length is a ``TableError``."""
         if not self.exists():
             self.connection.command(_ROWS.format(name=self.rows, n_bytes=code_size(n_bits)))
             self.connection.command(_FILES.format(name=self.files))
@@ -193,27 +186,10 @@ def pack_string(value: bytes) -> bytes:
 def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries: Entries) -> bytes:
     """Return n rows of ``ROW_COLUMNS``, with ids from ``first_id`` on, of (n, code_size) codes and n entries."""
     n, size = codes.shape
-    lengths = np.diff(entries.offsets)  # (n,)
-    n_length_bytes = np.ones(n, np.int64)
-    for bits in range(7, int(lengths.max(initial=0)).bit_length(), 7):
-        n_length_bytes += lengths >> bits > 0
-    head = np.empty((n, 16 + size), np.uint8)
-    head[:, :8] = np.frombuffer(generation.to_bytes(8, "little"), np.uint8)
-    head[:, 8:16] = np.arange(first_id, first_id + n, dtype="<u8").view(np.uint8).reshape(n, 8)
-    head[:, 16:] = codes
-    tail = np.stack([entries.sizes, entries.mtimes_ns, entries.inodes.view(np.int64)], axis=1).astype("<i8")  # (n, 3)
-    widths = head.shape[1] + n_length_bytes + lengths + 24
-    ends = np.cumsum(widths)
-    starts = ends - widths
-    out = np.empty(int(ends[-1]) if n else 0, np.uint8)
-    out[starts[:, np.newaxis] + np.arange(head.shape[1])] = head
-    out[ends[:, np.newaxis] - np.arange(24, 0, -1)] = tail.view(np.uint8).reshape(n, 24)
-    place, rest, more = starts + head.shape[1], lengths, np.ones(n, np.bool_)
-    while more.any():  # once for each byte of the longest length
-        following = rest > 0x7F
-        out[place[more]] = (rest & 0x7F | following << 7)[more]
-        place, rest, more = place + more, rest >> 7, following
-    # Each byte of the paths goes to its own place in the paths, moved by what lies between.
-    moved = ends - 24 - lengths - entries.offsets[:-1]
-    out[np.arange(len(entries.blob)) + np.repeat(moved, lengths)] = np.frombuffer(entries.blob, np.uint8)
-    return out.tobytes()
+    ids = np.stack([np.full(n, generation, "<u8"), np.arange(first_id, first_id + n, dtype="<u8")], axis=1)
+    heads = np.concatenate([ids.view(np.uint8), codes], axis=1)  # (n, 16 + size)
+    tails = np.stack([entries.sizes, entries.mtimes_ns, entries.inodes.view(np.int64)], axis=1).astype("<i8")  # (n, 3)
+    # Void items become bytes in a list.
+    columns = heads.view(f"V{16 + size}")[:, 0], tails.view("V24")[:, 0]
+    rows = zip(columns[0].tolist(), map(pack_string, entries.paths()), columns[1].tolist(), strict=True)
+    return b"".join(chain.from_iterable(rows))

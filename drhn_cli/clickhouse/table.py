@@ -1,8 +1,8 @@
 """Search in a table of codes.
 
-A query takes two statements. The first counts the codes at each distance, which gives the smallest radius that has
-enough of them (and shows whether all rows are there); the second fetches the rows within it, in order. So no row is
-fetched in vain, and ties are cut as in a code file.
+A query takes two statements. The first counts the codes at each distance, which gives the smallest radius with enough
+of them, and shows whether all rows are there; the second fetches the rows within it, in order. So only results are
+fetched, and ties are cut as in a code file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CodeTable:
 
     Attributes:
         path: its URL.
-        manifest: what made the codes; its root is the deepest folder that all roots have in common.
+        manifest: of the code files; its root is the deepest folder that all their roots have in common.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -487,7 +487,8 @@ def test_a_wrong_password_is_not_repeated(database, monkeypatch, tmp_path):
     (tmp_path / "password").write_text(f"{SECRET}\n")
     if database.user == "me":
         monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
-        Connection(database).close()
+        with Connection(database):
+            pass
 
 
 def test_a_server_that_is_not_there_and_a_password_file_that_is_not(monkeypatch, tmp_path):
