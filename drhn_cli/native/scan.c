@@ -112,7 +112,7 @@ INLINE void scan_words(const struct search *search, uint64_t query, struct block
     }
 }
 
-INLINE void scan_any_words(const struct search *search, uint64_t query, struct block block)
+INLINE void scan_portable(const struct search *search, uint64_t query, struct block block)
 {
     const size_t n_words = (search->size + 7) / 8;
 
@@ -124,11 +124,6 @@ INLINE void scan_any_words(const struct search *search, uint64_t query, struct b
     }
 }
 
-static void scan_portable(const struct search *search, uint64_t query, struct block block)
-{
-    scan_any_words(search, query, block);
-}
-
 #if !defined(__x86_64__)
 
 static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable};
@@ -137,7 +132,7 @@ static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable};
 
 __attribute__((target("popcnt"))) static void scan_popcnt(const struct search *search, uint64_t query, struct block block)
 {
-    scan_any_words(search, query, block);
+    scan_portable(search, query, block);
 }
 
 /* Eight rows at a time, in vectors of 64 bytes. */
@@ -262,15 +257,13 @@ int drhn_best_kernel(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("popcnt"))
-        return PORTABLE;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq"))
         return AVX512;
-    return POPCNT;
-#else
-    return PORTABLE;
+    if (__builtin_cpu_supports("popcnt"))
+        return POPCNT;
 #endif
+    return PORTABLE;
 }
 
 /* Compares n rows with all queries. Returns the number of rows compared: fewer than n when a query is out of room. */
