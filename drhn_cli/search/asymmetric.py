@@ -1,4 +1,4 @@
-"""Exact search by asymmetric distance: the query keeps its real values, the stored codes are bits.
+"""Exact search by asymmetric distance: the query is real-valued, the stored codes are bits.
 
 The score of a code is ``sum(|p_i - bit_i|)``, with p_i the query's probability that bit i is 1: the Hamming distance
 expected of a query whose bits are drawn with these probabilities. Squared differences would give the same order:
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import check_codes, pack_bits
 from drhn_cli.errors import DrhnError
-from drhn_cli.search.hamming import Nearest, Neighbours, candidate_rows, check_search, cut, hamming_distances
+from drhn_cli.search.hamming import Nearest, Neighbours, Rows, candidate_rows, check_search, cut, hamming_distances
 
 _CHUNK_ROWS = 1 << 15  # whose scores fit the L2 cache
 _BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")  # (256, 8)
@@ -24,9 +24,9 @@ def search_asymmetric(
     *,
     top_k: int | None = None,
     max_distance: int | None = None,
-    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    rows: Rows | None = None,
 ) -> Neighbours:
-    """Find the codes that one query is nearest to by score, ties in order of rows.
+    """Find the codes nearest to one query by score, ties in order of rows.
 
     The query is the probability of a 1 in each bit, (n_bits,) in 0..1. Its code, from which Hamming distances are
     measured, has a 1 where that is above 1/2. The other arguments and the errors are those of ``hamming.search``.

@@ -1,7 +1,7 @@
-"""Exact search by Hamming distance, straight over the packed codes.
+"""Exact search by Hamming distance, over the packed codes.
 
-The codes are scanned chunk by chunk; the scanner reports only rows that beat a query's worst result so far. No index is
-built and nothing but the chunk is copied, so codes may be a mapped file.
+Codes are scanned chunk by chunk, and the scanner returns only rows that are nearer than a query's worst result so far.
+There is no index, and only the chunk is copied, so the codes may be a mapped file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.native import load_library
 from drhn_cli.search.scan import choose_scanner, copy_words, count_bits
 
+Rows = NDArray[np.bool_] | NDArray[np.integer]
+"""Some rows of n codes: an (n,) mask, or row numbers in any order."""
+
 _CHUNK_WORDS = 1 << 16  # 64-bit words of a chunk in numpy: with their counts 576 KB, which fit the L2 cache
 _NATIVE_WORDS = 1 << 28  # words compared by one call of C, of all queries: a tenth of a second, the delay of Ctrl-C
 _FIRST_ROWS = 1 << 10  # without a bound every row is a hit, so the first chunk, which gives one, is small
@@ -27,7 +30,7 @@ _THREAD_ROWS = 1 << 20  # with fewer rows, a thread costs more than it saves
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbours:
-    """What one query found, nearest first, ties in order of rows.
+    """The neighbours of one query, nearest first, ties in order of rows.
 
     Attributes:
         indices: (k,) int64, rows of the codes.
@@ -50,7 +53,7 @@ def search(
     n_bits: int,
     top_k: int | None = None,
     max_distance: int | None = None,
-    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    rows: Rows | None = None,
 ) -> list[Neighbours]:
     """Find the codes nearest to each query, as faiss.IndexBinaryFlat does.
 
@@ -60,7 +63,7 @@ def search(
         n_bits: length of a code, 1..4096.
         top_k: matches for each query, 1 or more. None: all.
         max_distance: only codes at this distance or nearer, 0 or more. None: any distance.
-        rows: the rows to search, as an (n,) mask or as row numbers in any order. None: all.
+        rows: the rows to search. None: all.
 
     Raises:
         DrhnError: an array of another shape or dtype, or a row that does not exist.
@@ -99,15 +102,15 @@ def count_threads(n_rows: int) -> int:
 
 
 def check_search(queries: NDArray[np.uint8], n_bits: int, *, top_k: int | None, max_distance: int | None) -> None:
-    """Check the arguments of ``search``, which has the errors."""
+    """Check arguments of ``search``, with its errors."""
     check_codes(queries, n_bits, "queries")
     for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0)):
         if value is not None and value < least:
             raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
 
 
-def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
-    """Return the rows to search, ascending, each once; the argument is that of ``search``."""
+def candidate_rows(rows: Rows, n: int) -> NDArray[np.int64]:
+    """Return the numbers of the rows to search, ascending, without duplicates."""
     if rows.dtype == np.bool_:
         if rows.shape != (n,):
             raise DrhnError("mask of rows of another shape", expected=f"({n},)", found=str(rows.shape))
@@ -121,9 +124,9 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return the distance of every query to every code: (q, code_size) and (n, code_size) uint8 -> (q, n) uint16.
+    """Return the distance of every query to every code: (q, code_size), (n, code_size) uint8 -> (q, n) uint16.
 
-    Padding bits have to be zero. Arrays of another shape or dtype are a ``DrhnError``.
+    Padding bits must be zero. Arrays of another shape or dtype are a ``DrhnError``.
     """
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)
@@ -174,11 +177,11 @@ class _Scan:
 
 
 class Nearest:
-    """The nearest rows of one query so far, by distance or score; rows have to be added in ascending order.
+    """The nearest rows of one query so far, by distance or score; rows must be added in ascending order.
 
     Attributes:
-        bound: only rows nearer than this are worth adding.
-        distances, rows: what was added, without the rows that are certainly not among the ``top_k`` nearest.
+        bound: only rows nearer than this can be among the ``top_k`` nearest.
+        distances, rows: what was added, cut to the ``top_k`` nearest now and then.
     """
 
     def __init__(self, top_k: int, bound: float) -> None:

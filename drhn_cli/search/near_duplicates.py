@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,9 @@ class Components:
 def connected_components(codes: NDArray[np.uint8], n_bits: int, max_distance: int) -> Components:
     """Group rows whose codes differ in at most ``max_distance`` bits, directly or through other rows; exact.
 
-    Memory is linear in the rows, (n, code_size(n_bits)) uint8. Time is that of sorting, once for distance 0 and some
-    times for small distances; it becomes quadratic in the number of different codes where they are crowded, or the
-    distance is a large part of the bits.
+    Memory is linear in the rows of ``codes``, (n, code_size(n_bits)) uint8. Time is that of one sort for distance 0 and
+    of several for small distances, but quadratic in the number of different codes if they are crowded or the distance
+    is a large part of the bits.
 
     Source: the pigeonholes are those of Norouzi, Punjani, Fleet 2012, Fast Search in Hamming Space with Multi-Index
         Hashing, and of Manku, Jain, Das Sarma 2007, Detecting Near-Duplicates for Web Crawling.
@@ -89,14 +89,14 @@ class UnionFind:
         self._n_pairs = 0
 
     def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        """Join items pair by pair, (p,) and (p,); a few pairs wait until there are more."""
+        """Join items pair by pair, (p,) and (p,); few pairs are kept until there are more."""
         self._pairs.append((first, second))
         self._n_pairs += len(first)
         if self._n_pairs > max(_MIN_BUFFERED, len(self.labels)):
             self.flush()
 
     def flush(self) -> None:
-        """Join the pairs that wait, and bring ``labels`` up to date."""
+        """Join the pairs that were kept, and update ``labels``."""
         if not self._pairs:
             return
         first, second = (np.concatenate(column) for column in zip(*self._pairs, strict=True))
@@ -160,9 +160,7 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
     last = np.repeat(bounds[1:] - 1, np.diff(bounds))  # the last place of the bucket that each place is in
     ordered = words[:, order]
     places = np.arange(len(order))
-    shift = 0
-    while True:
-        shift += 1
+    for shift in count(1):
         # Each place with the one ``shift`` further, in all buckets at once: memory for one pair a code, however long
         # the buckets are.
         places = places[places + shift <= last[places]]
@@ -178,7 +176,7 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
 
 
 def _group_rows(labels: NDArray[np.int64]) -> Components:
-    """Return the rows of each label that two rows or more have."""
+    """Return the groups of two rows or more with the same label."""
     order = np.argsort(labels, kind="stable")
     bounds = _run_bounds(labels[order])
     lengths = np.diff(bounds)

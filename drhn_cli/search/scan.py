@@ -1,7 +1,7 @@
-"""Which codes of a chunk are nearer to each query than a bound: in C, or in numpy where there is no compiled library.
+"""Find the codes of a chunk that are nearer to each query than a bound: in C, or in numpy without the library.
 
-Both scanners find the same rows. The numpy one copies the chunk into 64-bit words once for all queries and works in
-buffers that it keeps from chunk to chunk, because allocating them would take longer than computing in them.
+Both scanners find the same rows. The numpy one copies the chunk into 64-bit words once for all queries, and keeps its
+buffers from chunk to chunk, because allocating them would take longer than computing in them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MIN_CAPACITY = 1 << 12  # hits that each query has room for; scan.c stops at a 
 _CAPACITY = 1 << 14  # hits that all queries together have room for: more would take longer to allocate than to use
 
 Hits = tuple[int, NDArray[np.int64], NDArray[np.unsignedinteger]]
-"""The number of a query, the places in the chunk that it has found, and their distances."""
+"""The number of a query, the places of its hits in the chunk, and their distances."""
 
 
 def choose_scanner(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> NumpyScanner | NativeScanner:
@@ -73,13 +73,7 @@ class NativeScanner:
     """
 
     def __init__(
-        self,
-        library: ctypes.CDLL,
-        queries: NDArray[np.uint64],
-        n_bits: int,
-        top_k: int,
-        *,
-        kernel: int | None = None,
+        self, library: ctypes.CDLL, queries: NDArray[np.uint64], n_bits: int, top_k: int, *, kernel: int | None = None
     ) -> None:
         n_queries = queries.shape[1]
         capacity = max(_MIN_CAPACITY, _CAPACITY // max(1, n_queries))
@@ -140,7 +134,7 @@ def _spread(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 def copy_words(codes: NDArray[np.uint8], n_bits: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
     """Copy packed codes, (n, code_size) uint8, into 64-bit words, (words, n), padding bits zero.
 
-    Into ``out`` go as many codes as it has columns; it is faster if there are 7 more.
+    ``out`` gets as many codes as it has columns, faster if there are 7 more codes.
     """
     codes = np.ascontiguousarray(codes)
     size = codes.shape[1]
