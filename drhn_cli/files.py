@@ -178,12 +178,7 @@ def _sync_directory(directory: Path) -> None:
 
 @contextmanager
 def lock_file(
-    path: AnyPath,
-    what: str,
-    error_type: type[DrhnError],
-    timeout_seconds: float = 0.0,
-    *,
-    progress: Progress = SILENT,
+    path: AnyPath, what: str, error_type: type[DrhnError], timeout_seconds: float = 0.0, *, progress: Progress = SILENT
 ) -> Iterator[None]:
     """Hold the lock of a file, which need not exist yet, and remove the temporary files of killed writers.
 
