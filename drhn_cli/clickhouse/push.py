@@ -86,27 +86,23 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
     live = live_files(pushed)
     _require_alike(file, live, str(connection.address))
     generation = int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
+    n_items, version = len(file), max((each.version for each in pushed), default=0) + 1
     push = PushedFile(
-        name=name,
-        generation=generation,
-        state=LOADING,
-        version=max((each.version for each in pushed), default=0) + 1,
-        n_items=len(file),
-        manifest=file.manifest,
+        name=name, generation=generation, state=LOADING, version=version, n_items=n_items, manifest=file.manifest
     )
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         schema.write_file(push)
     n_sent = send_missing(file, schema, generation, progress)
     current = next((each for each in live if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
-        schema.write_file(replace(push, state=LIVE, version=push.version + 1))
+        schema.write_file(replace(push, state=LIVE, version=version + 1))
     for each in pushed:
         if each.name == name and each.generation != generation and each.state != DROPPED:
             schema.drop_generation(each.generation)
-            schema.write_file(replace(each, state=DROPPED, version=push.version + 1))
+            schema.write_file(replace(each, state=DROPPED, version=version + 1))
     live = live_files(schema.read_files())
     n_table = sum(each.n_items for each in live)
-    return PushSummary(name=os.fsdecode(name), n_items=len(file), n_sent=n_sent, n_files=len(live), n_table=n_table)
+    return PushSummary(name=os.fsdecode(name), n_items=n_items, n_sent=n_sent, n_files=len(live), n_table=n_table)
 
 
 def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Progress) -> int:
@@ -125,9 +121,8 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
         counts = {}
     progress.phase("pushing", n_items)
     n_sent = 0
-    for place, rows in _slices(
-        file, generation, n_rows, {place for place in sizes if counts.get(place) == sizes[place]}
-    ):
+    whole = {place for place, size in sizes.items() if counts.get(place) == size}
+    for place, rows in _slices(file, generation, n_rows, whole):
         if rows:
             token = {"insert_deduplication_token": f"{generation}-{n_rows}-{place}"}
             schema.connection.insert(schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
