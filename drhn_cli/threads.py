@@ -33,45 +33,29 @@ def n_processors() -> int:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C and SIGTERM until the block ends; only for short blocks, as nothing else stops them."""
-    hold = _Hold()
-    try:
-        hold.begin()
-        yield
-    finally:
-        hold.end()
+    handlers: dict[int, _Handler] = {}
+    delayed: list[tuple[int, FrameType | None]] = []
+    is_over = False
 
-
-class _Hold:
-    """Replaces the signal handlers for a while, then calls them for the signals that came meanwhile."""
-
-    def __init__(self) -> None:
-        self._is_over = False
-        self._handlers: dict[int, _Handler] = {}
-        self._noted: list[tuple[int, FrameType | None]] = []
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._is_over:  # the signal came before ``end`` had restored its handler
-            self._handlers[number](number, frame)
+    def delay(number: int, frame: FrameType | None) -> None:
+        if is_over:  # the signal came before its handler was restored
+            handlers[number](number, frame)
         else:
-            self._noted.append((number, frame))
+            delayed.append((number, frame))
 
-    def begin(self) -> None:
-        """Replace the handlers."""
-        if current_thread() is not main_thread():  # only the main thread is interrupted
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ():
             handler = signal.getsignal(number)
             if callable(handler):
-                self._handlers[number] = handler
-                signal.signal(number, self)
-
-    def end(self) -> None:
-        """Restore the handlers, and call them for the signals that came."""
-        self._is_over = True
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        for number, frame in self._noted:
-            self._handlers[number](number, frame)
+                handlers[number] = handler
+                signal.signal(number, delay)
+        yield
+    finally:
+        is_over = True
+        for signal_number, handler in handlers.items():
+            signal.signal(signal_number, handler)
+        for signal_number, frame in delayed:
+            handlers[signal_number](signal_number, frame)
 
 
 class Task(Generic[_T]):
