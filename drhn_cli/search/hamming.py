@@ -181,37 +181,35 @@ class Nearest:
 
     Attributes:
         bound: only rows nearer than this can be among the ``top_k`` nearest.
-        distances, rows: what was added, cut to the ``top_k`` nearest now and then.
+        parts: distances and rows that were added, cut to the ``top_k`` nearest now and then.
     """
 
     def __init__(self, top_k: int, bound: float) -> None:
         self.bound = bound
         self.top_k = top_k
-        self.distances: list[NDArray[Any]] = []
-        self.rows: list[NDArray[np.int64]] = []
+        self.parts: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
         self._n_added = 0  # since the last cut
 
     def add(self, distances: NDArray[Any], rows: NDArray[np.int64]) -> None:
         """Add rows nearer than ``bound``, (m,) and (m,)."""
-        self.distances.append(distances)
-        self.rows.append(rows)
+        self.parts.append((distances, rows))
         self._n_added += len(rows)
         # Cutting sorts top_k rows; once for every top_k new ones keeps the search linear.
         if self._n_added >= self.top_k:
             distances, rows = cut([self])
-            self.distances, self.rows, self._n_added = [distances], [rows], 0
+            self.parts, self._n_added = [(distances, rows)], 0
             # A later row at the same distance loses the tie, so only smaller distances get in from here on.
             self.bound = min(self.bound, distances[-1].item())
 
 
 def cut(ranges: Sequence[Nearest]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the ``top_k`` smallest distances and their rows, of one query in successive ranges of rows; sorted."""
-    parts = [part for nearest in ranges for part in nearest.distances]
+    parts = [part for nearest in ranges for part in nearest.parts]
     if not parts:
         return np.empty(0), np.empty(0, np.int64)
-    distances = np.concatenate(parts)
+    distances, rows = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
     order = np.argsort(distances, kind="stable")[: ranges[0].top_k]  # stable: ties stay in order of rows
-    return distances[order], np.concatenate([part for nearest in ranges for part in nearest.rows])[order]
+    return distances[order], rows[order]
 
 
 def _neighbours(ranges: Sequence[Nearest]) -> Neighbours:
