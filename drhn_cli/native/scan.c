@@ -46,14 +46,8 @@ struct search {
     uint8_t places[64];     /* scratch: which byte of the rows each byte of a vector is */
 };
 
-struct block {
-    const uint8_t *codes;
-    uint64_t first; /* number of the first row */
-    uint64_t n;     /* rows */
-};
-
-/* Compares a block of rows with one query. */
-typedef void scan_block(const struct search *search, uint64_t query, struct block block);
+/* Compares n rows, the first of which has number `first`, with one query. */
+typedef void scan_block(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n);
 
 static size_t spread_size(const struct search *search)
 {
@@ -83,17 +77,18 @@ INLINE void fetch_ahead(const uint8_t *code, size_t n_bytes)
 
 /* Words of 8 bytes. */
 
-INLINE void scan_words(const struct search *search, uint64_t query, struct block block, const size_t n_words)
+INLINE void scan_words(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n,
+                       const size_t n_words)
 {
-    const size_t size = search->size, last = 8 * (n_words - 1), n_bytes = block.n * size;
-    const size_t n_whole = n_bytes < last + 8 ? 0 : (n_bytes - last - 8) / size + 1; /* rows whose last word ends in the block */
+    const size_t size = search->size, last = 8 * (n_words - 1), n_bytes = n * size;
+    const size_t n_whole = n_bytes < last + 8 ? 0 : (n_bytes - last - 8) / size + 1; /* whose last word ends within the rows */
     uint64_t wanted[MAX_WORDS], padded[MAX_WORDS] = {0}, mask;
     uint64_t bound = search->bounds[query];
 
     memcpy(wanted, search->queries + query * spread_size(search), last + 8);
     memcpy(&mask, search->mask + last, 8);
-    for (uint64_t row = 0; row < block.n; row++) {
-        const uint8_t *code = block.codes + row * size;
+    for (uint64_t row = 0; row < n; row++) {
+        const uint8_t *code = codes + row * size;
         uint64_t word, distance = 0;
 
         fetch_ahead(code, size);
@@ -106,21 +101,21 @@ INLINE void scan_words(const struct search *search, uint64_t query, struct block
         memcpy(&word, code + last, 8);
         distance += (uint64_t)__builtin_popcountll((word ^ wanted[n_words - 1]) & mask);
         if (distance < bound) {
-            keep(search, query, block.first + row, distance);
+            keep(search, query, first + row, distance);
             bound = search->bounds[query];
         }
     }
 }
 
-INLINE void scan_portable(const struct search *search, uint64_t query, struct block block)
+INLINE void scan_portable(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
 {
     const size_t n_words = (search->size + 7) / 8;
 
     switch (n_words) {
-    case 1: scan_words(search, query, block, 1); break;
-    case 2: scan_words(search, query, block, 2); break;
-    case 4: scan_words(search, query, block, 4); break;
-    default: scan_words(search, query, block, n_words);
+    case 1: scan_words(search, query, codes, first, n, 1); break;
+    case 2: scan_words(search, query, codes, first, n, 2); break;
+    case 4: scan_words(search, query, codes, first, n, 4); break;
+    default: scan_words(search, query, codes, first, n, n_words);
     }
 }
 
@@ -130,9 +125,10 @@ static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable};
 
 #else
 
-__attribute__((target("popcnt"))) static void scan_popcnt(const struct search *search, uint64_t query, struct block block)
+__attribute__((target("popcnt"))) static void scan_popcnt(const struct search *search, uint64_t query,
+                                                          const uint8_t *codes, uint64_t first, uint64_t n)
 {
-    scan_portable(search, query, block);
+    scan_portable(search, query, codes, first, n);
 }
 
 /* Eight rows at a time, in vectors of 64 bytes. */
@@ -190,7 +186,8 @@ INLINE __mmask64 first_bytes(size_t n)
 
 /* Each vector holds 8 / n_vectors rows, and the bytes between them are masked. Of a row of more than 64 bytes, which
  * takes several vectors, it holds the last bytes: `whole` bytes come before. */
-INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, struct block block, const int n_vectors)
+INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                                 uint64_t n, const int n_vectors)
 {
     const size_t size = search->size, step = (size_t)(8 / n_vectors) * size;
     const size_t whole = n_vectors == 8 ? (size - 1) / 64 * 64 : 0;
@@ -201,15 +198,15 @@ INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, st
     __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
     uint8_t padded[8 * 8 * MAX_WORDS];
 
-    for (uint64_t row = 0; row < block.n; row += 8) {
-        const uint64_t n = block.n - row < 8 ? block.n - row : 8;
-        const uint8_t *code = block.codes + row * size;
+    for (uint64_t row = 0; row < n; row += 8) {
+        const uint64_t left = n - row < 8 ? n - row : 8;
+        const uint8_t *code = codes + row * size;
         __m512i counts[8];
 
         fetch_ahead(code, 8 * size);
-        if (n < 8) {
+        if (left < 8) {
             memset(padded, 0, sizeof padded);
-            code = memcpy(padded, code, n * size);
+            code = memcpy(padded, code, left * size);
         }
         for (int i = 0; i < n_vectors; i++, code += step) {
             __m512i bits = _mm512_maskz_loadu_epi8(loaded, code + whole);
@@ -225,22 +222,23 @@ INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, st
         }
         __m512i sums = sum_rows(counts, n_vectors);
         if (_mm512_cmplt_epu64_mask(sums, bound)) {
-            keep_rows(search, query, block.first + row, n, sums, ROW_ORDER[n_vectors]);
+            keep_rows(search, query, first + row, left, sums, ROW_ORDER[n_vectors]);
             bound = _mm512_set1_epi64((long long)search->bounds[query]);
         }
     }
 }
 
-static VECTORS void scan_avx512(const struct search *search, uint64_t query, struct block block)
+static VECTORS void scan_avx512(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                                uint64_t n)
 {
     if (search->size <= 8)
-        scan_vectors(search, query, block, 1);
+        scan_vectors(search, query, codes, first, n, 1);
     else if (search->size <= 16)
-        scan_vectors(search, query, block, 2);
+        scan_vectors(search, query, codes, first, n, 2);
     else if (search->size <= 32)
-        scan_vectors(search, query, block, 4);
+        scan_vectors(search, query, codes, first, n, 4);
     else
-        scan_vectors(search, query, block, 8);
+        scan_vectors(search, query, codes, first, n, 8);
 }
 
 static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable, [POPCNT] = scan_popcnt, [AVX512] = scan_avx512};
@@ -294,7 +292,7 @@ uint64_t drhn_scan(struct search *search, const uint8_t *codes, uint64_t n)
             break;
         for (uint64_t query = 0; query < search->n_queries; query++)
             if (search->bounds[query])
-                scan(search, query, (struct block){codes + row * size, row, left});
+                scan(search, query, codes + row * size, row, left);
     }
     return n;
 }
