@@ -306,10 +306,10 @@ def compare(
     if first == second == STDIN:
         raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
     pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path for path in (first, second)]
-    found = compare_pictures(pictures[0], pictures[1], weights=weights, n_bits=bits, views=options.n_views(tta))
-    near = found.distance <= (near_distance(found.n_bits) if max_distance is None else max_distance)
+    distance, n_bits = compare_pictures(pictures, weights=weights, n_bits=bits, views=options.n_views(tta))
+    near = distance <= (near_distance(n_bits) if max_distance is None else max_distance)
     if json:
-        write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
+        write_json({"a": first, "b": second, "distance": distance, "bits": n_bits, "near": near})
     else:
-        write_bytes(b"%d\n" % found.distance)
+        write_bytes(b"%d\n" % distance)
     return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND
