@@ -1,4 +1,4 @@
-"""The program: its commands, what becomes of errors and signals, and its exit statuses.
+"""The program: its commands, how errors and signals end it, and its exit statuses.
 
 A command's module is imported when the command is asked for: the options of all commands take longer to build than most
 answers. Errors become a line on stderr and an exit status in ``run``. Ctrl-C ends a command by ``KeyboardInterrupt``;
@@ -11,9 +11,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from drhn_cli import __version__
 from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.errors import DrhnError, printable
+from drhn_cli.files import os_errors
 
 _COMMANDS = {
     "hash": "collection.hash_",
@@ -66,34 +67,23 @@ class _Command(TyperCommand):
                 vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
 
 
-class _LazyCommands(Mapping[str, TyperCommand]):
-    """The commands by name, each made when it is asked for."""
-
-    def __getitem__(self, name: str) -> TyperCommand:
-        return _load_command(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
-
-    def __len__(self) -> int:
-        return len(_COMMANDS)
-
-
-@cache
-def _load_command(name: str) -> TyperCommand:
-    module, function = _COMMANDS[name].split(".")
-    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command(name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
-    return cast(TyperCommand, typer.main.get_command(single))
-
-
 class _Group(TyperGroup):
+    """The commands, each imported when it is asked for."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _LazyCommands()  # type: ignore[assignment]  # no command is ever added
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[arg-type]  # typer looks at the names alone
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own would import every command
-        return list(self.commands)
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, function = _COMMANDS[cmd_name].split(".")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        single.command(cmd_name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
+        return cast(TyperCommand, typer.main.get_command(single))
 
 
 app = typer.Typer(
@@ -128,16 +118,10 @@ def drhn(
 
     drhn train ./labelled -o weights.npz     train a network on your own classes
     """
-    _require_working_directory()
-
-
-def _require_working_directory() -> None:
-    """Refuse to run in a deleted folder: relative paths have no meaning there, and torch cannot be imported."""
-    try:
+    # In a deleted folder relative paths have no meaning, and torch cannot be imported.
+    hint = "change to a folder that is there"
+    with os_errors(DrhnError, "the working directory is gone", path=None, hint=hint):
         os.getcwd()
-    except OSError as error:
-        hint = "change to a folder that is there"
-        raise DrhnError("the working directory is gone", found=error.strerror, hint=hint) from error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +135,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
-        # Whoever reads the pipe has enough, which is no failure. Within a command typer turns it into exit status 1.
+        # The reader of the pipe has enough, which is no failure. Typer makes a SystemExit of it in a command.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         discard(sys.stdout)
@@ -160,7 +144,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report_error(error)
         return ExitStatus.ERROR
     except OSError as error:
-        if not _comes_from_echo(error):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_code is not typer.echo.__code__:  # which writes help pages, the version and completion scripts
             raise
         report_error(stdout_error(error))
         return ExitStatus.ERROR
@@ -177,14 +162,6 @@ def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
         report(f"{unknown} is now {_RENAMED_OPTIONS[unknown]}")
 
 
-def _comes_from_echo(error: OSError) -> bool:
-    """Tell whether it was typer that could not write: a help page, the version, a completion script."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code is typer.echo.__code__
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received; code that saves its work on Ctrl-C saves it now, too."""
 
@@ -196,7 +173,7 @@ def saving_on_sigterm() -> Iterator[None]:
     systemd, Slurm, torchrun, ``timeout`` and ``kill`` stop a program with SIGTERM.
     """
     before = signal.getsignal(signal.SIGTERM)
-    if before == signal.SIG_DFL:  # a parent process may have asked to ignore it
+    if before == signal.SIG_DFL:  # a parent process may have it ignored
         signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
