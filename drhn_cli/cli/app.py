@@ -23,7 +23,6 @@ from typer.core import TyperCommand, TyperGroup
 from drhn_cli import __version__
 from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
 from drhn_cli.errors import DrhnError, printable
-from drhn_cli.files import os_errors
 
 _COMMANDS = {
     "hash": "collection.hash_",
@@ -72,7 +71,7 @@ class _Group(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[arg-type]  # typer looks at the names alone
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[assignment]  # typer reads only the names
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
@@ -118,6 +117,8 @@ def drhn(
 
     drhn train ./labelled -o weights.npz     train a network on your own classes
     """
+    from drhn_cli.files import os_errors  # milliseconds that --version need not wait for
+
     # In a deleted folder relative paths have no meaning, and torch cannot be imported.
     hint = "change to a folder that is there"
     with os_errors(DrhnError, "the working directory is gone", path=None, hint=hint):
