@@ -6,9 +6,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +20,7 @@ from drhn_cli.cli.output import (
     counted,
     discard,
     format_number,
+    json_path,
     path_form,
     report,
     shown_path,
@@ -29,23 +31,19 @@ from drhn_cli.cli.output import (
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
 
-if TYPE_CHECKING:
-    from drhn_cli.collection.update import HashSummary
-
 _LONGEST_LINE = 240  # characters of a line of info with several entries
 
 _Output = Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
 
 
 class _JsonProgress(TerminalProgress):
-    """Tells of failures on stdout, too."""
+    """Reports failures on stdout, too."""
 
     def failure(self, error: DrhnError) -> None:
         super().failure(error)
-        path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
         try:
-            write_json({"path": path, "error": error.reason, "failed": True})
-        except BrokenPipeError:  # whoever reads no further still wants the pictures hashed
+            write_json({"path": json_path(error.path), "error": error.reason, "failed": True})
+        except BrokenPipeError:  # the pictures are hashed even if nobody reads on
             discard(sys.stdout)
 
 
@@ -112,22 +110,8 @@ def hash_(
         output = part.path_of(output)
         if starter and not quiet:
             report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
-    hash_options = HashOptions(
-        weights=weights,
-        n_bits=bits,
-        views=options.n_views(tta),
-        rebuild=rebuild,
-        keep_missing=keep_missing,
-        shard=part,
-        root=root,
-        exclude=exclude or (),
-        hidden=hidden,
-        follow=follow,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
-    )
+    given = {**locals(), "n_bits": bits, "views": options.n_views(tta), "shard": part, "exclude": exclude or ()}
+    hash_options = HashOptions(**{field.name: given[field.name] for field in fields(HashOptions)})
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
@@ -136,25 +120,14 @@ def hash_(
     hint = bind(_resume_hint, rebuild=rebuild)
     with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
         summary = update_collection(all_sources, output, hash_options, progress)
-    if json:
-        counts = _counts(summary, progress.n_failed)
-        write_json({**counts, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
-    elif not quiet:
-        _report_counts(output, summary, progress.n_failed, is_shard=part is not None)
-    return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
-
-
-def _counts(summary: HashSummary, n_failed: int) -> dict[str, int]:
-    names = ("added", "changed", "unchanged", "moved", "removed", "kept")
-    return {**{name: getattr(summary, name) for name in names}, "failed": n_failed}
-
-
-def _report_counts(output: Path, summary: HashSummary, n_failed: int, *, is_shard: bool) -> None:
-    told = ", ".join(f"{count:,} {name}" for name, count in _counts(summary, n_failed).items() if count)
-    n_pictures = counted(summary.n_items, "picture")
-    report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
-    if not told and not is_shard:
+    counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
+    counts["failed"] = progress.n_failed
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    line = f"{printable(output)}: {counted(summary.n_items, 'picture')} ({told or 'none'}) in {summary.seconds:.1f} s"
+    write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
+    if not (told or part or json or quiet):
         report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
+    return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
 
 
 def _resume_hint(phase: str, *, rebuild: bool) -> str:
@@ -184,8 +157,8 @@ def merge(
 
     summary = merge_codes(parts, output, partial=partial, progress=TerminalProgress(quiet=quiet))
     merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
-    told = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
-    write_summary(summary, told, json=json, quiet=quiet)
+    line = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
+    write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def export(
@@ -215,10 +188,10 @@ def export(
     from drhn_cli.collection.exchange import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"
-    chosen = form or _default_format(output, json=json)
     known: Sequence[str] = FORMATS
     if to_stdout:
         known = ["ndjson"] if json else TEXT_FORMATS
+    chosen = form or (known[0] if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())
     if chosen not in known:
         raise ConfigError(
             "no such format for stdout" if to_stdout else "no such format",
@@ -233,16 +206,8 @@ def export(
                 write_bytes(row)
             return
         export_file(file, output, chosen, show_path=shown_path, end=end)
-        if json:
-            write_json({"n_items": file.n_items, "format": chosen})
-        elif not quiet:
-            report(f"{printable(output)}: {counted(file.n_items, 'code')}")
-
-
-def _default_format(output: str, *, json: bool) -> str:
-    if output == "-":
-        return "ndjson" if json else "tsv"
-    return os.path.splitext(output)[1].removeprefix(".").lower()
+        line = f"{printable(output)}: {counted(file.n_items, 'code')}"
+        write_summary({"n_items": file.n_items, "format": chosen}, line, json=json, quiet=quiet)
 
 
 def import_(
@@ -272,8 +237,8 @@ def import_(
 
     listed = options.read_files_from(files_from, null=null)
     summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
-    told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
-    write_summary(summary, told, json=json, quiet=quiet)
+    line = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
+    write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def push(
@@ -304,7 +269,7 @@ def push(
         summary = push_codes(codes, url, name=name, progress=progress)
     pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
     there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
-    write_summary(summary, f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
+    write_summary(vars(summary), f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
 
 
 def info(
@@ -330,30 +295,30 @@ def info(
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
-    """Return what a code file, a weights file or a table says of itself."""
+    """Describe a code file, a weights file or a table."""
     from drhn_cli.clickhouse.url import is_table
 
+    opened: Any
     if is_table(path):
         from drhn_cli.clickhouse.table import CodeTable
 
-        with CodeTable.open(path) as table:
-            if verify:
-                table.verify()
-            return {**table.describe(), "verified": verify}
-    if _is_zip(path):
+        opened = CodeTable.open(path)
+    elif _is_zip(path):
         from drhn_cli.network.model import load_model
 
         return load_model(Path(path)).describe()
-    from drhn_cli.codes.reader import CodeFile
+    else:
+        from drhn_cli.codes.reader import CodeFile
 
-    with CodeFile.open(path) as file:
+        opened = CodeFile.open(path)
+    with opened as codes:
         if verify:
-            file.verify()
-        return {**file.describe(), "verified": verify}
+            codes.verify()
+        return {**codes.describe(), "verified": verify}
 
 
 def _is_zip(path: str) -> bool:
-    """Tell whether a file begins as weights files do."""
+    """Return whether a file is a zip archive, as weights files are."""
     with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
         # Only a regular file is opened: opening a pipe would wait for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -363,7 +328,7 @@ def _is_zip(path: str) -> bool:
 
 
 def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Yield a line for each entry, and an indented one for each entry of what would make too long a line."""
+    """Yield a line for each entry; a mapping that is too long for a line has its entries indented below its name."""
     for name, value in description.items():
         line = f"{indent}{name}: {_on_one_line(value)}"
         if isinstance(value, Mapping) and len(line) > _LONGEST_LINE:

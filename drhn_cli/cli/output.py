@@ -6,17 +6,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from rich.progress import Progress as RichProgress
-    from rich.table import Table
 
 
 def write_bytes(data: bytes) -> None:
@@ -74,10 +71,8 @@ def messages() -> Iterator[None]:
 
 def report_error(error: DrhnError) -> None:
     """Write an error on one line of stderr, with its path as ``shown_path`` gives it."""
-    if error.path is None:
-        report(error.message)
-    else:
-        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
+    path = json_path(error.path)
+    report(error.reason if path is None else f"{printable(path)}: {error.reason}")
 
 
 def shown_path(path: bytes) -> bytes:
@@ -87,6 +82,11 @@ def shown_path(path: bytes) -> bytes:
     except OSError:  # it was removed meanwhile
         return path
     return path.removeprefix(here)
+
+
+def json_path(path: AnyPath | None) -> str | None:
+    """Return an absolute path as JSON has it, as ``shown_path`` gives it."""
+    return None if path is None else os.fsdecode(shown_path(os.fsencode(path)))
 
 
 def terminal_text(path: AnyPath) -> str:
@@ -105,13 +105,12 @@ def path_form(end: bytes) -> Callable[[bytes], bytes]:
     return shown_path
 
 
-def write_summary(summary: DataclassInstance, told: str, *, json: bool, quiet: bool) -> None:
+def write_summary(values: Mapping[str, Any], line: str, *, json: bool, quiet: bool) -> None:
     """Report what a command did: a JSON object on stdout, a line on stderr, or nothing."""
     if json:
-        values = asdict(summary)
         write_json({name: round(value, 3) if name == "seconds" else value for name, value in values.items()})
     elif not quiet:
-        report(told)
+        report(line)
 
 
 def counted(number: int, noun: str) -> str:
@@ -121,31 +120,29 @@ def counted(number: int, noun: str) -> str:
 
 def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table: drawn on a terminal, else tab-separated with a header line."""
-    if not sys.stdout.isatty():
-        for row in (headers, *rows):
-            write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
+    if sys.stdout.isatty():
+        draw_table(headers, rows, text_column=headers[0])
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in headers:
-        # Folded: nothing is lost, and not every encoding has an ellipsis.
-        table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
-    for row in rows:
-        # As Text, because a name in brackets is no markup.
-        table.add_row(*(Text(terminal_text(cell)) for cell in row))
-    print_table(table)
+    for row in (headers, *rows):
+        write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
 
 
-def print_table(table: Table, *, title: str = "") -> None:
+def draw_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, text_column: str, title: str = "") -> None:
     """Draw a table on the terminal, if it has rows; with a title it is followed by an empty line."""
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False, emoji=False)
     if title:
         console.print(title, style="bold", markup=False)
-    if table.row_count:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        # Folded: nothing is lost, and not every encoding has an ellipsis.
+        table.add_column(header, justify="left" if header == text_column else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(terminal_text(cell)) for cell in row))  # plain strings would be read as markup
+    if rows:
         console.print(table)
     if title:
         console.print()

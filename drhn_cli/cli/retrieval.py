@@ -15,10 +15,11 @@ import typer
 from drhn_cli.cli import options
 from drhn_cli.cli.app import ExitStatus
 from drhn_cli.cli.output import (
+    draw_table,
     flush,
     format_number,
+    json_path,
     path_form,
-    print_table,
     report,
     report_error,
     shown_path,
@@ -122,34 +123,32 @@ def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[b
     from drhn_cli.retrieval.query import Query
 
     for image in images:
-        if image == STDIN:
-            yield Query(name=STDIN.encode(), image=io.BytesIO(sys.stdin.buffer.read()))
-        else:
-            yield Query(name=os.fsencode(image), image=image)
+        yield Query(name=os.fsencode(image), image=_picture(image))
     for code in codes:
         yield Query(name=code.encode(), code=code)
     for path in listed:
         yield Query(name=path, image=path)
 
 
+def _picture(path: str) -> str | io.BytesIO:
+    return io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
+
+
 def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
     """Write each answer as it comes, and return the exit status."""
     found = failed = False
     for answer in answers:
-        if answer.error is None:
-            output.write(answer)
-        else:
-            output.write_failure(answer.query, answer.error)
-        found = found or bool(answer.matches)
-        failed = failed or answer.error is not None
+        output.write(answer)
         flush()
-    if failed:
-        return ExitStatus.ERROR
-    if not found:
-        if not output.quiet:
-            report("nothing found")
-        return ExitStatus.NOTHING_FOUND
-    return ExitStatus.DONE
+        found |= bool(answer.matches)
+        failed |= answer.error is not None
+    return ExitStatus.ERROR if failed else _status(found, quiet=output.quiet)
+
+
+def _status(found: bool, *, quiet: bool) -> ExitStatus:
+    if not found and not quiet:
+        report("nothing found")
+    return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +162,14 @@ class _Output:
     several: bool
 
     def write(self, answer: Answer) -> None:
-        if self.json:
+        query = os.fsdecode(answer.query)
+        if answer.error is not None:
+            self._write_failure(query, answer.error)
+        elif self.json:
             for rank, match in enumerate(answer.matches, start=1):
-                write_json(
-                    {
-                        "query": os.fsdecode(answer.query),
-                        "rank": rank,
-                        "distance": match.distance,
-                        "path": os.fsdecode(shown_path(match.path)),
-                        **({} if match.score is None else {"score": round(match.score, 4)}),
-                    }
-                )
+                score = {} if match.score is None else {"score": round(match.score, 4)}
+                ranked = {"query": query, "rank": rank, "distance": match.distance}
+                write_json({**ranked, "path": json_path(match.path), **score})
         elif self.only_paths:
             form = path_form(self.end)
             for match in answer.matches:
@@ -185,30 +181,24 @@ class _Output:
             for match in answer.matches:
                 write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
 
-    def write_failure(self, query: bytes, error: DrhnError) -> None:
-        """Report a query that has no answer."""
+    def _write_failure(self, query: str, error: DrhnError) -> None:
         if error.path is None:
             report(f"{printable(query)}: {error.message}")
         else:
             report_error(error)
         if self.json:
-            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
-            write_json({"query": os.fsdecode(query), "error": error.reason, "path": path})
+            write_json({"query": query, "error": error.reason, "path": json_path(error.path)})
 
     def _draw(self, answer: Answer) -> None:
-        from rich.table import Table
-        from rich.text import Text
-
-        has_scores = any(match.score is not None for match in answer.matches)
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("score", "distance") if has_scores else ("distance",):  # what gives the order comes first
-            table.add_column(name, justify="right")
-        table.add_column("path", overflow="fold")
-        for match in answer.matches:
-            score = [format_number(match.score)] if has_scores else []
-            table.add_row(*score, str(match.distance), Text(terminal_text(shown_path(match.path))))
-        nothing = "" if answer.matches else ": nothing found"
-        print_table(table, title=f"{terminal_text(answer.query)}{nothing}" if self.several else "")
+        # The number that gives the order comes first.
+        scores = [[format_number(match.score)] for match in answer.matches if match.score is not None]
+        rows = [[str(match.distance), os.fsdecode(shown_path(match.path))] for match in answer.matches]
+        headers = ["distance", "path"]
+        if scores:
+            headers, rows = ["score", *headers], [[*score, *row] for score, row in zip(scores, rows, strict=True)]
+        nothing = "" if rows else ": nothing found"
+        title = f"{terminal_text(answer.query)}{nothing}" if self.several else ""
+        draw_table(headers, rows, text_column="path", title=title)
 
 
 def dups(
@@ -257,19 +247,14 @@ def dups(
         for group in find_duplicates(gallery, max_distance, across=across):
             if json:
                 pictures = [
-                    {"path": os.fsdecode(shown_path(match.path)), "size": match.size, "distance": match.distance}
-                    for match in group
+                    {"path": json_path(match.path), "size": match.size, "distance": match.distance} for match in group
                 ]
                 write_json({"pictures": pictures})
             else:
                 write_bytes(end if found else b"")
                 write_bytes(b"".join(shown(match.path) + end for match in group))
             found = True
-    if not found:
-        if not quiet:
-            report("nothing found")
-        return ExitStatus.NOTHING_FOUND
-    return ExitStatus.DONE
+    return _status(found, quiet=quiet)
 
 
 def compare(
@@ -305,7 +290,7 @@ def compare(
 
     if first == second == STDIN:
         raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
-    pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path for path in (first, second)]
+    pictures = [_picture(path) for path in (first, second)]
     distance, n_bits = compare_pictures(pictures, weights=weights, n_bits=bits, views=options.n_views(tta))
     near = distance <= (near_distance(n_bits) if max_distance is None else max_distance)
     if json:
