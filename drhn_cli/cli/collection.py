@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial as bind
 from pathlib import Path
@@ -19,19 +19,17 @@ from drhn_cli.cli.output import (
     TerminalProgress,
     counted,
     discard,
-    format_number,
     json_path,
     path_form,
     report,
     shown_path,
     write_bytes,
+    write_description,
     write_json,
     write_summary,
 )
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
-
-_LONGEST_LINE = 240  # characters of a line of info with several entries
 
 _Output = Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
 
@@ -290,8 +288,7 @@ def info(
     if json:
         write_json(description)
     else:
-        for line in _lines(description):
-            write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+        write_description(description)
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
@@ -325,26 +322,3 @@ def _is_zip(path: str) -> bool:
             return False
         with open(path, "rb") as stream:
             return stream.read(2) == b"PK"
-
-
-def _lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Yield a line for each entry; a mapping that is too long for a line has its entries indented below its name."""
-    for name, value in description.items():
-        line = f"{indent}{name}: {_on_one_line(value)}"
-        if isinstance(value, Mapping) and len(line) > _LONGEST_LINE:
-            yield f"{indent}{name}:"
-            yield from _lines(value, f"{indent}  ")
-        else:
-            yield line
-
-
-def _on_one_line(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
-    if isinstance(value, list | tuple):
-        return " ".join(_on_one_line(inner) for inner in value) or "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return format_number(None) if value is None else printable(str(value))

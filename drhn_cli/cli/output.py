@@ -153,6 +153,34 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def write_description(description: Mapping[str, Any]) -> None:
+    """Write a line for each entry; one that would be longer than 240 characters becomes indented lines."""
+    for line in _description_lines(description):
+        write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _description_lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in description.items():
+        line = f"{indent}{name}: {_on_one_line(value)}"
+        if isinstance(value, Mapping) and len(line) > 240:
+            yield f"{indent}{name}:"
+            yield from _description_lines(value, f"{indent}  ")
+        else:
+            yield line
+
+
+def _on_one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(_on_one_line(inner) for inner in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return format_number(None) if value is None else printable(str(value))
+
+
 class TerminalProgress(Progress):
     """Progress on stderr: messages, and on a terminal a bar with the rate and the remaining time.
 

@@ -58,11 +58,7 @@ class Entries(Sequence[Entry]):
     def from_columns(
         cls, paths: Sequence[bytes], sizes: ArrayLike, mtimes_ns: ArrayLike, inodes: ArrayLike | None = None
     ) -> Self:
-        """Build from n paths relative to the root, in any order, and n integers for each other column.
-
-        Raises:
-            DrhnError: the columns have different lengths.
-        """
+        """Build from n paths relative to the root, in any order, and n integers for each other column."""
         offsets = np.zeros(len(paths) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, paths), dtype=np.int64, count=len(paths)), out=offsets[1:])
         return cls(
@@ -99,11 +95,7 @@ class Entries(Sequence[Entry]):
         return Entry(path=self.path(row), stamp=self.stamp(row))
 
     def path(self, row: int) -> bytes:
-        """Return the path of one row, 0..n-1.
-
-        Raises:
-            IndexError: there is no such row.
-        """
+        """Return the path of one row, 0..n-1; another is an IndexError."""
         row = operator.index(row)
         if not 0 <= row < len(self):
             raise IndexError(row)

@@ -68,11 +68,7 @@ def pack_header(n_items: int, code_size: int) -> bytes:
 
 
 def unpack_header(raw: bytes) -> tuple[int, int]:
-    """Return n_items and code_size of a header, 33 bytes.
-
-    Raises:
-        ValueError: another kind of faiss index, or fields that contradict each other.
-    """
+    """Return n_items and code_size of a header, 33 bytes. Another kind of faiss index is a ValueError."""
     _, _, code_size, n_items, _, _, _ = _HEADER.unpack(raw)
     in_range = 1 <= code_size <= MAX_BITS // 8 and 0 <= n_items < 1 << 48
     if not in_range or raw != pack_header(n_items, code_size):
@@ -158,11 +154,7 @@ def pack_block(entries: Entries) -> bytes:
 
 
 def unpack_block(raw: bytes, n_rows: int) -> Entries:
-    """Undo ``pack_block``.
-
-    Raises:
-        ValueError: the block is not made of ``n_rows`` entries.
-    """
+    """Undo ``pack_block``. A block that is not made of ``n_rows`` entries is a ValueError."""
     blob_start = _blob_start(n_rows)
     if len(raw) < blob_start:
         raise ValueError("shorter than its columns")
@@ -202,11 +194,7 @@ def _blob_start(n_rows: int) -> int:
 
 
 def require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
-    """Refuse a folder, pipe or device in the place of a code file.
-
-    Raises:
-        CodeFileError: it is one.
-    """
+    """Refuse a folder, pipe or device in the place of a code file."""
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)

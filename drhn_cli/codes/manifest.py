@@ -67,11 +67,7 @@ class Shard:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Undo ``dataclasses.asdict``.
-
-        Raises:
-            CodeFileError: it is no shard. The caller adds the path.
-        """
+        """Undo ``dataclasses.asdict``. What is no shard is a CodeFileError, to which the caller adds the path."""
         types = {"number": int, "count": int, "finished": bool}
         if (
             not isinstance(value, dict)
@@ -140,10 +136,7 @@ class CodeManifest:
 
     @classmethod
     def from_json(cls, text: bytes) -> tuple[Self, int]:
-        """Undo ``to_json``; keys that this version does not know are ignored.
-
-        Returns:
-            The manifest, and the number of items that it gives.
+        """Return the manifest and n_items of ``to_json``; keys that this version does not know are ignored.
 
         Raises:
             CodeFileError: not JSON, or a key is missing or of another type. The caller adds the path.

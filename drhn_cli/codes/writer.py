@@ -1,4 +1,4 @@
-"""Writing a code file: whole or not at all."""
+"""Write a code file, whole or not at all, one writer at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK_TIMEOUT_SECONDS = 10.0
 """How long a writer waits for another one."""
 
 Block = tuple[NDArray[np.uint8], Entries]
-"""Codes and entries of some rows."""
+"""Codes, (m, code_size) uint8, and their m entries."""
 
 
 def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, manifest: CodeManifest) -> None:
@@ -66,9 +66,8 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
 
     Args:
         path: of the code file; its folder exists.
-        blocks: codes, (m, code_size) uint8, and their m entries: ascending by path throughout, ``layout.BLOCK_ROWS``
-            of them in each block but the last.
-        n_items: how many they are together.
+        blocks: ascending by path throughout, ``layout.BLOCK_ROWS`` in each but the last.
+        n_items: rows of all blocks.
         manifest: what made the codes.
 
     Raises:
@@ -83,10 +82,6 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
 
 def lock_code_file(path: AnyPath, progress: Progress) -> AbstractContextManager[None]:
     """Return what holds the lock of a code file, which need not exist yet, through a ``with`` block.
-
-    Args:
-        path: of the code file.
-        progress: is told if another writer has to be waited for.
 
     Raises:
         CodeFileError: on entering: another writer still holds it, or it cannot be locked.

@@ -28,9 +28,9 @@ class FindResult:
         files: sorted by path bytes, each path once.
         failures: what could not be looked at, in the order met.
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
-        missing: absolute paths of sources and folders that are not there or cannot be listed. What an index holds
-            under one of them is unknown rather than deleted.
-        some_vanished: a file or folder was there and then was not, as where a drive is unplugged meanwhile.
+        missing: absolute paths of sources and folders that are not there or cannot be listed. What was known of their
+            pictures may still be true.
+        some_vanished: a file or folder vanished between being listed and being looked at, as on an unplugged drive.
     """
 
     files: Sequence[ImageFile] = field(default_factory=list)
@@ -69,20 +69,17 @@ def find_images(
 ) -> FindResult:
     """Find the picture files in folders, at any depth, and those named one by one.
 
-    In a folder a picture is a regular file with a suffix of ``formats.SUFFIXES``, in any case. As in ripgrep and fd,
-    dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a
-    folder above it is a failure. Neither rule, nor ``exclude``, nor the suffix, applies to the sources themselves.
-    FIFOs, sockets and devices are never opened. Tar archives are looked into only where they are sources.
+    In a folder a picture is a regular file with a suffix of ``picture_suffixes``, in any case. As in ripgrep and fd,
+    dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a folder
+    above it is a failure. None of these rules, nor ``exclude``, applies to the sources themselves. FIFOs, sockets and
+    devices are never opened. Archives among the sources are only listed: see ``find_members``.
 
     Args:
         sources: files and folders; relative ones are taken from the working directory.
-        exclude: globs of names, or with a ``/`` of paths relative to the source: see ``compile_excludes``.
+        exclude: globs, see ``compile_excludes``.
         hidden: take files and folders whose name starts with a dot.
         follow: follow symbolic links inside folders.
         progress: is advanced by the files of each folder.
-
-    Returns:
-        The files, and what could not be read. One unreadable folder never hides the others.
     """
     search = _Search(exclude=exclude, hidden=hidden, follow=follow, progress=progress)
     for source in sources:
@@ -93,16 +90,9 @@ def find_images(
 def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
-    A member with a picture's name that is no regular file below the archive is a failure. An archive that is damaged
-    is a failure, and what it holds beyond that unknown. Of a name that is there twice the last one counts.
-
-    Args:
-        archive: absolute path of a regular file.
-        exclude: globs of names, or with a ``/`` of paths inside the archive.
-        hidden: take members with a name in their path that starts with a dot.
-
-    Returns:
-        What was found, in the order of the archive.
+    The files are in the order of the archive; of a name that is there twice the last one counts. A member with a
+    picture's name that is no regular file below the archive is a failure. So is a damaged archive, and it is missing,
+    too, as nothing is known of what comes after the damage.
     """
     suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
     files: dict[bytes, ImageFile] = {}

@@ -127,11 +127,7 @@ def register_heif() -> bool:
 
 
 def refuse_raw(path: AnyPath | None, prefix: bytes) -> None:
-    """Refuse what is a RAW file by its name or its first 16 bytes.
-
-    Raises:
-        ImageError: it is one.
-    """
+    """Refuse what is a RAW file by its name or its first 16 bytes."""
     if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
         raise _raw_error(path)
 
@@ -140,9 +136,6 @@ def refuse_thumbnail(path: AnyPath | None, picture: Image.Image) -> None:
     """Refuse a TIFF file that is a RAW file, or begins with a thumbnail as RAW files do, whatever its name.
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
-
-    Raises:
-        ImageError: it is one.
     """
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tags = picture.tag_v2

@@ -39,15 +39,7 @@ _Loaded = NDArray[np.uint8] | ImageError
 
 
 def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Load one picture, exactly as ``load_batches`` does.
-
-    Args:
-        source: see ``read_source``.
-        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
-        max_pixels: refuse pictures of more pixels.
-
-    Returns:
-        (views * size, size, 3) pixels in 0..255.
+    """Load one picture, exactly as ``load_batches`` does: (views * size, size, 3) pixels in 0..255.
 
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
@@ -71,14 +63,14 @@ def load_batches(
     (an error or Ctrl-C in the loop over it does) drops the pending work and waits for at most one picture a thread.
 
     Args:
-        sources: files; taken lazily, in the caller's thread.
-        preprocessing: ``size``, ``fit``, ``views`` and ``shrink_gap`` are used.
+        sources: taken lazily, in the caller's thread.
+        preprocessing: how pictures are fitted.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
         max_pixels: refuse pictures of more pixels.
 
     Returns:
-        Batches; none for no sources. A picture that cannot be read is a failure in its batch and stops nothing.
+        Batches. A picture that cannot be read is a failure in its batch and stops nothing.
 
     Raises:
         ConfigError: ``batch_size`` or ``workers`` is below 1.

@@ -20,7 +20,7 @@ from drhn_cli.paths import absolute_path
 if TYPE_CHECKING:
     from drhn_cli.images.archive import TarMember
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 2 << 30
 """A picture is read into memory before it is decoded, so that nobody can cut it short meanwhile. None is longer."""
 
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
