@@ -6,12 +6,11 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial as bind
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from drhn_cli.cli import options
 from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
@@ -31,7 +30,7 @@ from drhn_cli.cli.output import (
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
 
-_Output = Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
+_Output = Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
 
 
 class _JsonProgress(TerminalProgress):
@@ -46,44 +45,38 @@ class _JsonProgress(TerminalProgress):
 
 
 def hash_(
-    sources: Annotated[
-        list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders, files, tar archives.")
-    ] = None,
+    sources: Annotated[list[str] | None, Argument(metavar="SOURCE...", help="Folders, files, tar archives.")] = None,
     *,
     output: _Output,
     weights: options.Weights = None,
     bits: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
-        ),
+        Option(min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"),
     ] = None,
     tta: options.Tta = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Hash everything again and drop what the code file has.")
+        bool, Option("--rebuild", help="Hash everything again and drop what the code file has.")
     ] = False,
-    keep_missing: Annotated[
-        bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
-    ] = False,
+    keep_missing: Annotated[bool, Option("--keep-missing", help="Keep the codes of files that are gone.")] = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
+        Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
+        str | None, Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
     ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: options.Exclude = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Include names that begin with a dot.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
+    hidden: Annotated[bool, Option("--hidden", help="Include names that begin with a dot.")] = False,
+    follow: Annotated[bool, Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
+        int | None, Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
     ] = None,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
+    batch_size: Annotated[int, Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
     workers: options.Workers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -109,7 +102,6 @@ def hash_(
         if starter and not quiet:
             report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
     given = {**locals(), "n_bits": bits, "views": options.n_views(tta), "shard": part, "exclude": exclude or ()}
-    hash_options = HashOptions(**{field.name: given[field.name] for field in fields(HashOptions)})
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
@@ -117,7 +109,7 @@ def hash_(
     kind = _JsonProgress if json else TerminalProgress
     hint = bind(_resume_hint, rebuild=rebuild)
     with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
-        summary = update_collection(all_sources, output, hash_options, progress)
+        summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     counts["failed"] = progress.n_failed
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
@@ -136,12 +128,10 @@ def _resume_hint(phase: str, *, rebuild: bool) -> str:
 
 
 def merge(
-    parts: Annotated[list[str], typer.Argument(metavar="PART...", help="Code files that have no picture in common.")],
+    parts: Annotated[list[str], Argument(metavar="PART...", help="Code files that have no picture in common.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")
-    ] = False,
+    output: Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make.")],
+    partial: Annotated[bool, Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -163,11 +153,11 @@ def export(
     codes: options.Codes,
     *,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
+        str, Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
     ] = "-",
     form: Annotated[
         Literal["npy", "tsv", "ndjson", "parquet"] | None,
-        typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
+        Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
     json: options.Json = False,
@@ -210,15 +200,15 @@ def export(
 
 def import_(
     array: Annotated[
-        str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
+        str, Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
     ],
     *,
     files_from: Annotated[
-        str, typer.Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
+        str, Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
+    output: Annotated[str, Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
     bits: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
+        int | None, Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
     ] = None,
     null: options.Null = False,
     json: options.Json = False,
@@ -241,11 +231,10 @@ def import_(
 
 def push(
     codes: options.Codes,
-    url: Annotated[str, typer.Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
+    url: Annotated[str, Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
     *,
     name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]"),
+        str | None, Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]")
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -271,11 +260,10 @@ def push(
 
 
 def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
+    file: Annotated[str, Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
     *,
     verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
+        bool, Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from drhn_cli.cli import options
 from drhn_cli.cli.app import ExitStatus
@@ -38,38 +38,32 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
+        Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
     ],
     *,
     top: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
+        Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
     ] = None,
-    max_distance: Annotated[
-        int | None, typer.Option(min=0, metavar="R", help="Only matches at most R bits away.")
-    ] = None,
+    max_distance: Annotated[int | None, Option(min=0, metavar="R", help="Only matches at most R bits away.")] = None,
     code: Annotated[
-        list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
+        list[str] | None, Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
     order: Annotated[
         Literal["hamming", "asymmetric"],
-        typer.Option(help="Order of the matches; asymmetric: bits that the network is unsure of count less."),
+        Option(help="Order of the matches; asymmetric: bits that the network is unsure of count less."),
     ] = "hamming",
     under: options.Under = None,
     exclude: options.Exclude = None,
-    not_self: Annotated[
-        bool, typer.Option("--not-self", help="Leave the query picture itself out of its matches.")
-    ] = False,
+    not_self: Annotated[bool, Option("--not-self", help="Leave the query picture itself out of its matches.")] = False,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
-    only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
+    only_paths: Annotated[bool, Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     sheet: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="Also draw the answers with thumbnails, as a page (.html) or a picture (.png)."
-        ),
+        Option(metavar="FILE", help="Also draw the answers with thumbnails, as a page (.html) or a picture (.png)."),
     ] = None,
     weights: options.Weights = None,
     device: options.Device = "cpu",
@@ -97,14 +91,8 @@ def query(
         )
     if [*images, files_from].count(STDIN) > 1:
         raise ConfigError("two things are read from stdin", hint="name one of them by its file")
-    query_options = QueryOptions(
-        top_k=top if top is not None or max_distance is not None else 10,
-        max_distance=max_distance,
-        asymmetric=order == "asymmetric",
-        not_self=not_self,
-        weights=weights,
-        device=device,
-    )
+    top_k = top if top is not None or max_distance is not None else 10
+    query_options = options.collect(QueryOptions, {**locals(), "asymmetric": order == "asymmetric"})
     several = n_sources > 1 or files_from is not None
     output = _Output(json=json, quiet=quiet, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
     with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
@@ -206,15 +194,11 @@ def dups(
     *,
     max_distance: Annotated[
         int | None,
-        typer.Option(
-            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"
-        ),
+        Option(min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"),
     ] = None,
     across: Annotated[
         bool,
-        typer.Option(
-            "--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."
-        ),
+        Option("--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."),
     ] = False,
     under: options.Under = None,
     exclude: options.Exclude = None,
@@ -258,20 +242,18 @@ def dups(
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A picture; - is stdin.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another picture; - is stdin.")],
+    first: Annotated[str, Argument(metavar="A", help="A picture; - is stdin.")],
+    second: Annotated[str, Argument(metavar="B", help="Another picture; - is stdin.")],
     *,
     max_distance: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            metavar="R",
-            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]",
+        Option(
+            min=0, metavar="R", help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]"
         ),
     ] = None,
     weights: options.Weights = None,
     bits: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
+        int | None, Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
     ] = None,
     tta: options.Tta = None,
     json: options.Json = False,
