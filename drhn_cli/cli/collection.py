@@ -13,35 +13,23 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
-from drhn_cli.cli.output import (
-    TerminalProgress,
-    counted,
-    discard,
-    json_path,
-    path_form,
-    report,
-    shown_path,
-    write_bytes,
-    write_description,
-    write_json,
-    write_summary,
-)
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
 
 _Output = Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
 
 
-class _JsonProgress(TerminalProgress):
+class _JsonProgress(out.TerminalProgress):
     """Reports failures on stdout, too."""
 
     def failure(self, error: DrhnError) -> None:
         super().failure(error)
         try:
-            write_json({"path": json_path(error.path), "error": error.reason, "failed": True})
+            out.write_json({"path": out.json_path(error.path), "error": error.reason, "failed": True})
         except BrokenPipeError:  # the pictures are hashed even if nobody reads on
-            discard(sys.stdout)
+            out.discard(sys.stdout)
 
 
 def hash_(
@@ -100,23 +88,24 @@ def hash_(
     if part is not None:
         output = part.path_of(output)
         if starter and not quiet:
-            report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
+            out.report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
     given = {**locals(), "n_bits": bits, "views": options.n_views(tta), "shard": part, "exclude": exclude or ()}
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
     shares_terminal = starter is not None  # with the other processes of torchrun
-    kind = _JsonProgress if json else TerminalProgress
+    kind = _JsonProgress if json else out.TerminalProgress
     hint = bind(_resume_hint, rebuild=rebuild)
     with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
         summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     counts["failed"] = progress.n_failed
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    line = f"{printable(output)}: {counted(summary.n_items, 'picture')} ({told or 'none'}) in {summary.seconds:.1f} s"
-    write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
+    hashed = f"{out.counted(summary.n_items, 'picture')} ({told or 'none'})"
+    line = f"{printable(output)}: {hashed} in {summary.seconds:.1f} s"
+    out.write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
     if not (told or part or json or quiet):
-        report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
+        out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
 
 
@@ -143,10 +132,10 @@ def merge(
     """
     from drhn_cli.collection.merge import merge_codes
 
-    summary = merge_codes(parts, output, partial=partial, progress=TerminalProgress(quiet=quiet))
-    merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
+    summary = merge_codes(parts, output, partial=partial, progress=out.TerminalProgress(quiet=quiet))
+    merged = f"{out.counted(summary.n_items, 'picture')} of {out.counted(summary.n_parts, 'code file')}"
     line = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
-    write_summary(vars(summary), line, json=json, quiet=quiet)
+    out.write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def export(
@@ -190,12 +179,13 @@ def export(
     end = b"\0" if null else b"\n"
     with CodeFile.open(codes) as file:
         if to_stdout:
-            for row in export_rows(file, chosen, show_path=path_form(end) if chosen == "tsv" else shown_path, end=end):
-                write_bytes(row)
+            show_path = out.path_form(end) if chosen == "tsv" else out.shown_path
+            for row in export_rows(file, chosen, show_path=show_path, end=end):
+                out.write_bytes(row)
             return
-        export_file(file, output, chosen, show_path=shown_path, end=end)
-        line = f"{printable(output)}: {counted(file.n_items, 'code')}"
-        write_summary({"n_items": file.n_items, "format": chosen}, line, json=json, quiet=quiet)
+        export_file(file, output, chosen, show_path=out.shown_path, end=end)
+        line = f"{printable(output)}: {out.counted(file.n_items, 'code')}"
+        out.write_summary({"n_items": file.n_items, "format": chosen}, line, json=json, quiet=quiet)
 
 
 def import_(
@@ -224,9 +214,9 @@ def import_(
     from drhn_cli.collection.exchange import import_codes
 
     listed = options.read_files_from(files_from, null=null)
-    summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
-    line = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
-    write_summary(vars(summary), line, json=json, quiet=quiet)
+    summary = import_codes(array, listed, output, bits, progress=out.TerminalProgress(quiet=quiet))
+    line = f"{printable(output)}: {out.counted(summary.n_items, 'code')} of {out.counted(summary.n_bits, 'bit')}"
+    out.write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def push(
@@ -252,11 +242,11 @@ def push(
     from drhn_cli.clickhouse.push import push_codes
 
     hint = "run the same command again to go on"
-    with TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
+    with out.TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
         summary = push_codes(codes, url, name=name, progress=progress)
-    pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
-    there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
-    write_summary(vars(summary), f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
+    pushed = f"{out.counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
+    there = f"{out.counted(summary.n_table, 'picture')} of {out.counted(summary.n_files, 'code file')}"
+    out.write_summary(vars(summary), f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
 
 
 def info(
@@ -274,9 +264,9 @@ def info(
     """
     description = _describe(file, verify=verify)
     if json:
-        write_json(description)
+        out.write_json(description)
     else:
-        write_description(description)
+        out.write_description(description)
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:

@@ -153,20 +153,15 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def write_description(description: Mapping[str, Any]) -> None:
+def write_description(description: Mapping[str, Any], indent: str = "") -> None:
     """Write a line for each entry; one that would be longer than 240 characters becomes indented lines."""
-    for line in _description_lines(description):
-        write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
-
-
-def _description_lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in description.items():
         line = f"{indent}{name}: {_on_one_line(value)}"
-        if isinstance(value, Mapping) and len(line) > 240:
-            yield f"{indent}{name}:"
-            yield from _description_lines(value, f"{indent}  ")
-        else:
-            yield line
+        is_long = isinstance(value, Mapping) and len(line) > 240
+        shown = f"{indent}{name}:" if is_long else line
+        write_bytes(f"{shown}\n".encode("utf-8", "backslashreplace"))
+        if is_long:
+            write_description(value, f"{indent}  ")
 
 
 def _on_one_line(value: Any) -> str:

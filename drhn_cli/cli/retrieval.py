@@ -13,20 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus
-from drhn_cli.cli.output import (
-    draw_table,
-    flush,
-    format_number,
-    json_path,
-    path_form,
-    report,
-    report_error,
-    shown_path,
-    terminal_text,
-    write_bytes,
-    write_json,
-)
 from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
@@ -86,9 +74,8 @@ def query(
     *images, codes_path = paths
     n_sources = len(images) + len(code or ())
     if not n_sources and files_from is None:
-        raise ConfigError(
-            "nothing to look up", hint="name a picture before the code file, or use --code or --files-from"
-        )
+        hint = "name a picture before the code file, or use --code or --files-from"
+        raise ConfigError("nothing to look up", hint=hint)
     if [*images, files_from].count(STDIN) > 1:
         raise ConfigError("two things are read from stdin", hint="name one of them by its file")
     top_k = top if top is not None or max_distance is not None else 10
@@ -127,7 +114,7 @@ def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
     found = failed = False
     for answer in answers:
         output.write(answer)
-        flush()
+        out.flush()
         found |= bool(answer.matches)
         failed |= answer.error is not None
     return ExitStatus.ERROR if failed else _status(found, quiet=output.quiet)
@@ -135,7 +122,7 @@ def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
 
 def _status(found: bool, *, quiet: bool) -> ExitStatus:
     if not found and not quiet:
-        report("nothing found")
+        out.report("nothing found")
     return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
 
 
@@ -157,36 +144,36 @@ class _Output:
             for rank, match in enumerate(answer.matches, start=1):
                 score = {} if match.score is None else {"score": round(match.score, 4)}
                 ranked = {"query": query, "rank": rank, "distance": match.distance}
-                write_json({**ranked, "path": json_path(match.path), **score})
+                out.write_json({**ranked, "path": out.json_path(match.path), **score})
         elif self.only_paths:
-            form = path_form(self.end)
+            form = out.path_form(self.end)
             for match in answer.matches:
-                write_bytes(form(match.path) + self.end)
+                out.write_bytes(form(match.path) + self.end)
         elif sys.stdout.isatty() and self.end == b"\n":
             self._draw(answer)
         else:
             prefix = answer.query + b"\t" if self.several else b""
             for match in answer.matches:
-                write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
+                out.write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, out.shown_path(match.path), self.end))
 
     def _write_failure(self, query: str, error: DrhnError) -> None:
         if error.path is None:
-            report(f"{printable(query)}: {error.message}")
+            out.report(f"{printable(query)}: {error.message}")
         else:
-            report_error(error)
+            out.report_error(error)
         if self.json:
-            write_json({"query": query, "error": error.reason, "path": json_path(error.path)})
+            out.write_json({"query": query, "error": error.reason, "path": out.json_path(error.path)})
 
     def _draw(self, answer: Answer) -> None:
-        # The number that gives the order comes first.
-        scores = [[format_number(match.score)] for match in answer.matches if match.score is not None]
-        rows = [[str(match.distance), os.fsdecode(shown_path(match.path))] for match in answer.matches]
-        headers = ["distance", "path"]
-        if scores:
-            headers, rows = ["score", *headers], [[*score, *row] for score, row in zip(scores, rows, strict=True)]
+        headers = ["score", "distance", "path"]  # the number that gives the order comes first
+        rows = [
+            [out.format_number(match.score), str(match.distance), os.fsdecode(out.shown_path(match.path))]
+            for match in answer.matches
+        ]
+        first = int(all(match.score is None for match in answer.matches))
         nothing = "" if rows else ": nothing found"
-        title = f"{terminal_text(answer.query)}{nothing}" if self.several else ""
-        draw_table(headers, rows, text_column="path", title=title)
+        title = f"{out.terminal_text(answer.query)}{nothing}" if self.several else ""
+        out.draw_table(headers[first:], [row[first:] for row in rows], text_column="path", title=title)
 
 
 def dups(
@@ -224,19 +211,19 @@ def dups(
     from drhn_cli.retrieval.gallery import FileGallery
 
     end = b"\0" if null else b"\n"
-    shown = path_form(end)
+    shown = out.path_form(end)
     found = False
     with CodeFile.open(codes) as file:
         gallery = FileGallery(file, under or (), exclude or ())
         for group in find_duplicates(gallery, max_distance, across=across):
             if json:
                 pictures = [
-                    {"path": json_path(match.path), "size": match.size, "distance": match.distance} for match in group
+                    {"path": out.json_path(each.path), "size": each.size, "distance": each.distance} for each in group
                 ]
-                write_json({"pictures": pictures})
+                out.write_json({"pictures": pictures})
             else:
-                write_bytes(end if found else b"")
-                write_bytes(b"".join(shown(match.path) + end for match in group))
+                out.write_bytes(end if found else b"")
+                out.write_bytes(b"".join(shown(match.path) + end for match in group))
             found = True
     return _status(found, quiet=quiet)
 
@@ -276,7 +263,7 @@ def compare(
     distance, n_bits = compare_pictures(pictures, weights=weights, n_bits=bits, views=options.n_views(tta))
     near = distance <= (near_distance(n_bits) if max_distance is None else max_distance)
     if json:
-        write_json({"a": first, "b": second, "distance": distance, "bits": n_bits, "near": near})
+        out.write_json({"a": first, "b": second, "distance": distance, "bits": n_bits, "near": near})
     else:
-        write_bytes(b"%d\n" % distance)
+        out.write_bytes(b"%d\n" % distance)
     return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import saving_on_sigterm
-from drhn_cli.cli.output import TerminalProgress, format_number, report_error, write_json, write_rows
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Fit
 from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
@@ -204,7 +204,7 @@ def _train(train_options: TrainOptions, *, quiet: bool) -> tuple[Model, list[Eva
     hint = "--resume goes on after the last whole epoch, if there is one"
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
-    with stopping, TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
+    with stopping, out.TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
         return train_model(train_options, progress)
 
 
@@ -263,9 +263,9 @@ def eval_(
         download=download,
     )
     for failure in (*query_images.failures, *gallery_images.failures):
-        report_error(failure)
+        out.report_error(failure)
     measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=order == "asymmetric")
-    with TerminalProgress(quiet=quiet) as progress:
+    with out.TerminalProgress(quiet=quiet) as progress:
         evaluations = evaluate_model(model, query_images, gallery_images, measures, device=device, progress=progress)
     write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
     if plot is not None:
@@ -277,13 +277,16 @@ def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: 
     rows = [_row_of(evaluation, weights) for evaluation in evaluations]
     if json:
         for row in rows:
-            write_json({**row, "tta": tta})
+            out.write_json({**row, "tta": tta})
     elif rows:
-        shown = [[format_number(v) if isinstance(v, float | None) else str(v) for v in row.values()] for row in rows]
-        table = [list(rows[0]), *shown]
+        table = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
         if sys.stdout.isatty():  # ten columns are too wide for most terminals: a column for each length
             table = [list(column) for column in zip(*table, strict=True)]
-        write_rows(table[0], table[1:])
+        out.write_rows(table[0], table[1:])
+
+
+def _shown(value: object) -> str:
+    return out.format_number(value) if isinstance(value, float | None) else str(value)
 
 
 def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
@@ -317,25 +320,17 @@ def weights(
     models = [load_model(path).describe() for path in bundled_paths()]
     if json:
         for model in models:
-            write_json({**model, "default": model["name"] == DEFAULT})
+            out.write_json({**model, "default": model["name"] == DEFAULT})
     else:
-        rows = [
-            [
-                model["name"],
-                " ".join(map(str, model["bits"])),
-                str(len(model["classes"])),
-                format_number(_best_map(model)),
-                "default" if model["name"] == DEFAULT else "",
-            ]
-            for model in models
-        ]
-        write_rows(["model", "bits", "classes", "mAP", ""], rows)
+        rows = []
+        for model in models:
+            bits, n_classes = " ".join(map(str, model["bits"])), str(len(model["classes"]))
+            default = "default" if model["name"] == DEFAULT else ""
+            rows.append([model["name"], bits, n_classes, out.format_number(_best_map(model)), default])
+        out.write_rows(["model", "bits", "classes", "mAP", ""], rows)
 
 
-def _best_map(model: dict[str, object]) -> float | None:
+def _best_map(model: dict[str, Any]) -> float | None:
     """Return the measured mAP at the longest code length."""
-    measured = model["measured"]
-    lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
-    if not lengths:
-        return None
-    return float(lengths[max(lengths, key=int)]["mAP"])
+    lengths = model["measured"].get("lengths")
+    return float(lengths[max(lengths, key=int)]["mAP"]) if lengths else None
