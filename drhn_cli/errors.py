@@ -7,6 +7,8 @@ is raised is a bug and keeps its traceback.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -48,7 +50,10 @@ class DrhnError(Exception):
         self.expected = expected
         self.found = found
         self.hint = hint
-        super().__init__(self.message)
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def message(self) -> str:
@@ -63,6 +68,17 @@ class DrhnError(Exception):
     def reason(self) -> str:
         """The message without the path, for lists that name the path in a column of its own."""
         return self.message if self.path is None else self.message.removeprefix(f"{printable(self.path)}: ")
+
+
+@contextmanager
+def about(path: AnyPath | None) -> Iterator[None]:
+    """Add a path to errors of the block that name none, so that what raises them need not know it."""
+    try:
+        yield
+    except DrhnError as error:
+        if error.path is None:
+            error.path = path
+        raise
 
 
 class ConfigError(DrhnError):

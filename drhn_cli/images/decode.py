@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from drhn_cli.errors import AnyPath, ImageError
+from drhn_cli.errors import AnyPath, ImageError, about
 from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_thumbnail
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
@@ -108,10 +108,10 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
     _ignore_pillow_warnings()
     _raise_pillow_limit(max_pixels)
     name = source_name(source)
-    with _decoder_errors(name):
+    with about(name), _decoder_errors():
         data = read_source(source)
         picture = _open(data, name)
-        _refuse_bomb(picture, len(data), name, max_pixels)
+        _refuse_bomb(picture, len(data), max_pixels)
         full_width = picture.width
         drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
@@ -129,18 +129,18 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
 
 
 @contextmanager
-def _decoder_errors(name: AnyPath | None) -> Iterator[None]:
-    """Turn whatever a decoder raises into an ImageError that names the file."""
+def _decoder_errors() -> Iterator[None]:
+    """Turn whatever a decoder raises into an ImageError."""
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels", path=name, found=str(error), hint=_BOMB_HINT) from error
+        raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
     except MemoryError as error:
         hint = "make a smaller copy of it, or use fewer --workers"
-        raise ImageError("needs more memory than there is", path=name, hint=hint) from error
+        raise ImageError("needs more memory than there is", hint=hint) from error
     except _DECODER_ERRORS as error:
         found = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError("damaged or cut short", path=name, found=found, hint="copy or download it again") from error
+        raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
 
 
 def _ignore_pillow_warnings() -> None:
@@ -181,13 +181,12 @@ def _raise_pillow_limit(max_pixels: int) -> None:
 
 def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     """Read a picture's header."""
-    formats = formats_of(data[:16], name)
+    formats = formats_of(data[:16])
     if "TIFF" in formats or not formats:
-        refuse_raw(name, data[:16])
+        refuse_raw(data[:16], name)
     if not formats:
         raise ImageError(
             "not a picture",
-            path=name,
             expected=", ".join(readable_formats()),
             found=_describe(data[:16]),
             hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
@@ -197,7 +196,7 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     except (UnidentifiedImageError, Image.DecompressionBombError):
         # Neither says what is wrong: the reader itself raises that, or returns the size for a message of ours.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
-    refuse_thumbnail(name, picture)
+    refuse_thumbnail(picture)
     return picture
 
 
@@ -207,17 +206,15 @@ def _describe(prefix: bytes) -> str:
     return f"text {text!r}" if is_text else f"bytes {prefix[:8].hex(' ')}"
 
 
-def _refuse_bomb(picture: Image.Image, n_bytes: int, name: AnyPath | None, max_pixels: int) -> None:
+def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
     width, height = picture.size
     n_pixels = width * height
     if n_pixels > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
-        raise ImageError("too many pixels", path=name, expected=expected, found=found, hint=_BOMB_HINT)
+        raise ImageError("too many pixels", expected=expected, found=found, hint=_BOMB_HINT)
     if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
         found = f"{width} x {height} in {n_bytes} bytes"
-        raise ImageError(
-            "too many pixels for so small a file", path=name, found=found, hint="make a smaller copy of it"
-        )
+        raise ImageError("too many pixels for so small a file", found=found, hint="make a smaller copy of it")
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:

@@ -90,7 +90,7 @@ def _can_read_heif() -> bool:
     return _HEIF_FORMAT in Image.OPEN or find_spec("pillow_heif") is not None
 
 
-def formats_of(prefix: bytes, path: AnyPath | None) -> tuple[str, ...]:
+def formats_of(prefix: bytes) -> tuple[str, ...]:
     """Return the formats that a picture may have by its first 16 bytes; none where it is no picture.
 
     The brands of HEIF are those of ISO/IEC 23008-12.
@@ -101,7 +101,7 @@ def formats_of(prefix: bytes, path: AnyPath | None) -> tuple[str, ...]:
     brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
     if brand in _HEIF_BRANDS and not register_heif():
         hint = "install its decoder: pip install 'drhn[heif]'"
-        raise ImageError("HEIC is not decoded by Pillow alone", path=path, hint=hint)
+        raise ImageError("HEIC is not decoded by Pillow alone", hint=hint)
     if brand in _CONTAINER_BRANDS:
         register_heif()
     formats = []
@@ -109,7 +109,7 @@ def formats_of(prefix: bytes, path: AnyPath | None) -> tuple[str, ...]:
         accept = Image.OPEN[name][1]
         accepted = accept is None or accept(prefix)
         if isinstance(accepted, str):  # known, but not built into this Pillow
-            raise ImageError(f"{name} is not supported here", path=path, hint="reinstall Pillow from its wheel")
+            raise ImageError(f"{name} is not supported here", hint="reinstall Pillow from its wheel")
         if accepted:
             formats.append(name)
     return tuple(formats)
@@ -126,13 +126,13 @@ def register_heif() -> bool:
     return True
 
 
-def refuse_raw(path: AnyPath | None, prefix: bytes) -> None:
+def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
     """Refuse what is a RAW file by its name or its first 16 bytes."""
     if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
-        raise _raw_error(path)
+        raise _raw_error()
 
 
-def refuse_thumbnail(path: AnyPath | None, picture: Image.Image) -> None:
+def refuse_thumbnail(picture: Image.Image) -> None:
     """Refuse a TIFF file that is a RAW file, or begins with a thumbnail as RAW files do, whatever its name.
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
@@ -141,9 +141,9 @@ def refuse_thumbnail(path: AnyPath | None, picture: Image.Image) -> None:
         tags = picture.tag_v2
         kind = tags.get(_NEW_SUBFILE_TYPE, 0)
         if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
-            raise _raw_error(path)
+            raise _raw_error()
 
 
-def _raw_error(path: AnyPath | None) -> ImageError:
+def _raw_error() -> ImageError:
     hint = "export it as JPEG, PNG or TIFF from a program that develops it"
-    return ImageError("a camera's RAW file, which is not decoded", path=path, hint=hint)
+    return ImageError("a camera's RAW file, which is not decoded", hint=hint)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from zlib import crc32
 
-from drhn_cli.errors import AnyPath, ImageError, SourceError
+from drhn_cli.errors import AnyPath, ImageError, SourceError, about
 from drhn_cli.files import FileStamp, open_nonblocking, os_errors
 from drhn_cli.paths import absolute_path
 
@@ -26,7 +26,6 @@ MAX_BYTES = 2 << 30
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
 _MAX_NAME_BYTES = 4096
-_AGAIN = "copy or download it again"
 _KINDS = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -81,16 +80,16 @@ class ImageFile:
             ImageError: it is not there, not a regular file, may not be read, is empty or too long; or its archive is
                 not what it was.
         """
-        name = self.path if self.name is None else self.name
         if self.archive is None:
-            with _open(self.path, name) as stream:
-                return _read(stream, os.fstat(stream.fileno()).st_size, name)
-        with _open(self.archive.path, self.archive.path) as stream:
+            with _open(self.path) as stream:
+                return _read(stream, os.fstat(stream.fileno()).st_size)
+        with about(self.archive.path):
+            stream = _open(self.archive.path)
+        with stream:
             if not FileStamp.of(os.fstat(stream.fileno())).is_same_content(self.archive.stamp):
-                hint = "run the same command again"
-                raise ImageError("its archive has changed meanwhile", path=name, hint=hint)
+                raise ImageError("its archive has changed meanwhile", hint="run the same command again")
             stream.seek(self.offset)
-            return _read(stream, self.stamp.size, name)
+            return _read(stream, self.stamp.size)
 
 
 ImageSource = ImageFile | AnyPath | BinaryIO
@@ -105,9 +104,7 @@ def read_source(source: ImageSource) -> bytes:
     """
     if isinstance(source, str | bytes | os.PathLike):
         source = locate(source)
-    if isinstance(source, ImageFile):
-        return source.read()
-    return _read(source, MAX_BYTES + 1, source_name(source))
+    return source.read() if isinstance(source, ImageFile) else _read(source, MAX_BYTES + 1)
 
 
 def source_name(source: ImageSource) -> AnyPath | None:
@@ -128,11 +125,12 @@ def locate(path: AnyPath) -> ImageFile:
     """
     absolute = absolute_path(path)
     archive = archive_of(absolute)
-    if archive is not None:
-        return _locate_member(absolute, archive, path)
-    with _opening(path):
-        status = os.stat(absolute)
-    _refuse_irregular(status.st_mode, path)
+    with about(path):
+        if archive is not None:
+            return _locate_member(absolute, archive)
+        with _opening(hint_for_absent(path)):
+            status = os.stat(absolute)
+        _refuse_irregular(status.st_mode)
     return ImageFile(path=absolute, stamp=FileStamp.of(status), name=path)
 
 
@@ -197,14 +195,14 @@ def hint_for_absent(path: AnyPath) -> str | None:
     return "download it first: nothing is fetched from URLs" if _URL.match(raw) else None
 
 
-def _locate_member(path: bytes, archive: bytes, name: AnyPath) -> ImageFile:
-    with _opening(archive):
+def _locate_member(path: bytes, archive: bytes) -> ImageFile:
+    with about(archive), _opening():
         stamp = FileStamp.of(os.stat(archive))
     with _listing:  # or all threads that make thumbnails would list the same archive
         files, damage = _files_of(archive, stamp)
     if path not in files:
         found, hint = (damage.problem, damage.hint) if damage else (None, None)
-        raise ImageError("not in its archive, or no file there", path=name, found=found, hint=hint or "check the path")
+        raise ImageError("not in its archive, or no file there", found=found, hint=hint or "check the path")
     return files[path]
 
 
@@ -242,14 +240,14 @@ def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFi
     )
 
 
-def _open(path: bytes, name: AnyPath) -> BinaryIO:
+def _open(path: bytes) -> BinaryIO:
     """Open a regular file; a FIFO, which would block, is refused."""
     # Looked at first, as opening a device may do something; a FIFO may still be swapped in after that.
-    with _opening(name):
-        _refuse_irregular(os.stat(path).st_mode, name)
+    with _opening():
+        _refuse_irregular(os.stat(path).st_mode)
         stream = os.fdopen(open_nonblocking(path), "rb")
     try:
-        _refuse_irregular(os.fstat(stream.fileno()).st_mode, name)
+        _refuse_irregular(os.fstat(stream.fileno()).st_mode)
     except ImageError:
         stream.close()
         raise
@@ -257,36 +255,35 @@ def _open(path: bytes, name: AnyPath) -> BinaryIO:
 
 
 @contextmanager
-def _opening(name: AnyPath) -> Iterator[None]:
+def _opening(hint: str | None = None) -> Iterator[None]:
     """Say what is wrong with a path where the system refuses it."""
     try:
         yield
     except FileNotFoundError as error:
-        hint = hint_for_absent(name) or "check the path; it may have been moved"
-        raise ImageError("no such file", path=name, hint=hint) from error
+        raise ImageError("no such file", hint=hint or "check the path; it may have been moved") from error
     except PermissionError as error:
-        raise ImageError("may not be read", path=name, hint="check its permissions") from error
+        raise ImageError("may not be read", hint="check its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         found = error.strerror if isinstance(error, OSError) else str(error)
         hint = "check the path" if isinstance(error, OSError) else "use -0 if the list of files is NUL-separated"
-        raise ImageError("cannot be opened", path=name, found=found, hint=hint) from error
+        raise ImageError("cannot be opened", found=found, hint=hint) from error
 
 
-def _read(stream: BinaryIO, n_bytes: int, name: AnyPath | None) -> bytes:
+def _read(stream: BinaryIO, n_bytes: int) -> bytes:
     """Return so many bytes of a stream, or fewer where it ends before."""
     data = stream.read(n_bytes) if n_bytes <= MAX_BYTES + 1 else b""
     if n_bytes > MAX_BYTES + 1 or len(data) > MAX_BYTES:
-        raise ImageError("too long for a picture", path=name, expected=f"at most {MAX_BYTES} bytes")
+        raise ImageError("too long for a picture", expected=f"at most {MAX_BYTES} bytes")
     if not data:
-        raise ImageError("empty", path=name, expected="a picture", found="0 bytes", hint=_AGAIN)
+        raise ImageError("empty", expected="a picture", found="0 bytes", hint="copy or download it again")
     return data
 
 
-def _refuse_irregular(mode: int, name: AnyPath) -> None:
+def _refuse_irregular(mode: int) -> None:
     if stat.S_ISREG(mode):
         return
     if stat.S_ISDIR(mode):
-        raise ImageError("is a folder", path=name, expected="a picture file", hint="name a picture inside it")
+        raise ImageError("is a folder", expected="a picture file", hint="name a picture inside it")
     kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
     hint = "write it to a file, or pipe it in and name it -"
-    raise ImageError("not a regular file", path=name, expected="a picture file", found=kind, hint=hint)
+    raise ImageError("not a regular file", expected="a picture file", found=kind, hint=hint)
