@@ -18,8 +18,6 @@ from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
 
-_Output = Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
-
 
 class _JsonProgress(out.TerminalProgress):
     """Reports failures on stdout, too."""
@@ -35,7 +33,7 @@ class _JsonProgress(out.TerminalProgress):
 def hash_(
     sources: Annotated[list[str] | None, Argument(metavar="SOURCE...", help="Folders, files, tar archives.")] = None,
     *,
-    output: _Output,
+    output: Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
     weights: options.Weights = None,
     bits: Annotated[
         int | None,
@@ -100,11 +98,11 @@ def hash_(
         summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     counts["failed"] = progress.n_failed
-    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    hashed = f"{out.counted(summary.n_items, 'picture')} ({told or 'none'})"
+    changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    hashed = f"{out.counted(summary.n_items, 'picture')} ({changes or 'none'})"
     line = f"{printable(output)}: {hashed} in {summary.seconds:.1f} s"
     out.write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
-    if not (told or part or json or quiet):
+    if not (changes or part or json or quiet):
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
 

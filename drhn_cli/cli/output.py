@@ -85,7 +85,7 @@ def shown_path(path: bytes) -> bytes:
 
 
 def json_path(path: AnyPath | None) -> str | None:
-    """Return an absolute path as JSON has it, as ``shown_path`` gives it."""
+    """Return ``shown_path`` of a path as text, with surrogates for bytes that are not UTF-8."""
     return None if path is None else os.fsdecode(shown_path(os.fsencode(path)))
 
 
@@ -179,20 +179,12 @@ def _on_one_line(value: Any) -> str:
 class TerminalProgress(Progress):
     """Progress on stderr: messages, and on a terminal a bar with the rate and the remaining time.
 
-    A context manager: at the end the bar is erased; on Ctrl-C it says how to resume.
-
-    Args:
-        quiet: report failures only.
-        bar: whether to draw one; False where several processes share the terminal.
-        resume_hint: how to go on after Ctrl-C, given the current phase.
-
-    Attributes:
-        current: name of the phase; empty before the first.
-        n_failed: failures so far.
+    A context manager: at the end the bar is erased; on Ctrl-C the resume hint of the current phase is reported.
+    ``quiet`` reports failures only; ``bar`` is False where several processes share the terminal.
     """
 
     def __init__(self, *, quiet: bool, bar: bool = True, resume_hint: Callable[[str], str] | None = None) -> None:
-        self.current = ""
+        self.current = ""  # name of the phase
         self.n_failed = 0
         self._quiet = quiet
         self._resume_hint = resume_hint
@@ -218,7 +210,7 @@ class TerminalProgress(Progress):
             self._bar.start()
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
-        self._bar.add_task(name, total=total, told="")
+        self._bar.add_task(name, total=total, speed="")
 
     def advance(self, n: int = 1) -> None:
         """Advance the bar."""
@@ -228,8 +220,8 @@ class TerminalProgress(Progress):
         completed = task.completed + n
         rate = completed / (task.elapsed or 1)  # rich's own jumps where batches end close to each other
         failed = f"  {self.n_failed:,} failed" if self.n_failed else ""
-        told = f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if completed else failed
-        self._bar.update(task.id, completed=completed, told=told)
+        speed = f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if completed else failed
+        self._bar.update(task.id, completed=completed, speed=speed)
 
     def failure(self, error: DrhnError) -> None:
         """Report and count a failure."""
@@ -246,7 +238,7 @@ def _new_bar() -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    told = TextColumn("{task.fields[told]}")
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), told)
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), speed)
     console = Console(stderr=True, soft_wrap=True)  # a message stays on its line: the terminal wraps it, if it must
     return Progress(*columns, console=console, transient=True)

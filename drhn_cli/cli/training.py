@@ -20,8 +20,6 @@ from drhn_cli.network.devices import Precision
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
-    from drhn_cli.network.model import Model
-    from drhn_cli.training.train import TrainOptions
 
 _SETTINGS = {
     "network": (
@@ -182,7 +180,8 @@ def train(
     run that is stopped can be resumed with --resume and ends with the same weights. A history of the epochs is written
     beside the weights.
     """
-    from drhn_cli.training.train import TrainOptions
+    from drhn_cli.training.distributed import World
+    from drhn_cli.training.train import TrainOptions, train_model
 
     command = ["drhn", *sys.argv[1:]]
     given: dict[str, Any] = {**locals(), "weights_path": output, "views": options.n_views(tta)}
@@ -190,22 +189,13 @@ def train(
         given[name] = _numbers(given[name], f"--{name.replace('_', '-')}")
     for field, names in _SETTINGS.items():
         given[field] = {name: given[name] for name in names if given[name] is not None}
-    train_options = options.collect(TrainOptions, given)
-    model, evaluations = _train(train_options, quiet=quiet)
-    write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
-
-
-def _train(train_options: TrainOptions, *, quiet: bool) -> tuple[Model, list[Evaluation]]:
-    from drhn_cli.training.distributed import World
-    from drhn_cli.training.train import train_model
-
     world = World.from_environment()
-    silent = quiet or not world.is_main
     hint = "--resume goes on after the last whole epoch, if there is one"
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
-    with stopping, out.TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
-        return train_model(train_options, progress)
+    with stopping, out.TerminalProgress(quiet=quiet or not world.is_main, resume_hint=lambda _: hint) as progress:
+        model, evaluations = train_model(options.collect(TrainOptions, given), progress)
+    _write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
 
 
 def eval_(
@@ -267,13 +257,13 @@ def eval_(
     measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=order == "asymmetric")
     with out.TerminalProgress(quiet=quiet) as progress:
         evaluations = evaluate_model(model, query_images, gallery_images, measures, device=device, progress=progress)
-    write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
+    _write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
     if plot is not None:
         write_plot(plot, evaluations)
 
 
-def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
-    """Write evaluations to stdout: a JSON object for each, which tells ``tta`` too, or a table."""
+def _write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
+    """Write a JSON object for each evaluation, with ``tta`` in it, or a table."""
     rows = [_row_of(evaluation, weights) for evaluation in evaluations]
     if json:
         for row in rows:
