@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -77,12 +78,15 @@ class _Group(TyperGroup):
         return list(_COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        module, function = _COMMANDS[cmd_name].split(".")
-        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        single.command(cmd_name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
-        return cast(TyperCommand, typer.main.get_command(single))
+        return _load_command(cmd_name) if cmd_name in _COMMANDS else None
+
+
+@cache
+def _load_command(name: str) -> TyperCommand:
+    module, function = _COMMANDS[name].split(".")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
+    return cast(TyperCommand, typer.main.get_command(single))
 
 
 app = typer.Typer(
