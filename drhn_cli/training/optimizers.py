@@ -67,7 +67,7 @@ class Muon(Optimizer):
 def make_optimizers(network: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[Optimizer]:
     """Return Muon for the filters of the residual blocks and Nesterov SGD for all else, the head's layer included.
 
-    The stem's filters are few and see raw pixels, so SGD has them too.
+    The stem's filters are few and see raw pixels, so SGD trains them too.
     """
     parameters = [*network.named_parameters(), *(head.named_parameters() if head else ())]
     filters = {name: p for name, p in parameters if p.ndim == 4 and not name.startswith("stem")}

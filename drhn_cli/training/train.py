@@ -34,12 +34,12 @@ from drhn_cli.training.recipe import TrainConfig, network_settings_from, trainin
 from drhn_cli.training.trainer import EpochReport, Trainer
 
 _MIN_STEPS = 10
-"""Of an epoch, unless the batch size is given."""
+"""The fewest steps of an epoch, unless the batch size is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What is trained, on what."""
+    """What to train, on which pictures, and how."""
 
     data: str  # a folder of class folders, a folder with train and test of them, or cifar10
     weights_path: Path  # the file to make, an .npz
@@ -48,9 +48,9 @@ class TrainOptions:
     # from. None: from scratch.
     start: str | None = None
     teacher: Path | None = None  # an .npz of another network's features of the training pictures, see load_features
-    network: Mapping[str, Any] = field(default_factory=dict)  # what differs from those: settings of NetworkConfig,
-    training: Mapping[str, Any] = field(default_factory=dict)  # of TrainConfig,
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # of Preprocessing; training itself uses one view
+    network: Mapping[str, Any] = field(default_factory=dict)  # settings of NetworkConfig that are not inherited
+    training: Mapping[str, Any] = field(default_factory=dict)  # the same of TrainConfig
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # and of Preprocessing; training uses one view
     validation: float = 0.0  # share of each class that is held out and measured after every epoch
     resume: bool = False  # continue an unfinished run of the same settings, if there is one
     device: str = "auto"
@@ -336,11 +336,8 @@ def keep_freed_memory() -> bool:
 
     By default it returns blocks above 32 MiB to the system, which has to clear each page again when the next step
     touches it: about 120,000 page faults and a tenth of the time of a step of 500 pictures. The process then never
-    shrinks. ``M_MMAP_MAX`` and not ``M_MMAP_THRESHOLD``, which some versions refuse above 32 MiB; see
-    https://man7.org/linux/man-pages/man3/mallopt.3.html.
-
-    Returns:
-        Whether it did; False where there is no ``mallopt``.
+    shrinks. Returns False where there is no ``mallopt``. It sets ``M_MMAP_MAX`` and not ``M_MMAP_THRESHOLD``, which
+    some versions refuse above 32 MiB; see https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -94,7 +94,7 @@ class Trainer:
         self.preprocessing = replace(preprocessing, views=1)
         self.progress = progress if self.world.is_main else SILENT
         self.batch_size = min(config.batch_size, n_images)
-        self.steps_per_epoch = n_images // self.batch_size  # the images left over are others in each epoch
+        self.steps_per_epoch = n_images // self.batch_size  # each epoch leaves out other images
         self.labels = torch.from_numpy(images.labels).to(device)
         self.features = None if features is None else torch.from_numpy(features).to(device)
 
@@ -107,6 +107,8 @@ class Trainer:
         self.trained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.network, config, self.head)
         self.average = AveragedModel(self.network) if config.average else None
+        modules = {"network": self.network, "head": self.head, "average": self.average}
+        self._modules = {name: module for name, module in modules.items() if module}  # by their names in a checkpoint
         self.history: list[EpochReport] = []
         self.cpu_seconds = 0.0
         self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
@@ -129,7 +131,7 @@ class Trainer:
             yield report
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Train on all images once; return the mean loss and the accuracy on the way."""
+        """Train on all images once; return the mean loss and the accuracy, each of the weights before a step."""
         self.network.train()
         self.progress.phase("training", self.steps_per_epoch)
         loss_sum, n_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -247,14 +249,9 @@ class Trainer:
         if saved:
             self._load_state(saved)
 
-    def _stateful(self) -> dict[str, Any]:
-        """Return what has weights of its own or averages, by the names that they have in a checkpoint."""
-        return {"network": self.network, "head": self.head, "average": self.average}
-
     def _load_state(self, saved: dict[str, Any]) -> None:
-        for name, module in self._stateful().items():
-            if module:
-                module.load_state_dict(saved[name])
+        for name, module in self._modules.items():
+            module.load_state_dict(saved[name])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.history = [EpochReport(**report) for report in saved["history"]]
@@ -267,7 +264,7 @@ class Trainer:
             return
         state = {
             "run": self._run,
-            **{name: module.state_dict() if module else None for name, module in self._stateful().items()},
+            **{name: module.state_dict() for name, module in self._modules.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": [asdict(report) for report in self.history],
             "seconds": self.seconds,
@@ -276,7 +273,7 @@ class Trainer:
         save_checkpoint(self.checkpoint_path, state)
 
     def _describe_run(self, start: Model | None, features: NDArray[np.float16] | None) -> dict[str, Any]:
-        """Return what a run must have in common with the one that it continues."""
+        """Return the settings and digests of the data that must be equal in the run that continues this one."""
         images = sha256(np.ascontiguousarray(self.images.pixels).data)
         images.update(self.images.labels.data)
         run = {
