@@ -6,11 +6,9 @@ import ctypes
 import io
 import logging
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from drhn_cli.errors import AnyPath, ImageError, about
+from drhn_cli.files import CORRUPT
 from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_thumbnail
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
@@ -36,26 +35,14 @@ _JPEG_BLOCK_BYTES = 1 << 24
 
 # What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
 # documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
-_DECODER_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    ImageCms.PyCMSError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
+_DECODER_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ArithmeticError, AssertionError, Image.DecompressionBombError, ImageCms.PyCMSError),
+    *CORRUPT,
 )
 
-# For each EXIF orientation, how to turn, and which sides become the left, top, right and bottom one.
-_TURNS = {
+# For each EXIF orientation but the first, what ``_turn`` returns.
+_UPRIGHT = (None, "ltrb")
+_TURNS: dict[int, tuple[Image.Transpose | None, str]] = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, "rtlb"),
     3: (Image.Transpose.ROTATE_180, "rblt"),
     4: (Image.Transpose.FLIP_TOP_BOTTOM, "lbrt"),
@@ -120,12 +107,11 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
         # Not before, as loading turns a TIFF upright.
         width, height = drafted[1][2:] if drafted else picture.size
         scale = round(full_width / width) if drafted else 1
-        margins = dict(zip("ltrb", (0.0, 0.0, picture.width - width, picture.height - height), strict=True))
+        margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
         turn, sides = _turn(picture)  # before a conversion drops the EXIF data
-        rgb = _to_rgb(picture)
-        image = rgb if turn is None else rgb.transpose(turn)
         left, top, right, bottom = (margins[side] for side in sides)
-        return Decoded(image, scale, (left, top, right, bottom))
+        rgb = _to_rgb(picture)
+        return Decoded(rgb if turn is None else rgb.transpose(turn), scale, (left, top, right, bottom))
 
 
 @contextmanager
@@ -161,10 +147,8 @@ def _ignore_libtiff_messages() -> None:
     """
     library = ctypes.CDLL(_imaging.__file__)
     for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        set_handler = getattr(library, name, None)
-        if set_handler is not None:
-            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-            set_handler(None)
+        if set_handler := getattr(library, name, None):
+            set_handler(ctypes.c_void_p())
 
 
 # Pillow logs some damage as errors, which Python prints to stderr if nobody has set up logging.
@@ -174,9 +158,8 @@ _ignore_libtiff_messages()
 
 def _raise_pillow_limit(max_pixels: int) -> None:
     """Have Pillow take pictures of ``max_pixels``: it refuses those of more than twice its own limit."""
-    least = (max_pixels + 1) // 2
-    if Image.MAX_IMAGE_PIXELS is not None and least > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = least
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
 
 
 def _open(data: bytes, name: AnyPath | None) -> Image.Image:
@@ -185,12 +168,9 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     if "TIFF" in formats or not formats:
         refuse_raw(data[:16], name)
     if not formats:
-        raise ImageError(
-            "not a picture",
-            expected=", ".join(readable_formats()),
-            found=_describe(data[:16]),
-            hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
-        )
+        expected, found = ", ".join(readable_formats()), _describe(data[:16])
+        hint = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
+        raise ImageError("not a picture", expected=expected, found=found, hint=hint)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -208,20 +188,19 @@ def _describe(prefix: bytes) -> str:
 
 def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
     width, height = picture.size
-    n_pixels = width * height
-    if n_pixels > max_pixels:
+    if width * height > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
         raise ImageError("too many pixels", expected=expected, found=found, hint=_BOMB_HINT)
-    if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
+    if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
         found = f"{width} x {height} in {n_bytes} bytes"
         raise ImageError("too many pixels for so small a file", found=found, hint="make a smaller copy of it")
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:
-    try:
-        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), (None, "ltrb"))
-    except _DECODER_ERRORS:  # the pixels are sound: corrupt EXIF data is no reason to refuse them
-        return None, "ltrb"
+    """Return how to turn a picture upright, and which of its sides become the left, top, right and bottom one."""
+    with suppress(*_DECODER_ERRORS):  # the pixels are sound: corrupt EXIF data is no reason to refuse them
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), _UPRIGHT)
+    return _UPRIGHT
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
