@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from drhn_cli.errors import AnyPath, SourceError
+from drhn_cli.errors import SourceError
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records, which are held in memory
@@ -48,28 +49,23 @@ class TarMember(NamedTuple):
     size: int
 
 
-def read_members(stream: BinaryIO, n_bytes: int, path: AnyPath) -> Iterator[TarMember]:
+def read_members(stream: BinaryIO) -> Iterator[TarMember]:
     """Yield the members of a tar archive (v7, ustar, GNU, pax) in its order.
 
-    The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar.
-
-    Args:
-        stream: of the archive; only its headers are read.
-        n_bytes: its length.
-        path: for error messages.
+    The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar. Only headers are read.
 
     Raises:
         SourceError: it is no tar archive, compressed, damaged or cut short; the members before that have been yielded.
+            The caller adds the path.
         OSError: it cannot be read.
     """
-    return _Reader(stream, n_bytes, path).members()
+    return _Reader(stream).members()
 
 
 class _Reader:
-    def __init__(self, stream: BinaryIO, n_bytes: int, path: AnyPath) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._n_bytes = n_bytes
-        self._path = path
+        self._n_bytes = stream.seek(0, os.SEEK_END)
         self._at = 0
         self._records: dict[bytes, bytes] = {}  # from the extension headers in front of the next member
 
@@ -103,7 +99,7 @@ class _Reader:
             return tarfile.TarInfo.frombuf(block, "latin-1", "strict")
         except tarfile.HeaderError as error:
             if self._at == 0:
-                raise _not_an_archive(block, self._path) from error
+                raise _not_an_archive(block) from error
             raise self._damaged(str(error)) from error
 
     def _skip_sparse_map(self) -> None:
@@ -132,13 +128,26 @@ class _Reader:
         if kind == tarfile.GNUTYPE_LONGNAME:
             self._records[b"path"] = content.split(b"\0")[0]
         elif kind in _PAX:
-            try:
-                records = _parse_records(content)
-            except ValueError as error:
-                raise self._damaged(str(error)) from error
+            records = self._parse_records(content)
             if kind == tarfile.XGLTYPE and records:
                 raise self._damaged("a name or size for all members")
             self._records |= records
+
+    def _parse_records(self, content: bytes) -> dict[bytes, bytes]:
+        """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here."""
+        records = {}
+        at = 0
+        while at < len(content) and content[at]:
+            match = _RECORD.match(content, at)
+            end = at + int(match[1]) if match else 0
+            if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
+                raise self._damaged("a damaged pax header")
+            if match[2] in (b"path", b"size", _SPARSE_NAME):
+                records[match[2]] = content[match.end() : end - 1]
+            if match[2].startswith(_SPARSE):
+                records[_SPARSE] = b""
+            at = end
+        return records
 
     def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
         short_name = header.name.encode("latin-1")
@@ -149,36 +158,15 @@ class _Reader:
         return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
 
     def _damaged(self, found: str) -> SourceError:
-        return SourceError("damaged archive", path=self._path, found=f"{found} at byte {self._at}", hint=_AGAIN)
+        return SourceError("damaged archive", found=f"{found} at byte {self._at}", hint=_AGAIN)
 
     def _cut_short(self, found: str) -> SourceError:
-        return SourceError("the archive is cut short", path=self._path, found=found, hint=_AGAIN)
+        return SourceError("the archive is cut short", found=found, hint=_AGAIN)
 
 
-def _parse_records(content: bytes) -> dict[bytes, bytes]:
-    """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here.
-
-    Raises:
-        ValueError: they are not of that form.
-    """
-    records = {}
-    at = 0
-    while at < len(content) and content[at]:
-        match = _RECORD.match(content, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
-            raise ValueError("a damaged pax header")
-        if match[2] in (b"path", b"size", _SPARSE_NAME):
-            records[match[2]] = content[match.end() : end - 1]
-        if match[2].startswith(_SPARSE):
-            records[_SPARSE] = b""
-        at = end
-    return records
-
-
-def _not_an_archive(block: bytes, path: AnyPath) -> SourceError:
+def _not_an_archive(block: bytes) -> SourceError:
     for magic, name in _COMPRESSED.items():
         if block.startswith(magic):
             hint = "decompress it: pictures hardly shrink, and members could not be read one by one"
-            return SourceError("a compressed archive", path=path, expected="a plain tar archive", found=name, hint=hint)
-    return SourceError("no tar archive", path=path, found=f"bytes {block[:8].hex(' ')}" if block else "nothing")
+            return SourceError("a compressed archive", expected="a plain tar archive", found=name, hint=hint)
+    return SourceError("no tar archive", found=f"bytes {block[:8].hex(' ')}")

@@ -7,14 +7,14 @@ import re
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError, about
-from drhn_cli.files import FileStamp, open_nonblocking, os_errors
+from drhn_cli.files import FileStamp, open_regular, os_errors
 from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ MAX_BYTES = 2 << 30
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
 _MAX_NAME_BYTES = 4096
-_KINDS = (
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
 
 
@@ -68,10 +64,9 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Tell whether the file, or its archive, is still there as it was when it was found."""
         path, stamp = self.archive or (self.path, self.stamp)
-        try:
+        with suppress(OSError):
             return FileStamp.of(os.stat(path)).is_same_content(stamp)
-        except OSError:
-            return False
+        return False
 
     def read(self) -> bytes:
         """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``.
@@ -110,7 +105,7 @@ def read_source(source: ImageSource) -> bytes:
 def source_name(source: ImageSource) -> AnyPath | None:
     """Return what messages call a picture, if it has a name."""
     if isinstance(source, ImageFile):
-        return source.path if source.name is None else source.name
+        return source.name or source.path
     if isinstance(source, str | bytes | os.PathLike):
         return source
     name = getattr(source, "name", None)
@@ -128,10 +123,7 @@ def locate(path: AnyPath) -> ImageFile:
     with about(path):
         if archive is not None:
             return _locate_member(absolute, archive)
-        with _opening(hint_for_absent(path)):
-            status = os.stat(absolute)
-        _refuse_irregular(status.st_mode)
-    return ImageFile(path=absolute, stamp=FileStamp.of(status), name=path)
+        return ImageFile(path=absolute, stamp=FileStamp.of(_regular_status(absolute, hint_for_absent(path))), name=path)
 
 
 def archive_of(path: bytes) -> bytes | None:
@@ -155,19 +147,17 @@ def is_gone(path: bytes) -> bool:
     """Tell whether there is no file of this absolute path, neither by itself nor in an archive."""
     if os.path.lexists(path):
         return False
-    try:
+    with suppress(ImageError):
         locate(path)
-    except ImageError:
-        return True
-    return False
+        return False
+    return True
 
 
 def is_empty_archive(path: bytes) -> bool:
     """Tell whether an archive can be read and holds nothing but folders."""
-    try:
+    with suppress(SourceError):
         return next(list_archive(path), None) is None
-    except SourceError:
-        return False
+    return False
 
 
 def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | SourceError]]:
@@ -178,11 +168,11 @@ def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | Source
     """
     from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
 
-    with os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", buffering=0) as stream:
-        status = os.fstat(stream.fileno())
-        for member in read_members(stream, status.st_size, archive):
+    with about(archive), os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", 0) as stream:
+        stamp = FileStamp.of(os.fstat(stream.fileno()))
+        for member in read_members(stream):
             if member.kind != "a folder":
-                yield member, _member_file(member, archive, FileStamp.of(status))
+                yield member, _member_file(member, archive, stamp)
 
 
 def hint_for_absent(path: AnyPath) -> str | None:
@@ -241,17 +231,23 @@ def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFi
 
 
 def _open(path: bytes) -> BinaryIO:
-    """Open a regular file; a FIFO, which would block, is refused."""
-    # Looked at first, as opening a device may do something; a FIFO may still be swapped in after that.
+    _regular_status(path)  # first, as opening a device may do something
     with _opening():
-        _refuse_irregular(os.stat(path).st_mode)
-        stream = os.fdopen(open_nonblocking(path), "rb")
-    try:
-        _refuse_irregular(os.fstat(stream.fileno()).st_mode)
-    except ImageError:
-        stream.close()
-        raise
+        stream = open_regular(path)
+    if stream is None:  # a FIFO or device has taken its place meanwhile
+        raise ImageError("not a regular file", expected="a picture file", hint=_STREAM_HINT)
     return stream
+
+
+def _regular_status(path: bytes, hint: str | None = None) -> os.stat_result:
+    with _opening(hint):
+        status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("is a folder", expected="a picture file", hint="name a picture inside it")
+    if not stat.S_ISREG(status.st_mode):
+        found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ImageError("not a regular file", expected="a picture file", found=found, hint=_STREAM_HINT)
+    return status
 
 
 @contextmanager
@@ -277,13 +273,3 @@ def _read(stream: BinaryIO, n_bytes: int) -> bytes:
     if not data:
         raise ImageError("empty", expected="a picture", found="0 bytes", hint="copy or download it again")
     return data
-
-
-def _refuse_irregular(mode: int) -> None:
-    if stat.S_ISREG(mode):
-        return
-    if stat.S_ISDIR(mode):
-        raise ImageError("is a folder", expected="a picture file", hint="name a picture inside it")
-    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
-    hint = "write it to a file, or pipe it in and name it -"
-    raise ImageError("not a regular file", expected="a picture file", found=kind, hint=hint)
