@@ -27,7 +27,6 @@ _WITHOUT_CONTENT = set(_KINDS) - {tarfile.GNUTYPE_SPARSE}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE}
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX}
-_GNU_MAGIC = b"ustar  \0"
 _SPARSE = b"GNU.sparse."
 _SPARSE_NAME = b"GNU.sparse.name"
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
@@ -37,7 +36,7 @@ class TarMember(NamedTuple):
     """A member of an archive.
 
     Attributes:
-        name: as the archive has it: any bytes, perhaps absolute, perhaps with ``..`` in it.
+        name: as it is stored: any bytes, perhaps absolute, perhaps with ``..`` in it.
         kind: "file", or what it is instead.
         offset: byte where its content begins.
         size: of its content, which is there in full.
@@ -151,7 +150,7 @@ class _Reader:
 
     def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
         short_name = header.name.encode("latin-1")
-        if block[257:265] == _GNU_MAGIC:  # has times where others have the beginning of a long name
+        if block[257:265] == tarfile.GNU_MAGIC:  # it has times where ustar has the beginning of a long name
             short_name = block[:100].split(b"\0")[0]
         name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
         kind = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")

@@ -25,7 +25,7 @@ from drhn_cli.images.source import ImageSource, read_source, source_name
 MAX_PIXELS = 300_000_000
 
 # A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
-# compressed ones for every 100, a PNG of one color for every 340 or more. Small pictures may be as plain as they like.
+# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
@@ -33,12 +33,9 @@ _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pi
 # What Pillow hands to its JPEG decoder at a time. Its own default of 64 KB makes threads wait for the interpreter lock.
 _JPEG_BLOCK_BYTES = 1 << 24
 
-# What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
-# documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
-_DECODER_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, ArithmeticError, AssertionError, Image.DecompressionBombError, ImageCms.PyCMSError),
-    *CORRUPT,
-)
+# What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError and ValueError, which are documented, they
+# let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
+_DECODER_ERRORS: tuple[type[Exception], ...] = (*CORRUPT, OSError, ArithmeticError, AssertionError, ImageCms.PyCMSError)
 
 # For each EXIF orientation but the first, what ``_turn`` returns.
 _UPRIGHT = (None, "ltrb")
@@ -104,7 +101,7 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
         picture.load()
-        # Not before, as loading turns a TIFF upright.
+        # The size is read after loading, which turns a TIFF upright.
         width, height = drafted[1][2:] if drafted else picture.size
         scale = round(full_width / width) if drafted else 1
         margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
@@ -130,10 +127,10 @@ def _decoder_errors() -> Iterator[None]:
 
 
 def _ignore_pillow_warnings() -> None:
-    """Silence Pillow's warnings about odd metadata: what matters of them is an ImageError.
+    """Silence Pillow's warnings about odd metadata: damage that matters raises an error.
 
     ``warnings.catch_warnings`` restores a list that all threads share, so it is not thread-safe; adding one filter is.
-    It is looked for each time, as the program around may have reset the list.
+    It is looked for at each call, as other code in the process may have reset the list.
     """
     if _IGNORE_PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=_IGNORE_PILLOW[3].pattern)
@@ -142,8 +139,8 @@ def _ignore_pillow_warnings() -> None:
 def _ignore_libtiff_messages() -> None:
     """Remove libtiff's message handlers, which print to stderr from C.
 
-    The extension module leads to the libtiff that it is linked with. Where that is hidden inside it, as in the wheels
-    of some platforms, the messages stay.
+    They are looked up through Pillow's extension module, which is linked with libtiff. Where its symbols are hidden, as
+    in the wheels of some platforms, the messages stay.
     """
     library = ctypes.CDLL(_imaging.__file__)
     for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
@@ -174,7 +171,8 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        # Neither says what is wrong: the reader itself raises that, or returns the size for a message of ours.
+        # Neither error says what is wrong. The format's own reader either raises one that does, or it opens the picture
+        # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
     refuse_thumbnail(picture)
     return picture

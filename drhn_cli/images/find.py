@@ -22,6 +22,8 @@ from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
+_COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
+
 
 @dataclass(kw_only=True, slots=True)
 class FindResult:
@@ -31,8 +33,8 @@ class FindResult:
         files: sorted by path bytes, each path once.
         failures: what could not be looked at, in the order met.
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
-        missing: absolute paths of sources and folders that are not there or cannot be listed. What was known of their
-            pictures may still be true.
+        missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
+            may still exist.
         some_vanished: a file or folder vanished between being listed and being looked at, as on an unplugged drive.
     """
 
@@ -41,9 +43,6 @@ class FindResult:
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     some_vanished: bool = False
-
-
-_COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
 
 
 class _Folder(NamedTuple):
@@ -85,8 +84,8 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
     The files are in the order of the archive; of a name that is there twice the last one counts. A member with a
-    picture's name that is no regular file below the archive is a failure. So is a damaged archive, and it is missing,
-    too, as nothing is known of what comes after the damage.
+    picture's name that is no regular file below the archive is a failure. A damaged archive is a failure and missing,
+    too: what comes after the damage cannot be read.
     """
     suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
     files: dict[bytes, ImageFile] = {}
@@ -150,7 +149,7 @@ class _Search:
     files: dict[bytes, ImageFile] = field(default_factory=dict)
     archives: set[bytes] = field(default_factory=set)
     found: FindResult = field(default_factory=FindResult)
-    n_reported: int = 0  # files of which progress knows
+    n_reported: int = 0  # of the files, to progress
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)

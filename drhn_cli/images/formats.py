@@ -33,7 +33,7 @@ SUFFIXES = tuple(chain.from_iterable(_SUFFIXES_OF.values()))
 _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-_CONTAINER_BRANDS = (b"mif1", b"msf1")  # of AVIF, too
+_CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
 
 # Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
 _RAW_NAME = re.compile(

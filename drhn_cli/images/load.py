@@ -105,7 +105,7 @@ def _generate_batches(
                 yield _collect(loaded, start, preprocessing.shape)
                 start += len(loaded)
         finally:
-            stopped = True  # which load_chunk looks at
+            stopped = True  # load_chunk checks it before each picture
 
 
 def _load_or_error(source: ImageSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:

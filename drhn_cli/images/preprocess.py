@@ -74,7 +74,7 @@ class Preprocessing(Settings):
 
     @property
     def min_decoded_side(self) -> int | None:
-        """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
+        """How many pixels the sides of a JPEG keep at least when it is decoded; None: all."""
         return self.shrink_gap * self.size or None
 
 

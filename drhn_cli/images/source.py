@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drhn_cli.images.archive import TarMember
 
 MAX_BYTES = 2 << 30
-"""A picture is read into memory before it is decoded, so that nobody can cut it short meanwhile. None is longer."""
+"""The longest picture that is read. It is in memory before it is decoded, so that no program can cut it meanwhile."""
 
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
@@ -45,10 +45,10 @@ class ImageFile:
     Attributes:
         path: absolute; a symbolic link keeps its own name. A member of an archive has the archive's path, a slash, and
             its name inside.
-        stamp: by which the file is known again. A member has its own size and the time of the archive.
-        archive: that it is a member of.
-        offset: of its content in the archive.
-        name: what messages call it, as the user has written it; None: its path.
+        stamp: by which a later run recognizes the file. A member has its own size and the time of the archive.
+        archive: the archive that it is a member of.
+        offset: where its content begins in the archive, in bytes.
+        name: the path as the user has written it, for messages; None: ``path``.
     """
 
     path: bytes
@@ -58,11 +58,11 @@ class ImageFile:
     name: AnyPath | None = None
 
     def has_content(self, stamp: FileStamp) -> bool:
-        """Tell whether this is the content that had this stamp, as far as can be seen."""
+        """Whether the content is the one that had this stamp, as far as stamps can say."""
         return self.stamp.is_same_content(stamp, in_archive=self.archive is not None)
 
     def is_unchanged(self) -> bool:
-        """Tell whether the file, or its archive, is still there as it was when it was found."""
+        """Whether the file, or its archive, is still there and as it was when it was found."""
         path, stamp = self.archive or (self.path, self.stamp)
         with suppress(OSError):
             return FileStamp.of(os.stat(path)).is_same_content(stamp)
@@ -127,9 +127,9 @@ def locate(path: AnyPath) -> ImageFile:
 
 
 def archive_of(path: bytes) -> bytes | None:
-    """Return the archive that a path leads into: a part of it that is named ``.tar`` and is a file.
+    """Return the archive that a path leads into: the first part of it that ends in ``.tar`` and is a file.
 
-    Or a link to nothing, as to an archive on a drive that is not plugged in.
+    A broken link counts, too: it may lead to an archive on a drive that is not mounted.
     """
     for match in _ARCHIVE_NAME.finditer(path):
         part = path[: match.end()]
@@ -139,12 +139,12 @@ def archive_of(path: bytes) -> bytes | None:
 
 
 def is_there(path: bytes) -> bool:
-    """Tell whether there is a file of this absolute path, or the archive that it leads into."""
+    """Whether a file of this absolute path exists, or the archive that the path leads into."""
     return os.path.lexists(path) or archive_of(path) is not None
 
 
 def is_gone(path: bytes) -> bool:
-    """Tell whether there is no file of this absolute path, neither by itself nor in an archive."""
+    """Whether no file of this absolute path exists, neither on disk nor in an archive."""
     if os.path.lexists(path):
         return False
     with suppress(ImageError):
@@ -154,14 +154,14 @@ def is_gone(path: bytes) -> bool:
 
 
 def is_empty_archive(path: bytes) -> bool:
-    """Tell whether an archive can be read and holds nothing but folders."""
+    """Whether an archive can be read and holds nothing but folders."""
     with suppress(SourceError):
         return next(list_archive(path), None) is None
     return False
 
 
 def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | SourceError]]:
-    """Yield each member of an archive but folders, and what it is as a file, or why it is none.
+    """Yield the members of an archive except folders, each with its file or the reason why it has none.
 
     Raises:
         SourceError: it cannot be opened, or see ``read_members``.
@@ -176,7 +176,7 @@ def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | Source
 
 
 def hint_for_absent(path: AnyPath) -> str | None:
-    """Return what to do about a path without a file if it is a URL, or the ``-`` of other programs; else None."""
+    """Return what to do about a path that does not exist, if it is a URL or ``-``; else None."""
     raw = os.fsencode(path)
     if raw == b"-":
         return "a list of paths on stdin is read with --files-from -"
@@ -186,9 +186,9 @@ def hint_for_absent(path: AnyPath) -> str | None:
 
 
 def _locate_member(path: bytes, archive: bytes) -> ImageFile:
-    with about(archive), _opening():
-        stamp = FileStamp.of(os.stat(archive))
-    with _listing:  # or all threads that make thumbnails would list the same archive
+    with about(archive):
+        stamp = FileStamp.of(_regular_status(archive))
+    with _listing:  # otherwise all threads that make thumbnails would list the same archive
         files, damage = _files_of(archive, stamp)
     if path not in files:
         found, hint = (damage.problem, damage.hint) if damage else (None, None)
@@ -220,8 +220,7 @@ def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFi
     if problem is not None:
         raw = archive + b"/" + member.name[:_MAX_NAME_BYTES]
         return SourceError(problem, path=raw, expected="a regular file below the archive")
-    place = crc32(b"%d %d" % (stamp.size, member.offset))
-    inode = place << 32 | crc32(b"%d" % stamp.inode)
+    inode = crc32(b"%d %d" % (stamp.size, member.offset)) << 32 | crc32(b"%d" % stamp.inode)
     return ImageFile(
         path=path,
         stamp=FileStamp(size=member.size, mtime_ns=stamp.mtime_ns, inode=inode),
@@ -252,7 +251,7 @@ def _regular_status(path: bytes, hint: str | None = None) -> os.stat_result:
 
 @contextmanager
 def _opening(hint: str | None = None) -> Iterator[None]:
-    """Say what is wrong with a path where the system refuses it."""
+    """Raise an ``ImageError`` for an error of the system."""
     try:
         yield
     except FileNotFoundError as error:
@@ -266,7 +265,7 @@ def _opening(hint: str | None = None) -> Iterator[None]:
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytes:
-    """Return so many bytes of a stream, or fewer where it ends before."""
+    """Return ``n_bytes`` of a stream, or fewer where it ends before."""
     data = stream.read(n_bytes) if n_bytes <= MAX_BYTES + 1 else b""
     if n_bytes > MAX_BYTES + 1 or len(data) > MAX_BYTES:
         raise ImageError("too long for a picture", expected=f"at most {MAX_BYTES} bytes")
