@@ -51,12 +51,8 @@ class TarMember(NamedTuple):
 def read_members(stream: BinaryIO) -> Iterator[TarMember]:
     """Yield the members of a tar archive (v7, ustar, GNU, pax) in its order.
 
-    The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar. Only headers are read.
-
-    Raises:
-        SourceError: it is no tar archive, compressed, damaged or cut short; the members before that have been yielded.
-            The caller adds the path.
-        OSError: it cannot be read.
+    Only headers are read. The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar. If it is damaged,
+    the members before the damage are yielded, then a ``SourceError`` is raised, to which the caller adds the path.
     """
     return _Reader(stream).members()
 

@@ -112,17 +112,10 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
 
 
 def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
-    r"""Read paths from a list such as ``find`` prints.
+    r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
 
-    Empty entries are skipped. In lines, one ``\r`` before the ``\n`` is dropped, as lists made on Windows have it and
-    names on Unix hardly ever end so; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
-
-    Args:
-        stream: the list; read as it is needed, never whole.
-        null: entries end with a NUL byte (``find -print0``) rather than a newline.
-
-    Yields:
-        One path each, as written.
+    The list is read as its paths are needed. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
+    lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
     """
     separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
     begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
@@ -149,7 +142,7 @@ class _Search:
     files: dict[bytes, ImageFile] = field(default_factory=dict)
     archives: set[bytes] = field(default_factory=set)
     found: FindResult = field(default_factory=FindResult)
-    n_reported: int = 0  # of the files, to progress
+    n_reported: int = 0  # files that progress was advanced by
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -180,7 +173,7 @@ class _Search:
             self._keep(path, status)
 
     def _walk(self, root: _Folder) -> None:
-        # A stack of its own: folders nest deeper than Python recurses.
+        # With an explicit stack, as folders nest deeper than Python recurses.
         stack = [root]
         while stack:
             folder = stack.pop()

@@ -70,10 +70,7 @@ def _can_read_heif() -> bool:
 def formats_of(prefix: bytes) -> tuple[str, ...]:
     """Return the formats that a picture may have by its first 16 bytes; none where it is no picture.
 
-    The brands of HEIF are those of ISO/IEC 23008-12.
-
-    Raises:
-        ImageError: it has a format that cannot be decoded here.
+    A format that cannot be decoded here is refused. The brands of HEIF are those of ISO/IEC 23008-12.
     """
     brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
     if brand in _HEIF_BRANDS and not register_heif():

@@ -69,12 +69,7 @@ class ImageFile:
         return False
 
     def read(self) -> bytes:
-        """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``.
-
-        Raises:
-            ImageError: it is not there, not a regular file, may not be read, is empty or too long; or its archive is
-                not what it was.
-        """
+        """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``."""
         if self.archive is None:
             with _open(self.path) as stream:
                 return _read(stream, os.fstat(stream.fileno()).st_size)
@@ -92,11 +87,7 @@ ImageSource = ImageFile | AnyPath | BinaryIO
 
 
 def read_source(source: ImageSource) -> bytes:
-    """Return the bytes of a picture. A stream is read to its end and left open.
-
-    Raises:
-        ImageError: see ``locate`` and ``ImageFile.read``.
-    """
+    """Return the bytes of a picture. A stream is read to its end and left open."""
     if isinstance(source, str | bytes | os.PathLike):
         source = locate(source)
     return source.read() if isinstance(source, ImageFile) else _read(source, MAX_BYTES + 1)
@@ -161,11 +152,7 @@ def is_empty_archive(path: bytes) -> bool:
 
 
 def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | SourceError]]:
-    """Yield the members of an archive except folders, each with its file or the reason why it has none.
-
-    Raises:
-        SourceError: it cannot be opened, or see ``read_members``.
-    """
+    """Yield the members of an archive except folders, each with its file or the reason why it has none."""
     from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
 
     with about(archive), os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", 0) as stream:
