@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, printable
+from drhn_cli.files import os_errors
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.preprocess import Preprocessing
@@ -28,10 +29,10 @@ _LAYOUT = "a folder for each class, with its pictures inside"
 class ImageFolder:
     """The pictures of a folder of class folders, not loaded."""
 
-    paths: tuple[bytes, ...]  # absolute, sorted within each class
     labels: NDArray[np.int64]  # (n,), indices into class_names
     class_names: tuple[str, ...]  # sorted
-    folder: bytes  # absolute
+    paths: tuple[bytes, ...] = ()  # absolute, sorted within each class; empty if images are not files
+    folder: bytes = b""  # absolute
 
     @property
     def names(self) -> tuple[bytes, ...]:
@@ -41,24 +42,16 @@ class ImageFolder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledImages:
-    """Images in memory and their classes."""
+class LabelledImages(ImageFolder):
+    """The pictures of a folder of class folders, or others, in memory."""
 
     pixels: NDArray[np.uint8]  # (n, views * size, size, 3)
-    labels: NDArray[np.int64]  # (n,), indices into class_names
-    class_names: tuple[str, ...]  # sorted
     failures: tuple[ImageError, ...]  # of pictures that could not be read and are left out
-    names: tuple[bytes, ...] = ()  # the path of each picture relative to folder; empty if images are not files
-    folder: bytes = b""  # absolute, that of the class folders
 
     def take(self, rows: NDArray[np.int64]) -> LabelledImages:
         """Return some of the images; ``rows`` are their (m,) indices."""
-        return replace(
-            self,
-            pixels=np.ascontiguousarray(self.pixels[rows]),
-            labels=self.labels[rows],
-            names=tuple(self.names[row] for row in rows) if self.names else (),
-        )
+        paths = tuple(self.paths[row] for row in rows) if self.paths else ()
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[rows]), labels=self.labels[rows], paths=paths)
 
 
 def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, min_classes: int = 2) -> ImageFolder:
@@ -69,13 +62,13 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
 
     Args:
         folder: the folder of class folders.
-        class_names: the classes of another folder, whose labels these pictures get (a test split gets those of the
-            training split). Classes that are missing here simply have no pictures.
+        class_names: the classes of another folder, whose labels these pictures get: a test split gets those of the
+            training split. A class may have no pictures here.
         min_classes: fewer class folders than this are an error.
 
     Raises:
-        SourceError: the folder is not there or cannot be read, has too few class folders, one without pictures, or one
-            that ``class_names`` lacks.
+        SourceError: the folder is not there or cannot be read, has too few class folders, or has a class without
+            pictures or one that ``class_names`` lacks.
     """
     path = os.fsencode(folder)
     folders = _class_folders(path)
@@ -88,11 +81,9 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
     labels: list[int] = []
     for name in sorted(folders):
         if name not in label_of:
-            known = ", ".join(printable(known) for known in names)
+            expected, found = f"one of {', '.join(map(printable, names))}", printable(name)
             hint = "rename or remove the folder, or train with it"
-            raise SourceError(
-                "unknown class", path=folders[name], expected=f"one of {known}", found=printable(name), hint=hint
-            )
+            raise SourceError("unknown class", path=folders[name], expected=expected, found=found, hint=hint)
         pictures = _class_pictures(folders[name])
         paths += pictures
         labels += [label_of[name]] * len(pictures)
@@ -104,7 +95,7 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
     """Find training pictures, and test pictures if there are any.
 
     A folder that contains ``train`` and one of ``TEST_FOLDERS``, in upper or lower case, or ``train`` alone, is a split
-    with class folders inside each; any other is itself a folder of class folders. Test pictures get the labels of the
+    with class folders inside each; any other folder is a folder of class folders. Test pictures get the labels of the
     training classes.
 
     Raises:
@@ -112,24 +103,22 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
     """
     path = os.fsencode(folder)
     inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
-    test_folder = next((name for name in TEST_FOLDERS if name in inside), None)
-    if TRAIN_FOLDER not in inside:
+    train_folder = inside.pop(TRAIN_FOLDER, None)
+    test_folder = next((inside[name] for name in TEST_FOLDERS if name in inside), None)
+    if train_folder is None:
         return find_classes(path), None
-    if test_folder is None and len(inside) > 1:
-        if _has_only_folders(inside[TRAIN_FOLDER]):  # a model that tells train from dev is of no use
-            others = ", ".join(printable(os.path.basename(inside[name])) for name in inside if name != TRAIN_FOLDER)
+    if test_folder is None and inside:
+        if _has_only_folders(train_folder):  # its classes are meant, and not the classes "train" and "dev"
             raise SourceError(
                 "there are class folders in train/, and no test pictures beside it",
                 path=path,
                 expected=" or ".join(f"{name}/" for name in TEST_FOLDERS),
-                found=others,
+                found=", ".join(printable(os.path.basename(folder)) for folder in inside.values()),
                 hint="rename the folder of test pictures, or name train/ itself",
             )
         return find_classes(path), None
-    train = find_classes(inside[TRAIN_FOLDER])
-    if test_folder is None:
-        return train, None
-    return train, find_classes(inside[test_folder], class_names=train.class_names, min_classes=1)
+    train = find_classes(train_folder)
+    return train, find_classes(test_folder, class_names=train.class_names, min_classes=1) if test_folder else None
 
 
 def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
@@ -151,7 +140,8 @@ def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers:
         indices[n_loaded:end] = batch.indices
         failures += batch.failures
         n_loaded = end
-    labels, names = folder.labels[indices[:n_loaded]], folder.names
+    indices = indices[:n_loaded]
+    labels = folder.labels[indices]
     lost = np.setdiff1d(folder.labels, labels)
     if lost.size:
         name = folder.class_names[lost[0]]
@@ -162,7 +152,7 @@ def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers:
         labels=labels,
         class_names=folder.class_names,
         failures=tuple(error for _, error in failures),
-        names=tuple(names[i] for i in indices[:n_loaded]),
+        paths=tuple(folder.paths[i] for i in indices),
         folder=folder.folder,
     )
 
@@ -170,19 +160,17 @@ def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers:
 def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers: int | None = None) -> LabelledImages:
     """Return images that were loaded with one view with all views of the preprocessing.
 
-    The same files are decoded anew, as two views of a picture are other squares than one; those that can no longer be
-    read are left out.
+    Files are decoded again, as the squares of two views are not that of one. Pictures that can no longer be read are
+    left out.
 
     Raises:
         SourceError: no picture of a class can be read any more.
     """
     if preprocessing.views == 1:
         return images
-    if not images.names:  # CIFAR-10, whose images are square
+    if not images.paths:  # CIFAR-10, whose images are square
         return replace(images, pixels=np.concatenate([images.pixels, images.pixels[:, :, ::-1]], axis=1))
-    paths = tuple(os.path.join(images.folder, name) for name in images.names)
-    folder = ImageFolder(paths=paths, labels=images.labels, class_names=images.class_names, folder=images.folder)
-    return load_labelled(folder, preprocessing, workers=workers)
+    return load_labelled(images, preprocessing, workers=workers)
 
 
 def load_split(
@@ -222,7 +210,7 @@ def load_queries_and_gallery(
     data_dir: Path | None = None,
     download: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Load what is looked up, and what it is looked up in.
+    """Load the queries, and the gallery that they are looked up in.
 
     ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of
     class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments
@@ -232,16 +220,15 @@ def load_queries_and_gallery(
         ConfigError: there are no test pictures.
         SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
     """
-    if isinstance(data, tuple):
+    if isinstance(data, str) and _is_cifar10(data):
+        return _load_cifar10(preprocessing, data_dir, download)[::-1]
+    if isinstance(data, str):
+        gallery, queries = find_split(data)
+    else:
         gallery = find_classes(data[1])
         queries = find_classes(data[0], class_names=gallery.class_names, min_classes=1)
-    elif _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)[::-1]
-    else:
-        gallery, test = find_split(data)
-        if test is None:
-            raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
-        queries = test
+    if queries is None:
+        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
     return (
         load_labelled(queries, preprocessing, workers=workers),
         load_labelled(gallery, preprocessing, workers=workers),
@@ -255,7 +242,7 @@ def _is_cifar10(data: str) -> bool:
 def _load_cifar10(
     preprocessing: Preprocessing, data_dir: Path | None, download: bool
 ) -> tuple[LabelledImages, LabelledImages]:
-    # Imported here, as torchvision takes longer to import than most commands to run.
+    # Imported here: importing torchvision takes longer than most commands.
     from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
 
     if preprocessing.size != 32:
@@ -275,11 +262,8 @@ def _load_cifar10(
         except OSError as error:
             hint = "name the folder that has it with --data-dir"
             raise SourceError("CIFAR-10 cannot be fetched", path=data_dir, found=str(error), hint=hint) from error
-        names = sorted(part.classes)
-        labels = np.array([names.index(part.classes[target]) for target in part.targets], dtype=np.int64)
-        images = LabelledImages(
-            pixels=np.ascontiguousarray(part.data), labels=labels, class_names=tuple(names), failures=()
-        )
+        labels, pixels = np.array(part.targets, np.int64), np.ascontiguousarray(part.data)
+        images = LabelledImages(pixels=pixels, labels=labels, class_names=tuple(part.classes), failures=())
         parts.append(with_views(images, preprocessing))
     return parts[0], parts[1]
 
@@ -311,12 +295,12 @@ def split_validation(
 
     Args:
         labels: (n,) the class of each picture.
-        fraction: of each class, rounded; 0 up to but not including 1. A class of two pictures or more gives one at
-            least (unless this is 0) and keeps one at least.
+        fraction: share of each class, rounded; 0 up to but not including 1. Of a class of two pictures or more at
+            least one is drawn, unless this is 0, and at least one is not.
         seed: the same seed and labels give the same split.
 
     Returns:
-        Indices for training and for validation, each int64 and rising; together every index once.
+        Indices for training and for validation, int64, in rising order; each index is in one of them.
 
     Raises:
         ConfigError: ``fraction`` is out of range.
@@ -332,32 +316,24 @@ def split_validation(
 
 
 def _class_folders(path: bytes) -> dict[str, bytes]:
-    """Return the folders inside one, by name."""
-    try:
-        with os.scandir(path) as entries:
-            return {
-                os.fsdecode(entry.name): entry.path
-                for entry in entries
-                if entry.is_dir() and not entry.name.startswith(b".")
-            }
-    except FileNotFoundError as error:
-        raise SourceError("no such folder", path=path, expected=_LAYOUT, hint="check the path") from error
-    except NotADirectoryError as error:
-        raise SourceError("not a folder", path=path, expected=_LAYOUT) from error
-    except OSError as error:
-        raise SourceError("cannot be read", path=path, found=error.strerror, hint="check its permissions") from error
+    """Return the folders inside a folder, by name."""
+    if os.path.isfile(path):
+        raise SourceError("not a folder", path=path, expected=_LAYOUT)
+    absent = SourceError("no such folder", path=path, expected=_LAYOUT, hint="check the path")
+    with os_errors(SourceError, "cannot be read", path=path, hint="check its permissions", absent=absent):
+        folders = [entry for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(b".")]
+    return {os.fsdecode(folder.name): folder.path for folder in folders}
 
 
 def _has_only_folders(path: bytes) -> bool:
-    """Tell whether a folder contains other folders, and nothing else but dot files."""
-    with os.scandir(path) as entries:
-        are_folders = [entry.is_dir() for entry in entries if not entry.name.startswith(b".")]
-    return bool(are_folders) and all(are_folders)
+    """Return whether a folder contains other folders, and nothing else but dot files."""
+    n_shown = sum(not name.startswith(b".") for name in os.listdir(path))
+    return n_shown > 0 and n_shown == len(_class_folders(path))
 
 
 def _class_pictures(path: bytes) -> list[bytes]:
     found = find_images([path], follow=True)
-    if found.failures:  # a class that is silently incomplete would bias training and measuring
+    if found.failures:  # a class of which pictures are missing would bias training and measuring
         raise found.failures[0]
     if not found.files:
         hint = "remove the folder or put pictures into it"

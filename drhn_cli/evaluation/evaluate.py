@@ -1,4 +1,4 @@
-"""Measure how well a model retrieves."""
+"""Measure how well a model retrieves, at each code length."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PROGRESS_STEP = 1000  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is measured."""
+    """What ``evaluate_model`` measures."""
 
     code_lengths: tuple[int, ...] = ()  # in bits; empty: the network's full length
     depth: int = 1000  # of the truncated mean average precision
-    curves: bool = False  # precision and recall for each radius, too
-    asymmetric: bool = False  # mean average precision of asymmetric ranking, too
+    curves: bool = False  # also precision and recall for each radius
+    asymmetric: bool = False  # also the mean average precision of asymmetric ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Evaluation:
     n_bits: int
     accuracy: float | None  # of the class predictions for the queries; None if the model has other classes
     retrieval: RetrievalMetrics
-    n_codes: int  # different codes in the gallery
+    n_codes: int  # distinct codes in the gallery
     curve: PrecisionRecallCurve | None = None
     asymmetric_map: float | None = None
 
@@ -54,7 +54,7 @@ def evaluate_model(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Evaluation]:
-    """Return an evaluation for each code length; queries are looked up in the gallery, and labeled as it is.
+    """Return an evaluation for each code length; queries are looked up in the gallery, which has the same classes.
 
     Raises:
         ConfigError: the network was not trained for a code length.

@@ -1,7 +1,7 @@
 """Retrieval metrics: mean average precision and precision, with ties scored by their expectation.
 
-A ranking by Hamming distance has few distances and many ties, and the order within a tie is arbitrary. Unless a name
-says otherwise, a figure is the expectation over all orders within the ties.
+A ranking by Hamming distance has few distances and many ties, and the order within a tie is arbitrary. Unless stated
+otherwise, a figure is the expectation over all orders within the ties.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def retrieval_metrics(
     The protocol is that of Lin et al. 2015 (Deep learning of binary hash codes for fast image retrieval).
 
     Args:
-        queries: what is looked up.
-        gallery: what it is looked up in.
+        queries: are looked up.
+        gallery: the codes they are looked up in.
         k: depth of the precision, 1 or more.
         depth: of the truncated mean average precision, 1 or more.
         seed: of the gallery's order, which decides ties in the truncated mean average precision and nothing else.
@@ -78,10 +78,10 @@ def retrieval_metrics(
     for name, value in (("k", k), ("depth", depth)):
         if value < 1:
             raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
-    distinct, grouped = _prepare(queries, gallery, seed)
-    n_bits = queries.n_bits
-    scores = np.concatenate([grouped.score(part, n_bits, k, depth) for part in distinct.parts(len(grouped.codes))])
-    counted = distinct.repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
+    distinct, repeats, grouped = _prepare(queries, gallery, seed)
+    parts = _parts(distinct, len(grouped.codes))
+    scores = np.concatenate([grouped.score(part, k, depth) for part in parts])
+    counted = repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
     n_queries = int(counted.sum())
     _refuse_none(n_queries)
     means = counted @ np.nan_to_num(scores) / n_queries  # (4,)
@@ -112,24 +112,24 @@ class PrecisionRecallCurve:
 def precision_recall_curve(queries: LabelledCodes, gallery: LabelledCodes) -> PrecisionRecallCurve:
     """Measure precision and recall of lookups within each radius.
 
-    A radius takes the whole of a tie or nothing of it, so every point is exact, and nothing is interpolated. At radius
-    2 the precision is ``RetrievalMetrics.precision_at_radius2``. Queries without a relevant item are left out.
+    A radius contains all of a tie or none of it, so every point is exact, and nothing is interpolated. At radius 2 the
+    precision is ``RetrievalMetrics.precision_at_radius2``. Queries without a relevant item are left out.
 
     Raises:
         DrhnError: as ``retrieval_metrics``.
     """
-    n_bits = queries.n_bits
-    distinct, grouped = _prepare(queries, gallery, 0)
-    precision, recall = np.zeros((2, n_bits + 1))
-    n_queries = 0
-    for part in distinct.parts(len(grouped.codes)):
-        items, relevant = grouped.counts(hamming_distances(part.codes, grouped.codes), part.labels, n_bits)
+    distinct, repeats, grouped = _prepare(queries, gallery, 0)
+    precision, recall = np.zeros((2, queries.n_bits + 1))
+    n_queries = n_done = 0
+    for part in _parts(distinct, len(grouped.codes)):
+        _, items, relevant = grouped.counts(part)
         within, relevant_within = items.cumsum(axis=1), relevant.cumsum(axis=1)  # (q, n_bits + 1)
         n_relevant = relevant_within[:, -1:]
-        counted = part.repeats * (n_relevant[:, 0] > 0)
+        counted = repeats[n_done : n_done + len(items)] * (n_relevant[:, 0] > 0)
         precision += counted @ (relevant_within / np.maximum(within, 1))
         recall += counted @ (relevant_within / np.maximum(n_relevant, 1))
         n_queries += int(counted.sum())
+        n_done += len(items)
     _refuse_none(n_queries)
     return PrecisionRecallCurve(precision=precision / n_queries, recall=recall / n_queries)
 
@@ -156,7 +156,7 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
     items_to = np.cumsum(items, axis=-1)
     items_before = items_to - items
     relevant_before = np.cumsum(relevant, axis=-1) - relevant
-    most = int(items_to[..., -1].max(initial=0)) if items.size else 0
+    most = int(items.sum(axis=-1).max(initial=0))
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, most + 1))])
     growth = harmonic[items_to] - harmonic[items_before]
     share = relevant / np.maximum(items, 1)
@@ -186,7 +186,7 @@ def asymmetric_mean_average_precision(
     precisions: list[float] = []
     step = max(1, _CHUNK_BYTES // (8 * len(codes)))
     for start in range(0, len(probabilities), step):
-        # The distances, less what is the same for all codes. In double precision, so that equal ones stay equal.
+        # Distances without the part that is the same for all codes; in double precision, so that equal ones stay equal.
         scores = (1 - 2 * probabilities[start : start + step]) @ bits.T  # (q, u)
         for row, label in zip(scores, query_labels[start : start + step].tolist(), strict=True):
             order = np.argsort(row)
@@ -198,11 +198,25 @@ def asymmetric_mean_average_precision(
     return float(np.mean(known))
 
 
-def _prepare(queries: LabelledCodes, gallery: LabelledCodes, seed: int) -> tuple[_Distinct, _Gallery]:
-    """Check both sets. Trained codes repeat: equal queries are scored once, and equal gallery codes measured once."""
-    for name, codes in (("query", queries), ("gallery", gallery)):
-        _check(codes, queries.n_bits, name)
-    return _Distinct.of(queries.codes, queries.labels), _Gallery.of(gallery.codes, gallery.labels, seed)
+def _prepare(
+    queries: LabelledCodes, gallery: LabelledCodes, seed: int
+) -> tuple[LabelledCodes, NDArray[np.int64], _Gallery]:
+    """Check both; return the distinct queries, pairs of code and label, how often each occurs, and the gallery."""
+    _check(queries, queries.n_bits, "query")
+    _check(gallery, queries.n_bits, "gallery")
+    codes, code_ids = unique_rows(queries.codes)
+    labels, label_ids = np.unique(queries.labels, return_inverse=True)
+    pairs, repeats = np.unique(label_ids * len(codes) + code_ids, return_counts=True)
+    distinct = LabelledCodes(codes[pairs % len(codes)], labels[pairs // len(codes)], queries.n_bits)
+    return distinct, repeats, _Gallery(gallery, seed)
+
+
+def _parts(queries: LabelledCodes, n_gallery: int) -> Iterator[LabelledCodes]:
+    """Yield a few queries at a time, whose uint16 distances to the gallery take a few megabytes."""
+    step = max(1, _CHUNK_BYTES // (2 * n_gallery))
+    for start in range(0, len(queries.labels), step):
+        rows = slice(start, start + step)
+        yield LabelledCodes(queries.codes[rows], queries.labels[rows], queries.n_bits)
 
 
 def _refuse_none(n_queries: int) -> None:
@@ -210,84 +224,46 @@ def _refuse_none(n_queries: int) -> None:
         raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Distinct:
-    """Distinct pairs of code and label."""
-
-    codes: NDArray[np.uint8]  # (m, code_size)
-    labels: NDArray[np.int64]  # (m,)
-    repeats: NDArray[np.int64]  # (m,)
-
-    @classmethod
-    def of(cls, codes: NDArray[np.uint8], labels: NDArray[np.integer]) -> _Distinct:
-        """Find the distinct pairs of (n, code_size) codes and (n,) labels."""
-        distinct_codes, code_ids = unique_rows(codes)
-        distinct_labels, label_ids = np.unique(labels, return_inverse=True)
-        pairs, repeats = np.unique(label_ids * len(distinct_codes) + code_ids, return_counts=True)
-        return cls(
-            codes=distinct_codes[pairs % len(distinct_codes)],
-            labels=distinct_labels[pairs // len(distinct_codes)].astype(np.int64),
-            repeats=repeats,
-        )
-
-    def parts(self, n_gallery: int) -> Iterator[_Distinct]:
-        """Yield a few at a time, so that their uint16 distances to the gallery stay within a few megabytes."""
-        step = max(1, _CHUNK_BYTES // (2 * n_gallery))
-        for start in range(0, len(self.labels), step):
-            rows = slice(start, start + step)
-            yield _Distinct(codes=self.codes[rows], labels=self.labels[rows], repeats=self.repeats[rows])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Gallery:
-    """A gallery with equal codes put together."""
+    """A gallery whose equal codes are measured once: many items of a class share a code."""
 
-    codes: NDArray[np.uint8]  # (u, code_size), distinct
-    repeats: NDArray[np.int64]  # (u,), items with each code
-    shuffled_ids: NDArray[np.int64]  # (n,), the code of each item, in shuffled order
-    shuffled_labels: NDArray[np.int64]  # (n,)
-    ids_of_label: dict[int, NDArray[np.int64]]  # the code of each item of one class
+    def __init__(self, gallery: LabelledCodes, seed: int) -> None:
+        labels = gallery.labels.astype(np.int64)
+        self.codes, ids = unique_rows(gallery.codes)  # (u, code_size); the code of each item, (n,)
+        self._repeats = np.bincount(ids)  # (u,), items with each code
+        self._ids_of_label = {int(label): ids[labels == label] for label in np.unique(labels)}
+        order = np.random.default_rng(seed).permutation(len(ids))
+        self._shuffled_ids, self._shuffled_labels = ids[order], labels[order]
 
-    @classmethod
-    def of(cls, codes: NDArray[np.uint8], labels: NDArray[np.integer], seed: int) -> _Gallery:
-        distinct, ids = unique_rows(codes)
-        order = np.random.default_rng(seed).permutation(len(codes))
-        return cls(
-            codes=distinct,
-            repeats=np.bincount(ids, minlength=len(distinct)),
-            shuffled_ids=ids[order],
-            shuffled_labels=labels[order].astype(np.int64),
-            ids_of_label={int(label): ids[labels == label] for label in np.unique(labels)},
-        )
-
-    def score(self, queries: _Distinct, n_bits: int, k: int, depth: int) -> NDArray[np.float64]:
+    def score(self, queries: LabelledCodes, k: int, depth: int) -> NDArray[np.float64]:
         """Return the measures of each query, (q, 4), in the order of RetrievalMetrics, NaN if nothing is relevant."""
-        distances = hamming_distances(queries.codes, self.codes)  # (q, u)
-        items, relevant = self.counts(distances, queries.labels, n_bits)
-        cut = np.empty(len(distances))
+        distances, items, relevant = self.counts(queries)
+        at_depth = np.empty(len(distances))
         for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            cut[row] = _average_precision(self._first_labels(to_codes, items[row], depth) == label)
+            at_depth[row] = _average_precision(self._first_labels(to_codes, items[row], depth) == label)
+        taken = np.clip(k - (np.cumsum(items, axis=1) - items), 0, items)  # a tie at place k counts in proportion
+        at_k = (relevant * taken / np.maximum(items, 1)).sum(axis=1) / taken.sum(axis=1)
+        within, relevant_within = items[:, :3].sum(axis=1), relevant[:, :3].sum(axis=1)  # a radius of 2
         full = tie_aware_average_precision(relevant, items)
-        return np.stack([full, cut, _precision_at(relevant, items, k), _precision_within(relevant, items, 2)], axis=1)
+        return np.stack([full, at_depth, at_k, relevant_within / np.maximum(within, 1)], axis=1)
 
-    def counts(
-        self, distances: NDArray[np.uint16], labels: NDArray[np.int64], n_bits: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return how many items there are at each distance, (q, n_bits + 1), and how many of the query's label."""
+    def counts(self, queries: LabelledCodes) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the distances to the codes, (q, u); items at each distance, (q, n_bits + 1); relevant ones of them."""
+        distances = hamming_distances(queries.codes, self.codes)
         none = np.empty(0, dtype=np.int64)
-        items = np.empty((len(distances), n_bits + 1), dtype=np.int64)
+        items = np.empty((len(distances), queries.n_bits + 1), dtype=np.int64)
         relevant = np.empty_like(items)
-        for row, (to_codes, label) in enumerate(zip(distances, labels.tolist(), strict=True)):
-            items[row] = np.bincount(to_codes, weights=self.repeats, minlength=n_bits + 1)
-            relevant[row] = np.bincount(to_codes[self.ids_of_label.get(label, none)], minlength=n_bits + 1)
-        return items, relevant
+        for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
+            items[row] = np.bincount(to_codes, weights=self._repeats, minlength=items.shape[1])
+            relevant[row] = np.bincount(to_codes[self._ids_of_label.get(label, none)], minlength=items.shape[1])
+        return distances, items, relevant
 
     def _first_labels(self, to_codes: NDArray[np.uint16], items: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
         """Return the labels of the first ``depth`` items of a stable sort by distance of the shuffled gallery."""
-        farthest = int(np.searchsorted(np.cumsum(items), min(depth, len(self.shuffled_ids))))
-        near = np.flatnonzero((to_codes <= farthest)[self.shuffled_ids])  # all that can be among the first
-        order = np.argsort(to_codes[self.shuffled_ids[near]], kind="stable")[:depth]
-        return self.shuffled_labels[near[order]]
+        farthest = int(np.searchsorted(np.cumsum(items), min(depth, len(self._shuffled_ids))))
+        near = np.flatnonzero((to_codes <= farthest)[self._shuffled_ids])  # all that can be among the first
+        order = np.argsort(to_codes[self._shuffled_ids[near]], kind="stable")[:depth]
+        return self._shuffled_labels[near[order]]
 
 
 def _average_precision(is_relevant: NDArray[np.bool_]) -> float:
@@ -296,24 +272,9 @@ def _average_precision(is_relevant: NDArray[np.bool_]) -> float:
     return float((np.arange(1, len(places) + 1) / places).mean()) if len(places) else 0.0
 
 
-def _precision_at(relevant: NDArray[np.int64], items: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Return the expected relevant fraction of the first k items, (q,), from counts for each distance, (q, d)."""
-    items_before = np.cumsum(items, axis=1) - items
-    taken = np.clip(k - items_before, 0, items)  # a tie that the k-th place cuts gives a fair share
-    precision: NDArray[np.float64] = (relevant * taken / np.maximum(items, 1)).sum(axis=1) / taken.sum(axis=1)
-    return precision
-
-
-def _precision_within(relevant: NDArray[np.int64], items: NDArray[np.int64], radius: int) -> NDArray[np.float64]:
-    """Return the relevant fraction of the items within ``radius``, (q,); 0 without any."""
-    retrieved = items[:, : radius + 1].sum(axis=1)
-    precision: NDArray[np.float64] = relevant[:, : radius + 1].sum(axis=1) / np.maximum(retrieved, 1)
-    return precision
-
-
 def unique_rows(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the distinct codes, (u, code_size), and which of them each code is, (n,)."""
-    # As one opaque value a row: many times faster than axis=0, and the order does not matter.
+    # One opaque value for each row: many times faster than axis=0, and the order does not matter.
     keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1])))[:, 0]
     _, first, ids = np.unique(keys, return_index=True, return_inverse=True)
     return codes[first], ids
@@ -323,10 +284,7 @@ def _check(labelled: LabelledCodes, n_bits: int, name: str) -> None:
     codes, labels = labelled.codes, labelled.labels
     check_codes(codes, n_bits, f"{name} codes")
     if labels.shape != (len(codes),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DrhnError(
-            f"{name} labels do not fit the codes",
-            expected=f"shape ({len(codes)},) of integers",
-            found=f"shape {labels.shape} {labels.dtype}",
-        )
+        expected, found = f"shape ({len(codes)},) of integers", f"shape {labels.shape} {labels.dtype}"
+        raise DrhnError(f"{name} labels do not fit the codes", expected=expected, found=found)
     if not len(codes):
         raise DrhnError(f"the {name} set is empty", expected="one code or more")

@@ -13,11 +13,9 @@ from drhn_cli.evaluation.evaluate import Evaluation
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FORMATS = {".png": "png", ".svg": "svg"}
-_MARK = b"Matplotlib"  # which it leaves in the head of either
+_MARK = b"Matplotlib"  # in the head of both formats
 _INK, _SOFT, _GRID = "#1c1b19", "#67645d", "#e4e2dc"
 _LOOKS: dict[Any, Any] = {
     "font.size": 10,
@@ -62,38 +60,30 @@ def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _format_of(path: AnyPath) -> str:
-    suffix = Path(os.fsdecode(path)).suffix.lower()
-    if suffix not in _FORMATS:
+    kind = Path(os.fsdecode(path)).suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
         raise ConfigError("no kind of plot", path=path, expected="a name in .png or .svg")
-    return _FORMATS[suffix]
+    return kind
 
 
 def _draw(figure: Figure, evaluations: Sequence[Evaluation]) -> None:
     import matplotlib as mpl
 
+    n_lengths = len(evaluations)
     # From the longest, dark, to the shortest, without the pale end of the scale.
-    shades = [mpl.colormaps["viridis"](0.25 + 0.55 * i / len(evaluations)) for i in range(len(evaluations))][::-1]
+    shades = [mpl.colormaps["viridis"](0.25 + 0.55 * i / n_lengths) for i in range(n_lengths)][::-1]
     curves, lengths = figure.subplots(1, 2, width_ratios=(3, 2))
-    _draw_curves(curves, evaluations, shades)
-    _draw_lengths(lengths, evaluations, shades)
-
-
-def _draw_curves(axes: Axes, evaluations: Sequence[Evaluation], shades: Sequence[tuple[float, ...]]) -> None:
     for one, shade in zip(evaluations, shades, strict=True):
-        assert one.curve is not None  # noqa: S101 - asked for by the only caller
-        recall, precision = one.curve.recall, one.curve.precision
-        axes.plot(recall, precision, color=shade, marker=".", markersize=4, linewidth=1.5, label=f"{one.n_bits} bits")
-        axes.plot(recall[2:3], precision[2:3], color=shade, marker="o", markersize=7)
-    axes.set(title="Lookup within each radius (large dot: 2)", xlabel="recall", ylabel="precision")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(loc="lower center")
-
-
-def _draw_lengths(axes: Axes, evaluations: Sequence[Evaluation], shades: Sequence[tuple[float, ...]]) -> None:
+        assert one.curve is not None  # noqa: S101 - the only caller asks for curves
+        recall, precision, label = one.curve.recall, one.curve.precision, f"{one.n_bits} bits"
+        curves.plot(recall, precision, color=shade, marker=".", markersize=4, linewidth=1.5, label=label)
+        curves.plot(recall[2:3], precision[2:3], color=shade, marker="o", markersize=7)
+    curves.set(title="Lookup within each radius (large dot: 2)", xlabel="recall", ylabel="precision")
+    curves.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    curves.legend(loc="lower center")
     means = [one.retrieval.mean_average_precision for one in evaluations]
-    places = range(len(means))
-    bars = axes.bar(places, means, width=0.6, color=shades)
-    axes.bar_label(bars, [f"{mean:.4f}" for mean in means], padding=3)
-    axes.set_xticks(places, [str(one.n_bits) for one in evaluations])
-    axes.set(title="Mean average precision", xlabel="bits", xlim=(-0.8, len(means) - 0.2), ylim=(0, 1.02))
-    axes.grid(visible=False, axis="x")
+    bars = lengths.bar(range(n_lengths), means, width=0.6, color=shades)
+    lengths.bar_label(bars, [f"{mean:.4f}" for mean in means], padding=3)
+    lengths.set_xticks(range(n_lengths), [str(one.n_bits) for one in evaluations])
+    lengths.set(title="Mean average precision", xlabel="bits", xlim=(-0.8, n_lengths - 0.2), ylim=(0, 1.02))
+    lengths.grid(visible=False, axis="x")

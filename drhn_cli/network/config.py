@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -18,19 +19,19 @@ N_GROUPS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A convolution without bias, its batch normalization, its activation, and what is added to them.
+    """A convolution without bias, its batch normalization, its activation, and a shortcut if it closes a block.
 
     Attributes:
         conv: name of the convolution; its filters are the array ``{conv}.weight``.
         norm: name of the normalization, which has four arrays.
         in_side: side of the input, in pixels.
-        kernel: side of the filters; ``kernel // 2`` zeros are padded on each side.
+        kernel: side of the filters; the input is padded with ``kernel // 2`` zeros on each side.
         groups: ``in_channels`` for a depthwise convolution.
         max_pool: 2x2 max pooling follows the convolution.
         norm_first: normalization comes before the activation. In the paper it comes after.
-        opens_block: its input is what the layer that closes the block adds.
-        closes_block: the input of the block is added, with zeros in the channels that it lacks.
-        shortcut_pool: side of the squares over which that input is averaged first.
+        opens_block: the input of this layer is the shortcut of the block.
+        closes_block: the shortcut is added to the output, with zeros for the channels that it lacks.
+        shortcut_pool: the shortcut is averaged over squares of this side first; 1: it is not.
     """
 
     conv: str
@@ -55,7 +56,7 @@ class Layer:
 
     @property
     def filter_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the filters, as torch has it."""
+        """Shape of the filters, as in torch."""
         return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
 
 
@@ -70,11 +71,11 @@ class NetworkConfig(Settings):
         threshold: bit i of a code is ``activation_i > threshold``; the paper's t.
         widths: channels of each of the six groups.
         downsample_at: groups, counted from 1, whose first block halves the resolution.
-        downsample: how: by the ``stride`` of the convolution (He et al. 2015), or by ``max`` pooling after it.
+        downsample: by the ``stride`` of the convolution (He et al. 2015), or by ``max`` pooling after it.
         input_size: side of the square input, in pixels.
         stem_stride: 1, or 2 to halve the resolution of large inputs at once.
         hash_norm: batch normalization before the sigmoid of the hash layer. The paper has none.
-        nested: lengths of prefixes of the hash layer that are trained to be good codes, too.
+        nested: lengths of shorter codes, prefixes of the whole one, that the network is trained for as well.
     """
 
     n_classes: int
@@ -95,34 +96,21 @@ class NetworkConfig(Settings):
         require(isinstance(self.blocks, int) and 1 <= self.blocks <= 200, "blocks", "1..200", self.blocks)
         require(isinstance(self.bits, int) and 1 <= self.bits <= 4096, "bits", "1..4096", self.bits)
         require(0 < self.threshold < 1, "threshold", "above 0 and below 1", self.threshold)
-        require(
-            len(self.widths) == N_GROUPS and all(isinstance(w, int) and w >= 1 for w in self.widths),
-            "widths",
-            f"{N_GROUPS} channel counts of 1 or more",
-            self.widths,
-        )
-        narrower = any(after < before for before, after in zip(self.widths, self.widths[1:], strict=False))
-        require(not narrower, "widths", "no group narrower than the one before it", self.widths)
-        groups = range(1, N_GROUPS + 1)
-        require(set(self.downsample_at) <= set(groups), "downsample_at", f"groups 1..{N_GROUPS}", self.downsample_at)
-        require(
-            self.downsample in get_args(Downsample), "downsample", " or ".join(get_args(Downsample)), self.downsample
-        )
+        are_counts = len(self.widths) == N_GROUPS and all(isinstance(w, int) and w >= 1 for w in self.widths)
+        require(are_counts, "widths", f"{N_GROUPS} channel counts of 1 or more", self.widths)
+        rises = list(self.widths) == sorted(self.widths)
+        require(rises, "widths", "no group narrower than the one before it", self.widths)
+        are_groups = set(self.downsample_at) <= set(range(1, N_GROUPS + 1))
+        require(are_groups, "downsample_at", f"groups 1..{N_GROUPS}", self.downsample_at)
+        ways = get_args(Downsample)
+        require(self.downsample in ways, "downsample", " or ".join(ways), self.downsample)
         require(self.stem_stride in (1, 2), "stem_stride", "1 or 2", self.stem_stride)
         shrink = self.stem_stride * 2 ** len(set(self.downsample_at))
-        require(
-            isinstance(self.input_size, int) and self.input_size >= shrink and self.input_size % shrink == 0,
-            "input size",
-            f"a multiple of {shrink} pixels",
-            self.input_size,
-        )
-        require(
-            all(isinstance(b, int) and 1 <= b < self.bits for b in self.nested)
-            and list(self.nested) == sorted(set(self.nested)),
-            "nested",
-            f"rising lengths below {self.bits} bits",
-            self.nested,
-        )
+        fits = isinstance(self.input_size, int) and self.input_size >= shrink and self.input_size % shrink == 0
+        require(fits, "input size", f"a multiple of {shrink} pixels", self.input_size)
+        nested = list(self.nested)
+        rises = all(isinstance(n, int) and 1 <= n < self.bits for n in nested) and nested == sorted(set(nested))
+        require(rises, "nested", f"rising lengths below {self.bits} bits", self.nested)
 
     @property
     def code_lengths(self) -> tuple[int, ...]:
@@ -130,68 +118,54 @@ class NetworkConfig(Settings):
         return (*self.nested, self.bits)
 
     def layers(self) -> list[Layer]:
-        """List the convolutions of the trunk, in the order of computation; all that walks the network uses this.
+        """List the convolutions of the trunk, in the order of computation; every backend follows this list.
 
         A block is one layer, ``y = shortcut(x) + BN(ReLU(Conv3x3(x)))``. The shortcut has no parameters (He et al.
         2015, section 3.3): a 2x2 average where the block halves the resolution, zeros for the channels that it adds.
         """
-        channels = self.widths[0]
+        width, side = self.widths[0], self.input_size
         stem = Layer(
-            conv="stem_conv",
-            norm="stem_norm",
-            in_channels=3,
-            out_channels=channels,
-            in_side=self.input_size,
-            stride=self.stem_stride,
+            conv="stem_conv", norm="stem_norm", in_channels=3, out_channels=width, in_side=side, stride=self.stem_stride
         )
         layers = [stem]
-        for group, width in enumerate(self.widths):
-            for block in range(self.blocks):
-                halves = block == 0 and group + 1 in self.downsample_at
-                pools = halves and self.downsample == "max"
-                layers.append(
-                    Layer(
-                        conv=f"groups.{group}.{block}.conv",
-                        norm=f"groups.{group}.{block}.norm",
-                        in_channels=channels,
-                        out_channels=width,
-                        in_side=layers[-1].out_side,
-                        stride=2 if halves and not pools else 1,
-                        max_pool=pools,
-                        opens_block=True,
-                        closes_block=True,
-                        shortcut_pool=2 if halves else 1,
-                    )
+        for group, block in product(range(N_GROUPS), range(self.blocks)):
+            halves = block == 0 and group + 1 in self.downsample_at
+            pools = halves and self.downsample == "max"
+            layers.append(
+                Layer(
+                    conv=f"groups.{group}.{block}.conv",
+                    norm=f"groups.{group}.{block}.norm",
+                    in_channels=layers[-1].out_channels,
+                    out_channels=self.widths[group],
+                    in_side=layers[-1].out_side,
+                    stride=2 if halves and not pools else 1,
+                    max_pool=pools,
+                    opens_block=True,
+                    closes_block=True,
+                    shortcut_pool=2 if halves else 1,
                 )
-                channels = width
+            )
         return layers
 
     def array_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every array of the network's state, in the order of the layers."""
         shapes: dict[str, tuple[int, ...]] = {}
-
-        def add_norm(name: str, channels: int) -> None:
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{name}.{part}"] = (channels,)
-
         layers = self.layers()
         for layer in layers:
-            shapes[f"{layer.conv}.weight"] = layer.filter_shape
-            add_norm(layer.norm, layer.out_channels)
+            shapes |= {f"{layer.conv}.weight": layer.filter_shape, **_norm_shapes(layer.norm, layer.out_channels)}
         shapes["hash.weight"] = (self.bits, layers[-1].out_channels)
-        if self.hash_norm:
-            add_norm("hash_norm", self.bits)
-        else:
-            shapes["hash.bias"] = (self.bits,)
-        shapes["classify.weight"] = (self.n_classes, self.bits)
-        shapes["classify.bias"] = (self.n_classes,)
-        return shapes
+        shapes |= _norm_shapes("hash_norm", self.bits) if self.hash_norm else {"hash.bias": (self.bits,)}
+        return {**shapes, "classify.weight": (self.n_classes, self.bits), "classify.bias": (self.n_classes,)}
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of all convolutions and linear layers for one view of a picture."""
         layers = self.layers()
         convolutions = sum(prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in layers)
         return convolutions + layers[-1].out_channels * self.bits + self.bits * self.n_classes
+
+
+def _norm_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
 
 
 PRESETS: dict[Preset, dict[str, Any]] = {

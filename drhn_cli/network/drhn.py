@@ -1,13 +1,12 @@
 """The Deep Residual Hashing Network (Jimenez-Lepe and Mendez-Vazquez) in torch, for training and for many pictures.
 
-Only its abstract is published; the README says how each of its words is read.
+Only the abstract of the paper is published; the README says how this network follows from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -21,17 +20,17 @@ from drhn_cli.network.config import Activation, Layer, NetworkConfig
 from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model
 
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": partial(functional.relu, inplace=True),
-    "relu6": partial(functional.relu6, inplace=True),
+_ACTIVATIONS: dict[Activation, nn.Module] = {
+    "none": nn.Identity(),
+    "relu": nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6(inplace=True),
 }
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Standardize each channel: (n, 3, s, s) uint8 -> float32 of the same shape, in channels-last order."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    channels = torch.tensor([preprocessing.mean, preprocessing.std], device=pixels.device)
+    mean, std = (channels.view(2, 1, 3, 1, 1) * 255).unbind()
     return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
@@ -43,15 +42,8 @@ class DRHN(nn.Module):
         self.config = config
         self._trunk: list[tuple[Layer, nn.Module, nn.Module]] = []
         for layer in config.layers():
-            conv = nn.Conv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel,
-                stride=layer.stride,
-                padding=layer.kernel // 2,
-                groups=layer.groups,
-                bias=False,
-            )
+            sizes = layer.in_channels, layer.out_channels, layer.kernel
+            conv = nn.Conv2d(*sizes, layer.stride, padding=layer.kernel // 2, groups=layer.groups, bias=False)
             norm = nn.BatchNorm2d(layer.out_channels)
             _add_module(self, layer.conv, conv)
             _add_module(self, layer.norm, norm)
@@ -61,7 +53,7 @@ class DRHN(nn.Module):
         self.classify = nn.Linear(config.bits, config.n_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the trunk computes: (n, 3, input_size, input_size) -> (n, channels, side, side)."""
+        """Return the output of the trunk: (n, 3, input_size, input_size) -> (n, channels, side, side)."""
         block_input = x
         for layer, conv, norm in self._trunk:
             block_input = x if layer.opens_block else block_input
@@ -78,33 +70,33 @@ class DRHN(nn.Module):
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
         x = self.features(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
         x = x.float().mean(dim=(2, 3))  # (n, widths[-1]): the average pooling layer
-        with torch.autocast(x.device.type, enabled=False):  # the codes are decided here: full precision
+        with torch.autocast(x.device.type, enabled=False):  # full precision, as this decides the codes
             return torch.sigmoid(self.hash_norm(self.hash(x)))
 
     def scores(self, activations: Tensor, n_bits: int | None = None, *, first: int = 0) -> Tensor:
-        """Return class scores, before the softmax, by ``n_bits`` bits from ``first`` on: (n, bits) -> (n, n_classes).
+        """Return the logits of the classes from ``n_bits`` bits, from ``first`` on: (n, bits) -> (n, n_classes).
 
-        Fewer bits weigh more, so that scores have the same range at every code length. Otherwise the first bits alone
-        would have to reach the scores that the loss asks for, and longer codes would have nothing left to learn.
+        Fewer bits weigh more, so that logits have the same range at every code length. Otherwise the first bits alone
+        would have to reach the logits that the loss asks for, and longer codes would have nothing left to learn.
         """
         n_bits = n_bits or self.config.bits
         return linear_of_bits(self.classify, activations[:, first : first + n_bits], first=first)
 
 
 def linear_of_bits(layer: nn.Linear, bits: Tensor, *, first: int = 0) -> Tensor:
-    """Apply a layer of whole codes to some of their bits, (n, n_bits) from ``first`` on, with larger weights."""
+    """Apply a layer for whole codes to some of their bits, (n, n_bits) from ``first`` on, with larger weights."""
     n_bits = bits.shape[1]
     weight = layer.weight[:, first : first + n_bits] * (layer.in_features / n_bits)
     return functional.linear(bits, weight, layer.bias)
 
 
 def _add_module(parent: nn.Module, name: str, module: nn.Module) -> None:
-    """Add a module by a name with dots, and plain modules on the way there."""
+    """Add a module by its dotted name, and plain modules for the parts before the last dot."""
     *path, last = name.split(".")
     for part in path:
         if not hasattr(parent, part):
             parent.add_module(part, nn.Module())
-        parent = cast(nn.Module, getattr(parent, part))
+        parent = parent.get_submodule(part)
     parent.add_module(last, module)
 
 
@@ -120,10 +112,9 @@ def _shortcut(x: Tensor, layer: Layer) -> Tensor:
 def build_network(model: Model, device: torch.device) -> DRHN:
     """Return the trained network, in evaluation mode."""
     network = DRHN(model.config)
+    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}
     # Not strict: batch normalization's counters of batches are not in the weights file, and nothing reads them.
-    network.load_state_dict(
-        {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}, strict=False
-    )
+    network.load_state_dict(state, strict=False)
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -135,41 +126,36 @@ def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8
 def torch_backend(
     network: DRHN, preprocessing: Preprocessing, precision: Precision = "float32"
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return what ``load_torch`` returns, of a network in evaluation mode; bfloat16 gives approximate activations."""
-    return partial(_activations, network, preprocessing, precision)
+    """Return the function of ``load_torch`` for a network in evaluation mode; bfloat16 activations are approximate."""
+    device = next(network.parameters()).device
+
+    @torch.inference_mode()
+    def activations(views: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+        with _without_tf32(device), autocast:
+            return cast("NDArray[np.float32]", network(normalize(pixels, preprocessing)).cpu().numpy())
+
+    return activations
 
 
 @torch.inference_mode()
 def predict_classes(network: DRHN, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
-    """Return the most likely class of each picture by the first ``n_bits`` of its activations: (n, bits) -> (n,)."""
+    """Return the likeliest class of each picture from its first ``n_bits`` activations: (n, bits) -> (n,)."""
     device = next(network.parameters()).device
     scores = network.scores(torch.from_numpy(activations).to(device), n_bits)
     return cast("NDArray[np.int64]", scores.argmax(dim=1).cpu().numpy())
 
 
 def use_one_thread() -> None:
-    """Have torch run its layers in the thread that calls it; to be called in each such thread."""
+    """Have torch compute in the calling thread alone; to be called in each thread that encodes."""
     torch.set_num_threads(1)
-
-
-@torch.inference_mode()
-def _activations(
-    network: DRHN, preprocessing: Preprocessing, precision: Precision, views: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    device = next(network.parameters()).device
-    pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
-    with (
-        _without_tf32(device),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
-    ):
-        activations: NDArray[np.float32] = network(normalize(pixels, preprocessing)).cpu().numpy()
-    return activations
 
 
 @contextmanager
 def _without_tf32(device: torch.device) -> Iterator[None]:
-    """Multiply in full single precision: with TF32, of 10 bits of mantissa, bits would depend on the GPU."""
-    if device.type != "cuda":  # on a CPU threads run this at the same time, and would restore each other's setting
+    """Multiply in full single precision: TF32 has a mantissa of 10 bits, and codes would depend on the GPU."""
+    if device.type != "cuda":  # threads on a CPU would restore each other's setting
         yield
         return
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

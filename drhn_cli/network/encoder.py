@@ -1,4 +1,4 @@
-"""From pixels to activations and codes: views, batches, and the choice of what runs the network."""
+"""From pixels to activations and codes: views, batches, and the choice of the backend."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from drhn_cli.network.model import Model
 from drhn_cli.threads import ThreadPool
 
 NUMPY_LIMIT = 500
-"""Up to this many pictures numpy is faster than torch, which has to be imported first."""
+"""Up to this many pictures numpy is faster than torch, which takes a while to import."""
 
 _CPU_BATCH = 32
-"""Pictures per thread, and per batch of torch on a CPU: as fast as hundreds, and less padding where there are few."""
+"""Pictures per thread, and per batch of torch on a CPU: as fast as hundreds, and a small batch needs less padding."""
 
 Backend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """A loaded network: (n, s, s, 3) uint8 views -> (n, bits) activations in 0..1."""
@@ -35,12 +35,15 @@ def bit_probabilities(activations: NDArray[np.float32], config: NetworkConfig, n
 
     They are above 1/2 exactly where ``codes_of`` sets a bit.
     """
-    threshold = float(np.float32(config.threshold))  # the activations are float32, so this is what they are compared to
+    threshold = float(np.float32(config.threshold))  # numpy compares float32 activations with the rounded threshold
     return np.interp(activations[:, :n_bits], [0.0, threshold, 1.0], [0.0, 0.5, 1.0])
 
 
 def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 500) -> NDArray[np.float32]:
-    """Return the mean activations of each picture's views, so many at a time: (n, views * s, s, 3) -> (n, bits)."""
+    """Return the mean activations of each picture's views: (n, views * s, s, 3) -> (n, bits).
+
+    ``batch_size`` is the number of views that the backend gets at a time.
+    """
     side = pixels.shape[2]
     views = pixels.reshape(-1, side, side, 3)  # (n * views, s, s, 3)
     parts = [backend(views[start : start + batch_size]) for start in range(0, len(views), batch_size)]
@@ -50,7 +53,7 @@ def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 
 
 
 class Encoder:
-    """A model that is ready to encode pictures; how many it is made for decides what runs the network.
+    """A model that is ready to encode pictures; their number decides the backend.
 
     The code of a picture depends on the picture alone: the last batch is padded with black pictures to the size of the
     others. A matrix product with another number of rows adds up in another order: activations then differ by about
@@ -61,8 +64,8 @@ class Encoder:
         device: auto, cuda, mps or cpu. For few pictures, auto and cpu mean numpy.
         n_images: how many pictures are to be encoded.
         batch_size: pictures at a time on a GPU.
-        n_threads: threads on a CPU, each with pictures of its own; OpenBLAS then stays single-threaded in this process.
-            None: the threads of numpy or torch, which share the work of each layer.
+        n_threads: threads on a CPU, each with pictures of its own; OpenBLAS is single-threaded in this process then.
+            None: numpy or torch share the work of each layer among threads of their own.
 
     Attributes:
         step: pictures that are encoded at a time.
@@ -81,14 +84,14 @@ class Encoder:
         n_threads: int | None = None,
     ) -> None:
         self.model = model
-        self._backend: Backend
+        self._pool = None
         use_one_thread: Callable[[], object]
         is_on_cpu = True
-        # Imported here, so that numpy does without torch.
+        # Imported here, so that few pictures do not wait for torch.
         if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
             from drhn_cli.network.numpy_backend import BATCH, load_numpy, use_one_thread
 
-            self._backend = load_numpy(model)
+            self._backend: Backend = load_numpy(model)
             self.step, self._views_at_a_time = min(BATCH, n_images), BATCH
         else:
             from drhn_cli.network.devices import choose_device
@@ -99,7 +102,6 @@ class Encoder:
             self._backend = load_torch(model, chosen)
             self.step = self._views_at_a_time = min(_CPU_BATCH if is_on_cpu else batch_size, n_images)
         self._padded_to = self.step
-        self._pool = None
         if is_on_cpu and n_threads is not None:
             self._pool = ThreadPool(n_threads, "drhn-encode", use_one_thread)
             self.step = _CPU_BATCH * n_threads
@@ -123,6 +125,5 @@ class Encoder:
         if not len(pixels):
             return np.empty((0, self.model.config.bits), np.float32)
         n_missing = -len(pixels) % self._padded_to
-        padding = np.zeros((n_missing, *pixels.shape[1:]), np.uint8)
-        padded = np.concatenate([pixels, padding]) if n_missing else pixels
+        padded = np.pad(pixels, ((0, n_missing), (0, 0), (0, 0), (0, 0)))
         return encode_views(self._backend, padded, self._views_at_a_time)[: len(pixels)]

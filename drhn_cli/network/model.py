@@ -1,4 +1,4 @@
-"""A trained network: the ``Model``, where models are found, and which one made a code file."""
+"""A trained network: the ``Model``, where models are found, and the one that made a code file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PACKAGE = Path(__file__).parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A trained network as arrays, with all that it takes to encode pictures.
+    """A trained network as arrays, with everything that encoding pictures takes.
 
     Attributes:
-        name: what the model is called in code files and lists.
+        name: of the model, in code files and lists.
         config: the shape of the network.
         preprocessing: how pictures become its input.
         class_names: the classes it was trained on, in the order of its scores.
@@ -61,20 +61,21 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of all that decides a code: arrays, network with its threshold, preprocessing."""
+        """Hex digest of everything that decides a code: arrays, network with its threshold, preprocessing."""
         settings = json.dumps([self.config.to_dict(), self.preprocessing.to_dict()], sort_keys=True)
         return hashlib.sha256(f"{self.arrays_sha256}\n{settings}".encode()).hexdigest()
 
     def with_views(self, n_views: int) -> Model:
-        """Return the model that averages the activations of ``n_views``: it has other codes and another fingerprint."""
+        """Return the model that averages the activations of ``n_views``: other codes, and another fingerprint."""
         if n_views == self.preprocessing.views:
             return self
         other = replace(self, preprocessing=replace(self.preprocessing, views=n_views))
-        other.__dict__["arrays_sha256"] = self.arrays_sha256  # of the same arrays; hashing them takes a while
+        other.__dict__["arrays_sha256"] = self.arrays_sha256  # the arrays are the same, and hashing them takes a while
         return other
 
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the model, JSON-ready."""
+        manifest = self.manifest()
         return {
             "kind": "weights",
             "name": self.name,
@@ -82,11 +83,7 @@ class Model:
             "classes": list(self.class_names),
             "parameters": sum(array.size for name, array in self.arrays.items() if ".running_" not in name),
             "fingerprint": self.fingerprint,
-            "network": self.config.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "training": dict(self.training),
-            "measured": dict(self.measured),
-            "drhn_version": self.drhn_version,
+            **{name: manifest[name] for name in ("network", "preprocessing", "training", "measured", "drhn_version")},
             "verified": True,  # reading the file has checked every array
         }
 
@@ -110,12 +107,13 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
 
     Args:
         name: a bundled model's name or the path of a weights file; a ``Path`` is always a path. None: the default.
-        views: number of views of a picture, 1 or 2, whose activations are averaged. None: as the model has it.
+        views: number of views of a picture, 1 or 2, whose activations are averaged. None: as stored with the model.
 
     Raises:
         WeightsError: there is no such model, or the file is foreign, damaged, or of a newer version.
     """
-    path = _find(name) if name is None or isinstance(name, str) else Path(os.fsdecode(name))
+    name = DEFAULT if name is None else name
+    path = _find(name) if isinstance(name, str) else Path(os.fsdecode(name))
     config, preprocessing, manifest, arrays = read_weights(path)
     model = Model(
         name=str(manifest["name"]),
@@ -132,22 +130,18 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
     return model if views is None else model.with_views(views)
 
 
-def _with_current_names(measured: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rename figures of files that were written before manifests had the names that tables have."""
-    lengths = measured.get("lengths")
-    if not isinstance(lengths, dict) or not all(isinstance(figures, dict) for figures in lengths.values()):
-        return measured
-    return {**measured, "lengths": {length: _renamed(figures) for length, figures in lengths.items()}}
-
-
-def _renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _with_current_names(figures: Any) -> Any:
+    """Give the figures of older files the names that tables have."""
+    if not isinstance(figures, dict):
+        return figures
     names = {
         "mean_average_precision": "mAP",
         "mean_average_precision_at_depth": f"mAP@{figures.get('depth')}",
         "precision_at_k": f"precision@{figures.get('k')}",
         "precision_at_radius2": "precision@radius2",
     }
-    return {names.get(name, name): value for name, value in figures.items() if name not in ("k", "depth")}
+    kept = {name: value for name, value in figures.items() if name not in ("k", "depth")}
+    return {names.get(name, name): _with_current_names(value) for name, value in kept.items()}
 
 
 def save_model(path: AnyPath, model: Model) -> None:
@@ -170,18 +164,14 @@ def bundled_paths() -> list[Path]:
     return sorted(bundled_folder().glob("*.npz"))
 
 
-def _find(name: str | None) -> Path:
-    if name is None:
-        name = DEFAULT
+def _find(name: str) -> Path:
     bundled = {path.stem: path for path in bundled_paths()}
     if name in bundled:
         return bundled[name]
-    if os.path.exists(name):  # and not Path.exists, which raises for a name that is too long
+    if os.path.exists(name):  # Path.exists raises for a name that is too long
         return Path(name)
-    known = ", ".join(bundled) or "none"
-    raise WeightsError(
-        "no such weights", path=name, expected=f"a file, or a bundled model ({known})", hint="see `drhn weights`"
-    )
+    expected = f"a file, or a bundled model ({', '.join(bundled) or 'none'})"
+    raise WeightsError("no such weights", path=name, expected=expected, hint="see `drhn weights`")
 
 
 def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) -> Model:
@@ -194,46 +184,34 @@ def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) 
         WeightsError: the weights cannot be read.
     """
     if manifest.fingerprint == IMPORTED_FINGERPRINT:
-        raise CodeFileError(
-            "no network made these codes: they were imported",
-            path=path,
-            hint="look up a code with --code or a path that the file holds, and hash pictures into another file",
-        )
+        hint = "look up a code with --code or a path that the file holds, and hash pictures into another file"
+        raise CodeFileError("no network made these codes: they were imported", path=path, hint=hint)
     views = 2 if manifest.preprocessing.get("views") == 2 else 1
-    model = _find_bundled(manifest, views) if name is None else load_model(name, views=views)
-    if model is None or model.fingerprint != manifest.fingerprint:
-        raise CodeFileError(
-            "the codes were made with another model",
-            path=path,
-            expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
-            found=f"{model.name} ({model.fingerprint[:12]})" if model else "no bundled model of that fingerprint",
-            hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
-        )
-    return model
-
-
-def _find_bundled(manifest: CodeManifest, views: int) -> Model | None:
-    """Return the bundled model that has the manifest's fingerprint; the one of its name is looked at first."""
-    for path in sorted(bundled_paths(), key=lambda path: path.stem != manifest.model):
-        model = load_model(path, views=views)
+    found = "no bundled model of that fingerprint"
+    # The model of that name first: it is likely, and reading a model takes a while.
+    bundled = sorted(bundled_paths(), key=lambda path: path.stem != manifest.model)
+    for candidate in bundled if name is None else [name]:
+        model = load_model(candidate, views=views)
         if model.fingerprint == manifest.fingerprint:
             return model
-    return None
+        if name is not None:
+            found = f"{model.name} ({model.fingerprint[:12]})"
+    raise CodeFileError(
+        "the codes were made with another model",
+        path=path,
+        expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
+        found=found,
+        hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
+    )
 
 
 def choose_bits(n_bits: int | None, model: Model) -> int:
-    """Return the code length to make: the one asked for, or the network's longest.
-
-    Raises:
-        ConfigError: the network was not trained for that length.
-    """
+    """Return a code length that the network was trained for, the longest for None; ConfigError: it was not."""
     lengths = model.config.code_lengths
     if n_bits is None:
         return lengths[-1]
     if n_bits not in lengths:
-        raise ConfigError(
-            f"{printable(model.name)} makes no codes of {n_bits} bits",
-            expected=" or ".join(map(str, lengths)),
-            hint="choose one of these with --bits, or train a network for that length",
-        )
+        problem, expected = f"{printable(model.name)} makes no codes of {n_bits} bits", " or ".join(map(str, lengths))
+        hint = "choose one of these with --bits, or train a network for that length"
+        raise ConfigError(problem, expected=expected, hint=hint)
     return n_bits

@@ -1,4 +1,4 @@
-"""The network in numpy, which has encoded a few pictures before torch would have been imported.
+"""The network in numpy, which encodes a few pictures in less time than importing torch takes.
 
 Convolutions are matrix products over patches. Arrays are (n, side, side, channels), so that a patch is contiguous.
 """
@@ -35,14 +35,12 @@ _BLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads6
 def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
     """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32.
 
-    Bits are those of the torch network, except where an activation is within rounding errors of the threshold.
+    The codes are those of the torch network, except where an activation is within rounding errors of the threshold.
     """
     layers = model.config.layers()
     filters = {layer.conv: _by_patch(model.arrays[f"{layer.conv}.weight"]) for layer in layers}
     norms = {layer.norm: _fold_norm(model.arrays, layer.norm) for layer in layers}
-    mean, std = (
-        np.array(values, np.float32) * np.float32(255) for values in (model.preprocessing.mean, model.preprocessing.std)
-    )
+    mean, std = np.array([model.preprocessing.mean, model.preprocessing.std], np.float32) * np.float32(255)
     hash_weight = model.arrays["hash.weight"].astype(np.float32)
     if model.config.hash_norm:
         hash_scale, hash_shift = _fold_norm(model.arrays, "hash_norm")
@@ -63,7 +61,7 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
                 x = _scale(_ACTIVATIONS[layer.activation](x), *norms[layer.norm])
             if layer.closes_block:
                 shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
-                x[..., : shortcut.shape[3]] += shortcut  # zeros in the channels that it lacks
+                x[..., : shortcut.shape[3]] += shortcut  # channels that the shortcut lacks stay as they are
         features = x.mean(axis=(1, 2))  # (n, channels): the average pooling layer
         sums = _scale(features @ hash_weight.T, hash_scale, hash_shift)
         return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))  # a sigmoid that does not overflow
@@ -72,25 +70,23 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
 
 
 def use_one_thread() -> bool:
-    """Make OpenBLAS multiply in the thread that calls it, from now on; return False where numpy has another BLAS.
+    """Make OpenBLAS multiply in the calling thread, from now on; return False where numpy has another BLAS.
 
-    Its own threads spin for a while after each product, and simultaneous products wait for each other. Numpy's
-    extension module leads to the OpenBLAS that it is linked with; numpy's wheels have the first of the names.
+    Its own threads spin for a while after each product, and simultaneous products wait for each other. OpenBLAS is
+    found through numpy's extension module, which is linked with it; in numpy's wheels it has the first of the names.
     """
     try:
         library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
     except OSError:
         return False
-    for name in _BLAS_SETTERS:
-        setter = getattr(library, name, None)
-        if setter is not None:
-            setter(1)
-            return True
-    return False
+    setters = [getattr(library, name) for name in _BLAS_SETTERS if hasattr(library, name)]
+    if setters:
+        setters[0](1)
+    return bool(setters)
 
 
 def _convolve(x: _Floats, filters: _Floats, layer: Layer) -> _Floats:
-    """Convolve, zeros around: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
+    """Convolve, with zero padding: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
     n, side, _, channels = x.shape
     kernel, pad = layer.kernel, layer.kernel // 2
     padded = np.zeros((n, side + 2 * pad, side + 2 * pad, channels), np.float32)
@@ -112,7 +108,7 @@ def _by_patch(filters: NDArray[np.floating]) -> _Floats:
 
 
 def _fold_norm(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[_Floats, _Floats]:
-    """Return batch normalization as a scale and a shift for each channel."""
+    """Return batch normalization as a scale and a shift of each channel."""
     weight, bias, mean, var = (
         arrays[f"{name}.{part}"].astype(np.float32) for part in ("weight", "bias", "running_mean", "running_var")
     )
