@@ -1,7 +1,7 @@
-"""Every error that drhn raises for its user: which file, what was expected, what was found, the way out.
+"""Every error that drhn raises for its user: which file, what was expected, what was found, what to do.
 
-The core raises these and never prints or exits; the command line turns each into one line on stderr. Anything else that
-is raised is a bug and keeps its traceback.
+The core raises these and never prints or exits; the command line prints each as one line on stderr. Any other exception
+is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,26 +14,22 @@ AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def printable(text: AnyPath) -> str:
-    """Return foreign text, a path or any other, as one line that leaves nothing for a terminal to obey.
-
-    Control characters and undecodable bytes become backslash escapes.
-    """
+    """Return a path or other foreign text as one line, with control characters and undecodable bytes escaped."""
     decoded = os.fsdecode(text)
     if decoded.isprintable():
         return decoded
-    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in decoded)
-    return "".join(escaped)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in decoded)
 
 
 class DrhnError(Exception):
-    """An error that the user can mend.
+    """An error that the user can do something about.
 
     Args:
         problem: what went wrong, as a clause without a full stop.
-        path: the file it is about, if any.
+        path: the file, if it is about one.
         expected: what would have been right.
         found: what was there instead.
-        hint: the way out, naming the flag or command that mends it.
+        hint: what to do, with the flag or command.
     """
 
     def __init__(
@@ -45,11 +41,8 @@ class DrhnError(Exception):
         found: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.problem = problem
-        self.path = path
-        self.expected = expected
-        self.found = found
-        self.hint = hint
+        self.problem, self.path = problem, path
+        self.expected, self.found, self.hint = expected, found, hint
         super().__init__(problem)
 
     def __str__(self) -> str:

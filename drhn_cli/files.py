@@ -1,4 +1,4 @@
-"""Files: opened without waiting, known again, replaced whole or not at all, locked while they are written."""
+"""Files: opened without blocking, compared by their stamps, replaced atomically, locked while they are written."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _HEAD_BYTES = 2048
 
 
 class FileStamp(NamedTuple):
-    """What the system says of a file, by which it is known again.
+    """Size, time and inode of a file, which show whether it has changed.
 
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970.
-        inode: the file's number on its device; 0 where unknown. Of a member of an archive the upper half tells its
-            place in the archive and the archive's size, the lower half the archive's inode.
+        inode: the file's number on its device; 0 where unknown. Of a member of an archive, the upper half is made of
+            its place in the archive and the archive's size, and the lower half of the archive's inode.
     """
 
     size: int
@@ -46,13 +46,12 @@ class FileStamp(NamedTuple):
         return cls(size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
 
     def is_same_content(self, other: FileStamp, *, in_archive: bool = False) -> bool:
-        """Tell whether two stamps are of the same content, as far as can be seen.
+        """Return whether two stamps are of the same content, without reading it.
 
-        A copy keeps size and time but has an inode of its own. The copy of an archive keeps the places of its members.
+        A copy has the same size and time but another inode. In a copy of an archive, members keep their places.
         """
-        if (self.size, self.mtime_ns) != (other.size, other.mtime_ns):
-            return False
-        return not in_archive or self.inode >> 32 == other.inode >> 32
+        is_same = (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+        return is_same and (not in_archive or self.inode >> 32 == other.inode >> 32)
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def os_errors(
     hint: str | None = None,
     absent: DrhnError | None = None,
 ) -> Iterator[None]:
-    """Raise a ``DrhnError`` in the place of an ``OSError`` of the block; ``absent`` where a file is not there."""
+    """Translate an ``OSError`` of the block to a ``DrhnError``, and a missing file to ``absent`` if that is given."""
     try:
         yield
     except OSError as error:
@@ -76,20 +75,12 @@ def os_errors(
 
 
 def open_nonblocking(path: AnyPath) -> int:
-    """Return a file descriptor for reading; a FIFO gives one at once, where ``open`` would wait for a writer.
-
-    Raises:
-        OSError: as ``os.open``.
-    """
+    """Return a file descriptor for reading. Unlike ``open``, this does not wait for the writer of a FIFO."""
     return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def open_regular(path: AnyPath) -> BinaryIO | None:
-    """Return a regular file opened for reading, or None for a pipe or a device.
-
-    Raises:
-        OSError: as ``open``, which refuses folders.
-    """
+    """Open a file for reading; return None for a pipe or a device. A folder is an ``OSError``, as for ``open``."""
     stream = os.fdopen(open_nonblocking(path), "rb")
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
@@ -100,13 +91,13 @@ def open_regular(path: AnyPath) -> BinaryIO | None:
 def refuse_overwrite(
     path: AnyPath, what: str, is_ours: Callable[[bytes], bool], refusal: Callable[[bytes], DrhnError] | None = None
 ) -> None:
-    """Refuse to replace a file of another kind: a photograph, perhaps. Nothing and an empty file may be replaced.
+    """Refuse to replace a file of another kind, a photograph perhaps. An empty file may be replaced.
 
     Args:
-        path: what is going to be written.
-        what: the right kind, for people.
-        is_ours: tells by its first 2,048 bytes whether a file is of the right kind.
-        refusal: makes the error of those bytes, in the place of a general one.
+        path: the file that will be written.
+        what: its kind, for messages.
+        is_ours: whether the first 2,048 bytes of a file are those of this kind.
+        refusal: makes the error from those bytes, instead of a general one.
 
     Raises:
         DrhnError: another file is there, or it cannot be read; or there is no such folder.
@@ -119,43 +110,41 @@ def refuse_overwrite(
     with os_errors(DrhnError, f"cannot write the {what}", path=path), open(path, "rb") as stream:
         head = stream.read(_HEAD_BYTES)
     if head and not is_ours(head):
+        if refusal:
+            raise refusal(head)
         hint = "remove it, or choose another name"
-        general = DrhnError(f"another file is in the place of the {what}", path=path, hint=hint)
-        raise refusal(head) if refusal else general
+        raise DrhnError(f"another file is in the place of the {what}", path=path, hint=hint)
 
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
-    """Yield a stream whose content takes the place of ``path`` when the block ends, and vanishes when it raises.
+    """Yield a binary stream that replaces the file ``path`` when the block ends, and is discarded when it raises.
 
-    A crash at any moment leaves the old file or the new one. A symbolic link keeps pointing at the file that is
-    written, and a file that is replaced keeps its permissions. The steps are those of SQLite's atomic commit
-    (https://sqlite.org/atomiccommit.html).
-
-    Args:
-        path: the file to write; its folder exists.
-
-    Yields:
-        A binary stream, open for writing and seeking.
+    A crash at any moment leaves the old file or the new one. If ``path`` is a symbolic link, its target is replaced;
+    permissions are kept. The steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
 
     Raises:
-        OSError: no space, no permission, not a regular file; the old file is as it was.
+        OSError: no space, no permission, not a regular file; the old file is unchanged.
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
-    mode = _existing_mode(target)
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OSError(None, "a folder, pipe or device is in its place")
     temporary = target.with_name(_temporary_name(target, os.urandom(8).hex()))
     try:
         # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(temporary, flags, 0o666), "w+b") as stream:
             if mode is not None:
-                temporary.chmod(mode)
+                temporary.chmod(stat.S_IMODE(mode))
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
     finally:
-        # Already gone if all went well. Ctrl-C leads here too. An error of the removal would hide the one that matters.
+        # Renamed already if all went well. An error here, after Ctrl-C for example, would hide the first one.
         with suppress(OSError):
             temporary.unlink()
     _sync_directory(target.parent)
@@ -165,29 +154,18 @@ def remove_leftovers(path: AnyPath) -> None:
     """Remove the temporary files of killed writers of ``path``. Only for a caller that holds its lock."""
     target = Path(os.path.realpath(os.fsdecode(path)))
     for leftover in target.parent.glob(_temporary_name(target, "*")):
-        with suppress(OSError):  # it is in nobody's way
+        with suppress(OSError):  # it does no harm
             leftover.unlink()
 
 
 def _temporary_name(target: Path, token: str) -> str:
-    """Return a hidden, short name that depends on the target's: that may take all of the 255 bytes of a name."""
+    """Return a hidden name with a checksum of the target's name, which may have all of the 255 bytes of a name."""
     return f".drhn-{zlib.crc32(os.fsencode(target.name)):08x}-{token}.tmp"
 
 
-def _existing_mode(target: Path) -> int | None:
-    """Return the permissions of a file that will be replaced, or None where there is none."""
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(None, "a folder, pipe or device is in its place")
-    return stat.S_IMODE(status.st_mode)
-
-
 def _sync_directory(directory: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can: Windows cannot open a folder."""
-    # Too late to fail: the new file is in place, and a caller that got an error would believe in the old one.
+    """Make the rename survive a power cut. Windows cannot: it opens no folders."""
+    # The new file is in place, so an error here would be misleading.
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -198,32 +176,27 @@ def _sync_directory(directory: Path) -> None:
 
 @contextmanager
 def lock_file(
-    path: AnyPath,
-    what: str,
-    error_type: type[DrhnError],
-    timeout_seconds: float = 0.0,
-    *,
-    progress: Progress = SILENT,
+    path: AnyPath, what: str, error_type: type[DrhnError], timeout_seconds: float = 0.0, *, progress: Progress = SILENT
 ) -> Iterator[None]:
-    """Hold the lock of a file, which need not exist yet, through a ``with`` block.
+    """Hold the lock of a file, which need not exist yet, and remove the temporary files of killed writers.
 
-    Readers need no lock: they see the old file or the new one. Whoever reads, changes and writes holds it throughout.
-    What a killed writer has left behind is removed.
+    Readers need no lock, because files are replaced atomically. A caller that changes a file holds the lock from
+    reading to writing.
 
     Args:
-        path: the file; a symbolic link shares the lock of what it points at.
-        what: what it is, for people.
-        error_type: what is raised.
-        timeout_seconds: how long to wait for another writer; 0 does not wait, a negative one waits for ever.
-        progress: is told if another writer has to be waited for.
+        path: the file; a symbolic link shares the lock of its target.
+        what: its kind, for messages.
+        error_type: of the errors.
+        timeout_seconds: how long to wait for another writer; forever if negative.
+        progress: gets a note if another writer has to be waited for.
 
     Raises:
         DrhnError: of ``error_type``: another writer still holds it, or the lock file cannot be made beside the file.
     """
-    from filelock import FileLock, Timeout  # 10 ms that readers need not wait for
+    from filelock import FileLock, Timeout  # takes 10 ms to import, which readers do not need
 
     target = Path(os.path.realpath(os.fsdecode(path)))
-    if not target.parent.is_dir():  # filelock would make it, and a mistyped folder would come into being
+    if not target.parent.is_dir():  # filelock would make it, even if its name is a typing error
         raise error_type(f"cannot lock the {what}", path=path, found="no such folder", hint="make the folder first")
     if not target.name:
         raise error_type(f"a folder is no {what}", path=path, hint="name a file in it")
@@ -248,8 +221,8 @@ def lock_file(
         remove_leftovers(target)
         yield
     finally:
-        # The lock file stays beside the file, unless a run that was to make the file has failed. It is removed while
-        # it is held: a filelock that has waited for it sees that it is no longer there, and begins anew.
+        # The lock file stays beside the file, but not after a failed run that was to make the file. It is removed while
+        # it is held: a filelock that waits for it notices, and starts again.
         if is_new and not target.exists():
             with suppress(OSError):  # Windows removes no open file
                 lock_path.unlink()
@@ -258,6 +231,6 @@ def lock_file(
 
 def _lock_path(target: Path) -> Path:
     name = f".{target.name}.lock"
-    if len(os.fsencode(name)) > 255:  # more than a name can have
+    if len(os.fsencode(name)) > 255:  # longer than a name may be
         name = f".drhn-{zlib.crc32(os.fsencode(target.name)):08x}.lock"
     return target.with_name(name)

@@ -1,4 +1,4 @@
-"""Paths as the system means them: bytes, and absolute from where they enter."""
+"""Paths: bytes, made absolute where they come in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from drhn_cli.errors import AnyPath, DrhnError, SourceError
 
 
 def absolute_path(path: AnyPath) -> bytes:
-    """Return a path from the root on, without ``.`` and ``..``; links stay in it.
+    """Return an absolute path without ``.`` and ``..``; symbolic links are kept.
 
-    Except for a ``..`` behind a link: that is the folder above the link's target and not the one that the link lies in,
-    so what comes before is resolved where the two differ.
+    Only before a ``..`` links are resolved where it matters: there it means the folder above the link's target and not
+    the folder that the link is in.
     """
     raw = os.fsencode(path)
     plain = os.path.abspath(raw)
@@ -33,7 +33,7 @@ def absolute_folder(folder: AnyPath) -> bytes:
     """Return the absolute path of a folder.
 
     Raises:
-        SourceError: the name is empty, as that of a shell variable that is not set: it is not the working directory.
+        SourceError: the name is empty, as a shell variable that is not set: that does not mean the working directory.
     """
     if not os.fsencode(folder):
         raise SourceError("not a path", expected="a folder", found="an empty name")
@@ -45,7 +45,7 @@ def common_folder(folders: Iterable[bytes], otherwise: DrhnError | None = None) 
 
     Args:
         folders: absolute paths.
-        otherwise: the error where there is none. Default: one that speaks of sources.
+        otherwise: the error if there is none. Default: one about sources.
 
     Raises:
         DrhnError: they lie on different drives, or not all of them are absolute.
@@ -58,7 +58,7 @@ def common_folder(folders: Iterable[bytes], otherwise: DrhnError | None = None) 
 
 
 def is_below(path: bytes, folders: Collection[bytes]) -> bool:
-    """Tell whether an absolute path is one of these folders or inside one, at any depth."""
+    """Return whether an absolute path is one of these folders or inside one, at any depth."""
     while path not in folders:
         parent = os.path.dirname(path)
         if parent == path:

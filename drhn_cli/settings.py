@@ -1,10 +1,10 @@
-"""Settings: frozen dataclasses, checked when they are made, that go into JSON and come back."""
+"""Settings: frozen dataclasses, validated when made, stored as JSON."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from drhn_cli.errors import ConfigError
@@ -22,12 +22,11 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Refuse values that are out of their range: a subclass calls ``require`` for each setting."""
+        """Validate: a subclass calls ``require`` for each setting."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
-        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -39,8 +38,9 @@ class Settings:
         if not isinstance(values, Mapping):
             raise ConfigError(f"{cls.__name__} is not complete", expected="named settings", found=repr(values))
         names = {setting.name for setting in fields(cls)}
-        for name in sorted(values.keys() - names, key=str):
-            raise ConfigError(f"unknown setting {name!r} in {cls.__name__}", hint=_hint_for(str(name), names))
+        if unknown := sorted(values.keys() - names, key=str):
+            problem, hint = f"unknown setting {unknown[0]!r} in {cls.__name__}", _hint_for(str(unknown[0]), names)
+            raise ConfigError(problem, hint=hint)
         try:
             return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
         except TypeError as error:  # a name is missing, or a value is of another type
@@ -48,11 +48,7 @@ class Settings:
 
 
 def require(condition: bool, setting: str, expected: str, found: object) -> None:
-    """Refuse a setting's value where the condition does not hold.
-
-    Raises:
-        ConfigError: it does not hold.
-    """
+    """Raise a ``ConfigError`` about a setting's value if the condition does not hold."""
     if not condition:
         raise ConfigError(f"{setting} is out of range", expected=expected, found=repr(found))
 

@@ -1,8 +1,8 @@
-"""Threads that Ctrl-C cannot leave waiting for each other.
+"""Threads that Ctrl-C cannot deadlock.
 
-Python raises ``KeyboardInterrupt`` between any two instructions of the main thread, those of its own ``threading`` and
-``concurrent.futures`` among them. Where that is just after a lock was taken, nobody gives it back, and the program
-never ends: https://github.com/python/cpython/issues/74174.
+Python raises ``KeyboardInterrupt`` between any two instructions of the main thread, inside ``threading`` and
+``concurrent.futures`` too. Right after a lock was taken, that leaves it locked, and the program never ends:
+https://github.com/python/cpython/issues/74174.
 """
 
 from __future__ import annotations
@@ -24,70 +24,50 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 def n_processors() -> int:
-    """Return how many processors this process may use, at least 1: containers and ``taskset`` allow it fewer."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+    """Return how many processors this process may use, 1 or more: ``taskset`` and containers limit them."""
+    if hasattr(os, "sched_getaffinity"):  # macOS and Windows do not have it
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block ends. For blocks that do not wait: nothing stops them."""
-    hold = _Hold()
-    try:
-        hold.begin()
-        yield
-    finally:
-        hold.end()
+    """Delay Ctrl-C and SIGTERM until the block ends; only for short blocks, as nothing else stops them."""
+    handlers: dict[int, _Handler] = {}
+    delayed: list[tuple[int, FrameType | None]] = []
+    is_over = False
 
-
-class _Hold:
-    """Handles signals in the place of the functions that do, and hands them on when it is over."""
-
-    def __init__(self) -> None:
-        self._is_over = False
-        self._handlers: dict[int, _Handler] = {}
-        self._noted: list[tuple[int, FrameType | None]] = []
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._is_over:  # and what was to be put back was not: another signal came first
-            self._handlers[number](number, frame)
+    def delay(number: int, frame: FrameType | None) -> None:
+        if is_over:  # the signal came before its handler was restored
+            handlers[number](number, frame)
         else:
-            self._noted.append((number, frame))
+            delayed.append((number, frame))
 
-    def begin(self) -> None:
-        """Take the place of the functions."""
-        if current_thread() is not main_thread():  # which alone is interrupted
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ():
             handler = signal.getsignal(number)
             if callable(handler):
-                self._handlers[number] = handler
-                signal.signal(number, self)
-
-    def end(self) -> None:
-        """Put them back, and let the first signal that came have its effect."""
-        self._is_over = True
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        for number, frame in self._noted:
-            self._handlers[number](number, frame)
+                handlers[number] = handler
+                signal.signal(number, delay)
+        yield
+    finally:
+        is_over = True
+        for signal_number, handler in handlers.items():
+            signal.signal(signal_number, handler)
+        for signal_number, frame in delayed:
+            handlers[signal_number](signal_number, frame)
 
 
 class Task(Generic[_T]):
-    """Work that a thread does.
-
-    Args:
-        future: of that work, just submitted.
-    """
+    """A ``Future`` whose ``result`` may be interrupted at any moment."""
 
     def __init__(self, future: Future[_T]) -> None:
         self._future = future
-        self._done: SimpleQueue[Future[_T]] = SimpleQueue()  # written in C: an interrupted get() holds no lock
+        self._done: SimpleQueue[Future[_T]] = SimpleQueue()  # in C: an interrupted get() leaves no lock
         future.add_done_callback(self._done.put)
 
     def result(self) -> _T:
-        """Wait for the work, and return what it came to or raise what it raised."""
+        """Wait for the work, and return its result or raise its error."""
         with uninterrupted():
             is_done = self._future.done()
         if not is_done:
@@ -99,11 +79,11 @@ class Task(Generic[_T]):
 class ThreadPool:
     """A ``ThreadPoolExecutor`` that may be interrupted at any moment.
 
-    Leaving its ``with`` block, by an error too, drops the work that has not begun and waits for what has.
+    At the end of its ``with`` block, work that has not begun is dropped, and running work is waited for.
 
     Args:
-        n_threads: at most, at least 1.
-        name: what the threads' names begin with.
+        n_threads: at most, 1 or more.
+        name: the prefix of the threads' names.
         prepare: called first in each thread.
     """
 
@@ -111,16 +91,12 @@ class ThreadPool:
         self._executor = ThreadPoolExecutor(n_threads, name, prepare)
 
     def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Task[_T]:
-        """Have a thread call ``work``."""
+        """Call ``work`` in a thread."""
         with uninterrupted():
             return Task(self._executor.submit(work, *args, **kwargs))
 
     def map(self, work: Callable[..., _T], *arguments: Iterable[object]) -> Iterator[_T]:
-        """Have threads call ``work`` with the first of each of ``arguments``, the second, and so on.
-
-        Returns:
-            The results in that order. The work begins at once.
-        """
+        """Call ``work`` in threads as ``map`` does, beginning at once; return the results in order."""
         return _results(deque([self.submit(work, *each) for each in zip(*arguments, strict=False)]))
 
     def __enter__(self) -> Self:
@@ -134,4 +110,4 @@ class ThreadPool:
 
 def _results(tasks: deque[Task[_T]]) -> Iterator[_T]:
     while tasks:
-        yield tasks.popleft().result()  # and it is held no longer
+        yield tasks.popleft().result()  # so that results are not kept

@@ -1,4 +1,4 @@
-"""The program: its commands, what becomes of errors and signals, and its exit statuses.
+"""The program: its commands, how errors and signals end it, and its exit statuses.
 
 A command's module is imported when the command is asked for: the options of all commands take longer to build than most
 answers. Errors become a line on stderr and an exit status in ``run``. Ctrl-C ends a command by ``KeyboardInterrupt``;
@@ -11,7 +11,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
@@ -66,17 +67,18 @@ class _Command(TyperCommand):
                 vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
 
 
-class _LazyCommands(Mapping[str, TyperCommand]):
-    """The commands by name, each made when it is asked for."""
+class _Group(TyperGroup):
+    """The commands, each imported when it is asked for."""
 
-    def __getitem__(self, name: str) -> TyperCommand:
-        return _load_command(name)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[assignment]  # typer reads only the names
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
 
-    def __len__(self) -> int:
-        return len(_COMMANDS)
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
+        return _load_command(cmd_name) if cmd_name in _COMMANDS else None
 
 
 @cache
@@ -85,15 +87,6 @@ def _load_command(name: str) -> TyperCommand:
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(name, cls=_Command)(getattr(import_module(f"drhn_cli.cli.{module}"), function))
     return cast(TyperCommand, typer.main.get_command(single))
-
-
-class _Group(TyperGroup):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.commands = _LazyCommands()  # type: ignore[assignment]  # no command is ever added
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own would import every command
-        return list(self.commands)
 
 
 app = typer.Typer(
@@ -128,16 +121,12 @@ def drhn(
 
     drhn train ./labelled -o weights.npz     train a network on your own classes
     """
-    _require_working_directory()
+    from drhn_cli.files import os_errors  # milliseconds that --version need not wait for
 
-
-def _require_working_directory() -> None:
-    """Refuse to run in a deleted folder: relative paths have no meaning there, and torch cannot be imported."""
-    try:
+    # In a deleted folder relative paths have no meaning, and torch cannot be imported.
+    hint = "change to a folder that is there"
+    with os_errors(DrhnError, "the working directory is gone", path=None, hint=hint):
         os.getcwd()
-    except OSError as error:
-        hint = "change to a folder that is there"
-        raise DrhnError("the working directory is gone", found=error.strerror, hint=hint) from error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
-        # Whoever reads the pipe has enough, which is no failure. Within a command typer turns it into exit status 1.
+        # The reader of the pipe has enough, which is no failure. Typer makes a SystemExit of it in a command.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         discard(sys.stdout)
@@ -160,7 +149,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report_error(error)
         return ExitStatus.ERROR
     except OSError as error:
-        if not _comes_from_echo(error):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_code is not typer.echo.__code__:  # which writes help pages, the version and completion scripts
             raise
         report_error(stdout_error(error))
         return ExitStatus.ERROR
@@ -177,14 +167,6 @@ def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
         report(f"{unknown} is now {_RENAMED_OPTIONS[unknown]}")
 
 
-def _comes_from_echo(error: OSError) -> bool:
-    """Tell whether it was typer that could not write: a help page, the version, a completion script."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code is typer.echo.__code__
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received; code that saves its work on Ctrl-C saves it now, too."""
 
@@ -196,7 +178,7 @@ def saving_on_sigterm() -> Iterator[None]:
     systemd, Slurm, torchrun, ``timeout`` and ``kill`` stop a program with SIGTERM.
     """
     before = signal.getsignal(signal.SIGTERM)
-    if before == signal.SIG_DFL:  # a parent process may have asked to ignore it
+    if before == signal.SIG_DFL:  # a parent process may have it ignored
         signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield

@@ -8,84 +8,61 @@ import sys
 from collections.abc import Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
-from drhn_cli.cli.output import (
-    TerminalProgress,
-    counted,
-    discard,
-    path_form,
-    report,
-    shown_path,
-    write_bytes,
-    write_description,
-    write_json,
-    write_summary,
-)
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
 
-if TYPE_CHECKING:
-    from drhn_cli.collection.update import HashSummary
 
-_Output = Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or update.")]
-
-
-class _JsonProgress(TerminalProgress):
-    """Tells of failures on stdout, too."""
+class _JsonProgress(out.TerminalProgress):
+    """Reports failures on stdout, too."""
 
     def failure(self, error: DrhnError) -> None:
         super().failure(error)
-        path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
         try:
-            write_json({"path": path, "error": error.reason, "failed": True})
-        except BrokenPipeError:  # whoever reads no further still wants the pictures hashed
-            discard(sys.stdout)
+            out.write_json({"path": out.json_path(error.path), "error": error.reason, "failed": True})
+        except BrokenPipeError:  # the pictures are hashed even if nobody reads on
+            out.discard(sys.stdout)
 
 
 def hash_(
-    sources: Annotated[
-        list[str] | None, typer.Argument(metavar="SOURCE...", help="Folders, files, tar archives.")
-    ] = None,
+    sources: Annotated[list[str] | None, Argument(metavar="SOURCE...", help="Folders, files, tar archives.")] = None,
     *,
-    output: _Output,
+    output: Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make or update.")],
     weights: options.Weights = None,
     bits: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"
-        ),
+        Option(min=1, metavar="N", help="Length of the codes.  [default: the code file's, or the network's longest]"),
     ] = None,
     tta: options.Tta = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Hash everything again and drop what the code file has.")
+        bool, Option("--rebuild", help="Hash everything again and drop what the code file has.")
     ] = False,
-    keep_missing: Annotated[
-        bool, typer.Option("--keep-missing", help="Keep the codes of files that are gone.")
-    ] = False,
+    keep_missing: Annotated[bool, Option("--keep-missing", help="Keep the codes of files that are gone.")] = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
+        Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
+        str | None, Option(metavar="DIR", help="The folder that the code file's root has been moved to.")
     ] = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: options.Exclude = None,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Include names that begin with a dot.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Follow symbolic links.")] = False,
+    hidden: Annotated[bool, Option("--hidden", help="Include names that begin with a dot.")] = False,
+    follow: Annotated[bool, Option("--follow", help="Follow symbolic links.")] = False,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
+        int | None, Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
     ] = None,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
+    batch_size: Annotated[int, Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
     workers: options.Workers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -109,50 +86,25 @@ def hash_(
     if part is not None:
         output = part.path_of(output)
         if starter and not quiet:
-            report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
-    hash_options = HashOptions(
-        weights=weights,
-        n_bits=bits,
-        views=options.n_views(tta),
-        rebuild=rebuild,
-        keep_missing=keep_missing,
-        shard=part,
-        root=root,
-        exclude=exclude or (),
-        hidden=hidden,
-        follow=follow,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
-    )
+            out.report(f"part {part.number} of {part.count}, as {starter} has it; --shard 1/1 hashes all pictures")
+    given = {**locals(), "n_bits": bits, "views": options.n_views(tta), "shard": part, "exclude": exclude or ()}
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
     shares_terminal = starter is not None  # with the other processes of torchrun
-    kind = _JsonProgress if json else TerminalProgress
+    kind = _JsonProgress if json else out.TerminalProgress
     hint = bind(_resume_hint, rebuild=rebuild)
     with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
-        summary = update_collection(all_sources, output, hash_options, progress)
-    if json:
-        counts = _counts(summary, progress.n_failed)
-        write_json({**counts, "total": summary.n_items, "seconds": round(summary.seconds, 3)})
-    elif not quiet:
-        _report_counts(output, summary, progress.n_failed, is_shard=part is not None)
+        summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
+    counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
+    counts["failed"] = progress.n_failed
+    changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    hashed = f"{out.counted(summary.n_items, 'picture')} ({changes or 'none'})"
+    line = f"{printable(output)}: {hashed} in {summary.seconds:.1f} s"
+    out.write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
+    if not (changes or part or json or quiet):
+        out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
-
-
-def _counts(summary: HashSummary, n_failed: int) -> dict[str, int]:
-    names = ("added", "changed", "unchanged", "moved", "removed", "kept")
-    return {**{name: getattr(summary, name) for name in names}, "failed": n_failed}
-
-
-def _report_counts(output: Path, summary: HashSummary, n_failed: int, *, is_shard: bool) -> None:
-    told = ", ".join(f"{count:,} {name}" for name, count in _counts(summary, n_failed).items() if count)
-    n_pictures = counted(summary.n_items, "picture")
-    report(f"{printable(output)}: {n_pictures} ({told or 'none'}) in {summary.seconds:.1f} s")
-    if not told and not is_shard:
-        report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
 
 
 def _resume_hint(phase: str, *, rebuild: bool) -> str:
@@ -163,12 +115,10 @@ def _resume_hint(phase: str, *, rebuild: bool) -> str:
 
 
 def merge(
-    parts: Annotated[list[str], typer.Argument(metavar="PART...", help="Code files that have no picture in common.")],
+    parts: Annotated[list[str], Argument(metavar="PART...", help="Code files that have no picture in common.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="CODES", help="The code file to make.")],
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")
-    ] = False,
+    output: Annotated[Path, Option("--output", "-o", metavar="CODES", help="The code file to make.")],
+    partial: Annotated[bool, Option("--partial", help="Accept missing or unfinished parts of a hash --shard.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -180,21 +130,21 @@ def merge(
     """
     from drhn_cli.collection.merge import merge_codes
 
-    summary = merge_codes(parts, output, partial=partial, progress=TerminalProgress(quiet=quiet))
-    merged = f"{counted(summary.n_items, 'picture')} of {counted(summary.n_parts, 'code file')}"
-    told = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
-    write_summary(summary, told, json=json, quiet=quiet)
+    summary = merge_codes(parts, output, partial=partial, progress=out.TerminalProgress(quiet=quiet))
+    merged = f"{out.counted(summary.n_items, 'picture')} of {out.counted(summary.n_parts, 'code file')}"
+    line = f"{printable(output)}: {merged} in {summary.seconds:.1f} s"
+    out.write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def export(
     codes: options.Codes,
     *,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
+        str, Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
     ] = "-",
     form: Annotated[
         Literal["npy", "tsv", "ndjson", "parquet"] | None,
-        typer.Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
+        Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
     json: options.Json = False,
@@ -213,10 +163,10 @@ def export(
     from drhn_cli.collection.exchange import FORMATS, TEXT_FORMATS, export_file, export_rows
 
     to_stdout = output == "-"
-    chosen = form or _default_format(output, json=json)
     known: Sequence[str] = FORMATS
     if to_stdout:
         known = ["ndjson"] if json else TEXT_FORMATS
+    chosen = form or (known[0] if to_stdout else os.path.splitext(output)[1].removeprefix(".").lower())
     if chosen not in known:
         raise ConfigError(
             "no such format for stdout" if to_stdout else "no such format",
@@ -227,33 +177,26 @@ def export(
     end = b"\0" if null else b"\n"
     with CodeFile.open(codes) as file:
         if to_stdout:
-            for row in export_rows(file, chosen, show_path=path_form(end) if chosen == "tsv" else shown_path, end=end):
-                write_bytes(row)
+            show_path = out.path_form(end) if chosen == "tsv" else out.shown_path
+            for row in export_rows(file, chosen, show_path=show_path, end=end):
+                out.write_bytes(row)
             return
-        export_file(file, output, chosen, show_path=shown_path, end=end)
-        if json:
-            write_json({"n_items": file.n_items, "format": chosen})
-        elif not quiet:
-            report(f"{printable(output)}: {counted(file.n_items, 'code')}")
-
-
-def _default_format(output: str, *, json: bool) -> str:
-    if output == "-":
-        return "ndjson" if json else "tsv"
-    return os.path.splitext(output)[1].removeprefix(".").lower()
+        export_file(file, output, chosen, show_path=out.shown_path, end=end)
+        line = f"{printable(output)}: {out.counted(file.n_items, 'code')}"
+        out.write_summary({"n_items": file.n_items, "format": chosen}, line, json=json, quiet=quiet)
 
 
 def import_(
     array: Annotated[
-        str, typer.Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
+        str, Argument(metavar="CODES.npy", help="(n, bytes) uint8, packed, or (n, bits) bool, as numpy saves it.")
     ],
     *,
     files_from: Annotated[
-        str, typer.Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
+        str, Option(metavar="FILE|-", help="Read the path of each code, one a line (NUL-ended with -0).")
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
+    output: Annotated[str, Option("--output", "-o", metavar="CODES", help="The code file to make or replace.")],
     bits: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
+        int | None, Option(min=1, metavar="N", help="Length of the codes.  [default: all bits of the columns]")
     ] = None,
     null: options.Null = False,
     json: options.Json = False,
@@ -269,18 +212,17 @@ def import_(
     from drhn_cli.collection.exchange import import_codes
 
     listed = options.read_files_from(files_from, null=null)
-    summary = import_codes(array, listed, output, bits, progress=TerminalProgress(quiet=quiet))
-    told = f"{printable(output)}: {counted(summary.n_items, 'code')} of {counted(summary.n_bits, 'bit')}"
-    write_summary(summary, told, json=json, quiet=quiet)
+    summary = import_codes(array, listed, output, bits, progress=out.TerminalProgress(quiet=quiet))
+    line = f"{printable(output)}: {out.counted(summary.n_items, 'code')} of {out.counted(summary.n_bits, 'bit')}"
+    out.write_summary(vars(summary), line, json=json, quiet=quiet)
 
 
 def push(
     codes: options.Codes,
-    url: Annotated[str, typer.Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
+    url: Annotated[str, Argument(metavar="URL", help="The table: clickhouse://user@host/db.table or chdb:DIR.")],
     *,
     name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]"),
+        str | None, Option(metavar="NAME", help="Name of the code file in the table.  [default: its absolute path]")
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -298,19 +240,18 @@ def push(
     from drhn_cli.clickhouse.push import push_codes
 
     hint = "run the same command again to go on"
-    with TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
+    with out.TerminalProgress(quiet=quiet, resume_hint=lambda _: hint) as progress:
         summary = push_codes(codes, url, name=name, progress=progress)
-    pushed = f"{counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
-    there = f"{counted(summary.n_table, 'picture')} of {counted(summary.n_files, 'code file')}"
-    write_summary(summary, f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
+    pushed = f"{out.counted(summary.n_items, 'picture')} ({summary.n_sent:,} sent) in {summary.seconds:.1f} s"
+    there = f"{out.counted(summary.n_table, 'picture')} of {out.counted(summary.n_files, 'code file')}"
+    out.write_summary(vars(summary), f"{url}: {pushed}; the table holds {there}", json=json, quiet=quiet)
 
 
 def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
+    file: Annotated[str, Argument(metavar="FILE", help="A code file, a weights file, or a table's URL.")],
     *,
     verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows."),
+        bool, Option("--verify", help="Check every byte of a code file against its checksum; count a table's rows.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
@@ -321,36 +262,36 @@ def info(
     """
     description = _describe(file, verify=verify)
     if json:
-        write_json(description)
+        out.write_json(description)
     else:
-        write_description(description)
+        out.write_description(description)
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
-    """Return what a code file, a weights file or a table says of itself."""
+    """Describe a code file, a weights file or a table."""
     from drhn_cli.clickhouse.url import is_table
 
+    opened: Any
     if is_table(path):
         from drhn_cli.clickhouse.table import CodeTable
 
-        with CodeTable.open(path) as table:
-            if verify:
-                table.verify()
-            return {**table.describe(), "verified": verify}
-    if _is_zip(path):
+        opened = CodeTable.open(path)
+    elif _is_zip(path):
         from drhn_cli.network.model import load_model
 
         return load_model(Path(path)).describe()
-    from drhn_cli.codes.reader import CodeFile
+    else:
+        from drhn_cli.codes.reader import CodeFile
 
-    with CodeFile.open(path) as file:
+        opened = CodeFile.open(path)
+    with opened as codes:
         if verify:
-            file.verify()
-        return {**file.describe(), "verified": verify}
+            codes.verify()
+        return {**codes.describe(), "verified": verify}
 
 
 def _is_zip(path: str) -> bool:
-    """Tell whether a file begins as weights files do."""
+    """Return whether a file is a zip archive, as weights files are."""
     with os_errors(DrhnError, "cannot read the file", path=path, hint="check the path"):
         # Only a regular file is opened: opening a pipe would wait for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -7,16 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from rich.progress import Progress as RichProgress
-    from rich.table import Table
 
 
 def write_bytes(data: bytes) -> None:
@@ -74,10 +71,8 @@ def messages() -> Iterator[None]:
 
 def report_error(error: DrhnError) -> None:
     """Write an error on one line of stderr, with its path as ``shown_path`` gives it."""
-    if error.path is None:
-        report(error.message)
-    else:
-        report(f"{printable(shown_path(os.fsencode(error.path)))}: {error.reason}")
+    path = json_path(error.path)
+    report(error.reason if path is None else f"{printable(path)}: {error.reason}")
 
 
 def shown_path(path: bytes) -> bytes:
@@ -87,6 +82,11 @@ def shown_path(path: bytes) -> bytes:
     except OSError:  # it was removed meanwhile
         return path
     return path.removeprefix(here)
+
+
+def json_path(path: AnyPath | None) -> str | None:
+    """Return ``shown_path`` of a path as text, with surrogates for bytes that are not UTF-8."""
+    return None if path is None else os.fsdecode(shown_path(os.fsencode(path)))
 
 
 def terminal_text(path: AnyPath) -> str:
@@ -105,13 +105,12 @@ def path_form(end: bytes) -> Callable[[bytes], bytes]:
     return shown_path
 
 
-def write_summary(summary: DataclassInstance, told: str, *, json: bool, quiet: bool) -> None:
+def write_summary(values: Mapping[str, Any], line: str, *, json: bool, quiet: bool) -> None:
     """Report what a command did: a JSON object on stdout, a line on stderr, or nothing."""
     if json:
-        values = asdict(summary)
         write_json({name: round(value, 3) if name == "seconds" else value for name, value in values.items()})
     elif not quiet:
-        report(told)
+        report(line)
 
 
 def counted(number: int, noun: str) -> str:
@@ -121,31 +120,29 @@ def counted(number: int, noun: str) -> str:
 
 def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table: drawn on a terminal, else tab-separated with a header line."""
-    if not sys.stdout.isatty():
-        for row in (headers, *rows):
-            write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
+    if sys.stdout.isatty():
+        draw_table(headers, rows, text_column=headers[0])
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in headers:
-        # Folded: nothing is lost, and not every encoding has an ellipsis.
-        table.add_column(header, justify="left" if header == headers[0] else "right", overflow="fold")
-    for row in rows:
-        # As Text, because a name in brackets is no markup.
-        table.add_row(*(Text(terminal_text(cell)) for cell in row))
-    print_table(table)
+    for row in (headers, *rows):
+        write_bytes("\t".join(row).encode("utf-8", "surrogateescape") + b"\n")
 
 
-def print_table(table: Table, *, title: str = "") -> None:
+def draw_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, text_column: str, title: str = "") -> None:
     """Draw a table on the terminal, if it has rows; with a title it is followed by an empty line."""
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False, emoji=False)
     if title:
         console.print(title, style="bold", markup=False)
-    if table.row_count:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        # Folded: nothing is lost, and not every encoding has an ellipsis.
+        table.add_column(header, justify="left" if header == text_column else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(terminal_text(cell)) for cell in row))  # plain strings would be read as markup
+    if rows:
         console.print(table)
     if title:
         console.print()
@@ -156,20 +153,15 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def write_description(description: Mapping[str, Any]) -> None:
+def write_description(description: Mapping[str, Any], indent: str = "") -> None:
     """Write a line for each entry; one that would be longer than 240 characters becomes indented lines."""
-    for line in _description_lines(description):
-        write_bytes(f"{line}\n".encode("utf-8", "backslashreplace"))
-
-
-def _description_lines(description: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in description.items():
         line = f"{indent}{name}: {_on_one_line(value)}"
-        if isinstance(value, Mapping) and len(line) > 240:
-            yield f"{indent}{name}:"
-            yield from _description_lines(value, f"{indent}  ")
-        else:
-            yield line
+        is_long = isinstance(value, Mapping) and len(line) > 240
+        shown = f"{indent}{name}:" if is_long else line
+        write_bytes(f"{shown}\n".encode("utf-8", "backslashreplace"))
+        if is_long:
+            write_description(value, f"{indent}  ")
 
 
 def _on_one_line(value: Any) -> str:
@@ -187,20 +179,12 @@ def _on_one_line(value: Any) -> str:
 class TerminalProgress(Progress):
     """Progress on stderr: messages, and on a terminal a bar with the rate and the remaining time.
 
-    A context manager: at the end the bar is erased; on Ctrl-C it says how to resume.
-
-    Args:
-        quiet: report failures only.
-        bar: whether to draw one; False where several processes share the terminal.
-        resume_hint: how to go on after Ctrl-C, given the current phase.
-
-    Attributes:
-        current: name of the phase; empty before the first.
-        n_failed: failures so far.
+    A context manager: at the end the bar is erased; on Ctrl-C the resume hint of the current phase is reported.
+    ``quiet`` reports failures only; ``bar`` is False where several processes share the terminal.
     """
 
     def __init__(self, *, quiet: bool, bar: bool = True, resume_hint: Callable[[str], str] | None = None) -> None:
-        self.current = ""
+        self.current = ""  # name of the phase
         self.n_failed = 0
         self._quiet = quiet
         self._resume_hint = resume_hint
@@ -226,7 +210,7 @@ class TerminalProgress(Progress):
             self._bar.start()
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
-        self._bar.add_task(name, total=total, told="")
+        self._bar.add_task(name, total=total, speed="")
 
     def advance(self, n: int = 1) -> None:
         """Advance the bar."""
@@ -236,8 +220,8 @@ class TerminalProgress(Progress):
         completed = task.completed + n
         rate = completed / (task.elapsed or 1)  # rich's own jumps where batches end close to each other
         failed = f"  {self.n_failed:,} failed" if self.n_failed else ""
-        told = f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if completed else failed
-        self._bar.update(task.id, completed=completed, told=told)
+        speed = f"{rate:,.{1 if rate < 10 else 0}f}/s{failed}" if completed else failed
+        self._bar.update(task.id, completed=completed, speed=speed)
 
     def failure(self, error: DrhnError) -> None:
         """Report and count a failure."""
@@ -254,7 +238,7 @@ def _new_bar() -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    told = TextColumn("{task.fields[told]}")
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), told)
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), speed)
     console = Console(stderr=True, soft_wrap=True)  # a message stays on its line: the terminal wraps it, if it must
     return Progress(*columns, console=console, transient=True)

@@ -10,22 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus
-from drhn_cli.cli.output import (
-    flush,
-    format_number,
-    path_form,
-    print_table,
-    report,
-    report_error,
-    shown_path,
-    terminal_text,
-    write_bytes,
-    write_json,
-)
 from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
@@ -37,38 +26,32 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
+        Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
     ],
     *,
     top: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
+        Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
     ] = None,
-    max_distance: Annotated[
-        int | None, typer.Option(min=0, metavar="R", help="Only matches at most R bits away.")
-    ] = None,
+    max_distance: Annotated[int | None, Option(min=0, metavar="R", help="Only matches at most R bits away.")] = None,
     code: Annotated[
-        list[str] | None, typer.Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
+        list[str] | None, Option(metavar="HEX", help="Look up a code instead of a picture. Repeatable.")
     ] = None,
     order: Annotated[
         Literal["hamming", "asymmetric"],
-        typer.Option(help="Order of the matches; asymmetric: bits that the network is unsure of count less."),
+        Option(help="Order of the matches; asymmetric: bits that the network is unsure of count less."),
     ] = "hamming",
     under: options.Under = None,
     exclude: options.Exclude = None,
-    not_self: Annotated[
-        bool, typer.Option("--not-self", help="Leave the query picture itself out of its matches.")
-    ] = False,
+    not_self: Annotated[bool, Option("--not-self", help="Leave the query picture itself out of its matches.")] = False,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
-    only_paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone.")] = False,
+    only_paths: Annotated[bool, Option("--paths", help="Print the paths alone.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     sheet: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="Also draw the answers with thumbnails, as a page (.html) or a picture (.png)."
-        ),
+        Option(metavar="FILE", help="Also draw the answers with thumbnails, as a page (.html) or a picture (.png)."),
     ] = None,
     weights: options.Weights = None,
     device: options.Device = "cpu",
@@ -91,19 +74,12 @@ def query(
     *images, codes_path = paths
     n_sources = len(images) + len(code or ())
     if not n_sources and files_from is None:
-        raise ConfigError(
-            "nothing to look up", hint="name a picture before the code file, or use --code or --files-from"
-        )
+        hint = "name a picture before the code file, or use --code or --files-from"
+        raise ConfigError("nothing to look up", hint=hint)
     if [*images, files_from].count(STDIN) > 1:
         raise ConfigError("two things are read from stdin", hint="name one of them by its file")
-    query_options = QueryOptions(
-        top_k=top if top is not None or max_distance is not None else 10,
-        max_distance=max_distance,
-        asymmetric=order == "asymmetric",
-        not_self=not_self,
-        weights=weights,
-        device=device,
-    )
+    top_k = top if top is not None or max_distance is not None else 10
+    query_options = options.collect(QueryOptions, {**locals(), "asymmetric": order == "asymmetric"})
     several = n_sources > 1 or files_from is not None
     output = _Output(json=json, quiet=quiet, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
     with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
@@ -122,34 +98,32 @@ def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[b
     from drhn_cli.retrieval.query import Query
 
     for image in images:
-        if image == STDIN:
-            yield Query(name=STDIN.encode(), image=io.BytesIO(sys.stdin.buffer.read()))
-        else:
-            yield Query(name=os.fsencode(image), image=image)
+        yield Query(name=os.fsencode(image), image=_picture(image))
     for code in codes:
         yield Query(name=code.encode(), code=code)
     for path in listed:
         yield Query(name=path, image=path)
 
 
+def _picture(path: str) -> str | io.BytesIO:
+    return io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
+
+
 def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
     """Write each answer as it comes, and return the exit status."""
     found = failed = False
     for answer in answers:
-        if answer.error is None:
-            output.write(answer)
-        else:
-            output.write_failure(answer.query, answer.error)
-        found = found or bool(answer.matches)
-        failed = failed or answer.error is not None
-        flush()
-    if failed:
-        return ExitStatus.ERROR
-    if not found:
-        if not output.quiet:
-            report("nothing found")
-        return ExitStatus.NOTHING_FOUND
-    return ExitStatus.DONE
+        output.write(answer)
+        out.flush()
+        found |= bool(answer.matches)
+        failed |= answer.error is not None
+    return ExitStatus.ERROR if failed else _status(found, quiet=output.quiet)
+
+
+def _status(found: bool, *, quiet: bool) -> ExitStatus:
+    if not found and not quiet:
+        out.report("nothing found")
+    return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,52 +137,43 @@ class _Output:
     several: bool
 
     def write(self, answer: Answer) -> None:
-        if self.json:
+        query = os.fsdecode(answer.query)
+        if answer.error is not None:
+            self._write_failure(query, answer.error)
+        elif self.json:
             for rank, match in enumerate(answer.matches, start=1):
-                write_json(
-                    {
-                        "query": os.fsdecode(answer.query),
-                        "rank": rank,
-                        "distance": match.distance,
-                        "path": os.fsdecode(shown_path(match.path)),
-                        **({} if match.score is None else {"score": round(match.score, 4)}),
-                    }
-                )
+                score = {} if match.score is None else {"score": round(match.score, 4)}
+                ranked = {"query": query, "rank": rank, "distance": match.distance}
+                out.write_json({**ranked, "path": out.json_path(match.path), **score})
         elif self.only_paths:
-            form = path_form(self.end)
+            form = out.path_form(self.end)
             for match in answer.matches:
-                write_bytes(form(match.path) + self.end)
+                out.write_bytes(form(match.path) + self.end)
         elif sys.stdout.isatty() and self.end == b"\n":
             self._draw(answer)
         else:
             prefix = answer.query + b"\t" if self.several else b""
             for match in answer.matches:
-                write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, shown_path(match.path), self.end))
+                out.write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, out.shown_path(match.path), self.end))
 
-    def write_failure(self, query: bytes, error: DrhnError) -> None:
-        """Report a query that has no answer."""
+    def _write_failure(self, query: str, error: DrhnError) -> None:
         if error.path is None:
-            report(f"{printable(query)}: {error.message}")
+            out.report(f"{printable(query)}: {error.message}")
         else:
-            report_error(error)
+            out.report_error(error)
         if self.json:
-            path = None if error.path is None else os.fsdecode(shown_path(os.fsencode(error.path)))
-            write_json({"query": os.fsdecode(query), "error": error.reason, "path": path})
+            out.write_json({"query": query, "error": error.reason, "path": out.json_path(error.path)})
 
     def _draw(self, answer: Answer) -> None:
-        from rich.table import Table
-        from rich.text import Text
-
-        has_scores = any(match.score is not None for match in answer.matches)
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("score", "distance") if has_scores else ("distance",):  # what gives the order comes first
-            table.add_column(name, justify="right")
-        table.add_column("path", overflow="fold")
-        for match in answer.matches:
-            score = [format_number(match.score)] if has_scores else []
-            table.add_row(*score, str(match.distance), Text(terminal_text(shown_path(match.path))))
-        nothing = "" if answer.matches else ": nothing found"
-        print_table(table, title=f"{terminal_text(answer.query)}{nothing}" if self.several else "")
+        headers = ["score", "distance", "path"]  # the number that gives the order comes first
+        rows = [
+            [out.format_number(match.score), str(match.distance), os.fsdecode(out.shown_path(match.path))]
+            for match in answer.matches
+        ]
+        first = int(all(match.score is None for match in answer.matches))
+        nothing = "" if rows else ": nothing found"
+        title = f"{out.terminal_text(answer.query)}{nothing}" if self.several else ""
+        out.draw_table(headers[first:], [row[first:] for row in rows], text_column="path", title=title)
 
 
 def dups(
@@ -216,15 +181,11 @@ def dups(
     *,
     max_distance: Annotated[
         int | None,
-        typer.Option(
-            min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"
-        ),
+        Option(min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"),
     ] = None,
     across: Annotated[
         bool,
-        typer.Option(
-            "--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."
-        ),
+        Option("--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."),
     ] = False,
     under: options.Under = None,
     exclude: options.Exclude = None,
@@ -250,43 +211,36 @@ def dups(
     from drhn_cli.retrieval.gallery import FileGallery
 
     end = b"\0" if null else b"\n"
-    shown = path_form(end)
+    shown = out.path_form(end)
     found = False
     with CodeFile.open(codes) as file:
         gallery = FileGallery(file, under or (), exclude or ())
         for group in find_duplicates(gallery, max_distance, across=across):
             if json:
                 pictures = [
-                    {"path": os.fsdecode(shown_path(match.path)), "size": match.size, "distance": match.distance}
-                    for match in group
+                    {"path": out.json_path(each.path), "size": each.size, "distance": each.distance} for each in group
                 ]
-                write_json({"pictures": pictures})
+                out.write_json({"pictures": pictures})
             else:
-                write_bytes(end if found else b"")
-                write_bytes(b"".join(shown(match.path) + end for match in group))
+                out.write_bytes(end if found else b"")
+                out.write_bytes(b"".join(shown(match.path) + end for match in group))
             found = True
-    if not found:
-        if not quiet:
-            report("nothing found")
-        return ExitStatus.NOTHING_FOUND
-    return ExitStatus.DONE
+    return _status(found, quiet=quiet)
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A picture; - is stdin.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another picture; - is stdin.")],
+    first: Annotated[str, Argument(metavar="A", help="A picture; - is stdin.")],
+    second: Annotated[str, Argument(metavar="B", help="Another picture; - is stdin.")],
     *,
     max_distance: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            metavar="R",
-            help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]",
+        Option(
+            min=0, metavar="R", help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]"
         ),
     ] = None,
     weights: options.Weights = None,
     bits: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
+        int | None, Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
     ] = None,
     tta: options.Tta = None,
     json: options.Json = False,
@@ -305,11 +259,11 @@ def compare(
 
     if first == second == STDIN:
         raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
-    pictures = [io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path for path in (first, second)]
-    found = compare_pictures(pictures[0], pictures[1], weights=weights, n_bits=bits, views=options.n_views(tta))
-    near = found.distance <= (near_distance(found.n_bits) if max_distance is None else max_distance)
+    pictures = [_picture(path) for path in (first, second)]
+    distance, n_bits = compare_pictures(pictures, weights=weights, n_bits=bits, views=options.n_views(tta))
+    near = distance <= (near_distance(n_bits) if max_distance is None else max_distance)
     if json:
-        write_json({"a": first, "b": second, "distance": found.distance, "bits": found.n_bits, "near": near})
+        out.write_json({"a": first, "b": second, "distance": distance, "bits": n_bits, "near": near})
     else:
-        write_bytes(b"%d\n" % found.distance)
+        out.write_bytes(b"%d\n" % distance)
     return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND

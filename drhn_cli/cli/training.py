@@ -8,17 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from drhn_cli.cli import options
+from drhn_cli.cli import output as out
 from drhn_cli.cli.app import saving_on_sigterm
-from drhn_cli.cli.output import (
-    TerminalProgress,
-    format_number,
-    report_error,
-    write_json,
-    write_rows,
-)
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Fit
 from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
@@ -26,14 +20,19 @@ from drhn_cli.network.devices import Precision
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
-    from drhn_cli.network.model import Model
-    from drhn_cli.training.train import TrainOptions
 
-_TRAINING_OPTIONS = (
-    *("epochs", "batch_size", "seed", "conv_rate", "rate", "average", "sharpness", "label_smoothing", "quantisation"),
-    *("similarity", "teaching", "translate", "cutout", "crop", "colour", "flip", "precision"),
-)
-"""Options of ``drhn train`` that are settings of ``TrainConfig`` of the same name."""
+_SETTINGS = {
+    "network": (
+        *("blocks", "bits", "threshold", "widths", "downsample_at", "downsample", "input_size", "stem_stride"),
+        *("hash_norm", "nested"),
+    ),
+    "training": (
+        *("epochs", "batch_size", "seed", "conv_rate", "rate", "average", "sharpness", "label_smoothing"),
+        *("quantisation", "similarity", "teaching", "translate", "cutout", "crop", "colour", "flip", "precision"),
+    ),
+    "preprocessing": ("fit", "views"),
+}
+"""Fields of ``TrainOptions`` that are settings, and the options of ``drhn train`` in each."""
 
 
 def _numbers(text: str | None, setting: str) -> tuple[int, ...] | None:
@@ -49,18 +48,14 @@ def _numbers(text: str | None, setting: str) -> tuple[int, ...] | None:
 def train(
     data: Annotated[
         str,
-        typer.Argument(
-            metavar="DATA", help="A folder of class folders, a folder with train/ and test/ of them, or cifar10."
-        ),
+        Argument(metavar="DATA", help="A folder of class folders, a folder with train/ and test/ of them, or cifar10."),
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
-    preset: Annotated[
-        Preset | None, typer.Option(help=f"The shape of the network.  [default: {DEFAULT_PRESET}]")
-    ] = None,
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
+    preset: Annotated[Preset | None, Option(help=f"The shape of the network.  [default: {DEFAULT_PRESET}]")] = None,
     start: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--from",
             metavar="NAME|FILE",
             help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
@@ -68,115 +63,103 @@ def train(
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE.npz",
             help="Distill another network's features: arrays `paths` and `features`, one row for each picture.",
         ),
     ] = None,
     teaching: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Weight of the distillation loss, by which codes predict those features."),
+        Option(metavar="X", help="Weight of the distillation loss, by which codes predict those features."),
     ] = None,
     blocks: Annotated[
-        int | None, typer.Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
+        int | None, Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(metavar="N", help="Units of the hash layer, the code length; the paper's h.")
+        int | None, Option(metavar="N", help="Units of the hash layer, the code length; the paper's h.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(metavar="X", help="A bit is set where the activation is above it; the paper's t.")
+        float | None, Option(metavar="X", help="A bit is set where the activation is above it; the paper's t.")
     ] = None,
-    widths: Annotated[str | None, typer.Option(metavar="N,N,N,N,N,N", help="Channels of the six groups.")] = None,
+    widths: Annotated[str | None, Option(metavar="N,N,N,N,N,N", help="Channels of the six groups.")] = None,
     downsample_at: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
+        str | None, Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
     ] = None,
-    downsample: Annotated[Downsample | None, typer.Option(help="How these groups halve the resolution.")] = None,
-    input_size: Annotated[int | None, typer.Option(metavar="N", help="Side of the input, in pixels.")] = None,
+    downsample: Annotated[Downsample | None, Option(help="How these groups halve the resolution.")] = None,
+    input_size: Annotated[int | None, Option(metavar="N", help="Side of the input, in pixels.")] = None,
     stem_stride: Annotated[
-        int | None, typer.Option(metavar="N", help="2 halves the resolution of large inputs at once.")
+        int | None, Option(metavar="N", help="2 halves the resolution of large inputs at once.")
     ] = None,
     hash_norm: Annotated[
         bool | None,
-        typer.Option("--hash-norm/--no-hash-norm", help="Batch normalization in the hash layer; not in the paper."),
+        Option("--hash-norm/--no-hash-norm", help="Batch normalization in the hash layer; not in the paper."),
     ] = None,
     nested: Annotated[
         str | None,
-        typer.Option(
-            metavar="N,...", help="Shorter code lengths trained as well; each code is a prefix of the longest."
-        ),
+        Option(metavar="N,...", help="Shorter code lengths trained as well; each code is a prefix of the longest."),
     ] = None,
-    fit: Annotated[Fit | None, typer.Option(help="How a picture becomes square.")] = None,
+    fit: Annotated[Fit | None, Option(help="How a picture becomes square.")] = None,
     tta: Annotated[
         bool | None,
-        typer.Option("--tta/--no-tta", help="Whether `drhn hash` averages two views by default with these weights."),
+        Option("--tta/--no-tta", help="Whether `drhn hash` averages two views by default with these weights."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Pictures in a step.")] = None,
+    epochs: Annotated[int | None, Option(metavar="N", help="Passes over the pictures.")] = None,
+    batch_size: Annotated[int | None, Option(metavar="N", help="Pictures in a step.")] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Seed of the initial weights, the order of pictures and the augmentation."),
+        int | None, Option(metavar="N", help="Seed of the initial weights, the order of pictures and the augmentation.")
     ] = None,
     conv_rate: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Peak learning rate of the convolutions.  [default: 0.12, with --from 0.03]"),
+        Option(metavar="X", help="Peak learning rate of the convolutions.  [default: 0.12, with --from 0.03]"),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Peak learning rate of everything else.  [default: 0.2, with --from 0.05]"),
+        Option(metavar="X", help="Peak learning rate of everything else.  [default: 0.2, with --from 0.05]"),
     ] = None,
     average: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help="Average the weights over this last share of the run (SWA), at constant learning rates.",
+        Option(
+            metavar="X", help="Average the weights over this last share of the run (SWA), at constant learning rates."
         ),
     ] = None,
     sharpness: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help="Radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time.",
+        Option(
+            metavar="X", help="Radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time."
         ),
     ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(metavar="X", help="Share of a label spread over all classes.")
+        float | None, Option(metavar="X", help="Share of a label spread over all classes.")
     ] = None,
     quantisation: Annotated[
         float | None,
-        typer.Option(
-            metavar="X", help="Weight of the quantization loss, which pushes activations away from the threshold."
-        ),
+        Option(metavar="X", help="Weight of the quantization loss, which pushes activations away from the threshold."),
     ] = None,
     similarity: Annotated[
         float | None,
-        typer.Option(
-            metavar="X", help="Weight of the loss that makes shorter codes rank pictures as the longest does."
-        ),
+        Option(metavar="X", help="Weight of the loss that makes shorter codes rank pictures as the longest does."),
     ] = None,
-    translate: Annotated[int | None, typer.Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
+    translate: Annotated[int | None, Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
     cutout: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
+        int | None, Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
     ] = None,
     crop: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Smallest share of a picture's area that a random crop keeps; 1 for no crops."),
+        Option(metavar="X", help="Smallest share of a picture's area that a random crop keeps; 1 for no crops."),
     ] = None,
     colour: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Largest relative change of brightness, contrast and saturation; 0 for none."),
+        Option(metavar="X", help="Largest relative change of brightness, contrast and saturation; 0 for none."),
     ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")
-    ] = None,
+    flip: Annotated[bool | None, Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")] = None,
     validation: Annotated[
-        float,
-        typer.Option(metavar="X", help="Share of the pictures held out for validation after every epoch."),
+        float, Option(metavar="X", help="Share of the pictures held out for validation after every epoch.")
     ] = 0.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished run, if there is one.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Resume an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Number format of matrix products.  [default: bfloat16 where the hardware supports it]"),
+        Option(help="Number format of matrix products.  [default: bfloat16 where the hardware supports it]"),
     ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -197,83 +180,42 @@ def train(
     run that is stopped can be resumed with --resume and ends with the same weights. A history of the epochs is written
     beside the weights.
     """
-    network = {
-        "blocks": blocks,
-        "bits": bits,
-        "threshold": threshold,
-        "widths": _numbers(widths, "--widths"),
-        "downsample_at": _numbers(downsample_at, "--downsample-at"),
-        "downsample": downsample,
-        "input_size": input_size,
-        "stem_stride": stem_stride,
-        "hash_norm": hash_norm,
-        "nested": _numbers(nested, "--nested"),
-    }
-    given = locals()
-    from drhn_cli.training.train import TrainOptions
-
-    train_options = TrainOptions(
-        data=data,
-        weights_path=output,
-        preset=preset,
-        start=start,
-        teacher=teacher,
-        network=_given(network),
-        training=_given({name: given[name] for name in _TRAINING_OPTIONS}),
-        preprocessing=_given({"fit": fit, "views": options.n_views(tta)}),
-        validation=validation,
-        resume=resume,
-        device=device,
-        data_dir=data_dir,
-        download=download,
-        workers=workers,
-        command=["drhn", *sys.argv[1:]],
-    )
-    model, evaluations = _train(train_options, quiet=quiet)
-    write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
-
-
-def _train(train_options: TrainOptions, *, quiet: bool) -> tuple[Model, list[Evaluation]]:
     from drhn_cli.training.distributed import World
-    from drhn_cli.training.train import train_model
+    from drhn_cli.training.train import TrainOptions, train_model
 
+    command = ["drhn", *sys.argv[1:]]
+    given: dict[str, Any] = {**locals(), "weights_path": output, "views": options.n_views(tta)}
+    for name in ("widths", "downsample_at", "nested"):
+        given[name] = _numbers(given[name], f"--{name.replace('_', '-')}")
+    for field, names in _SETTINGS.items():
+        given[field] = {name: given[name] for name in names if given[name] is not None}
     world = World.from_environment()
-    silent = quiet or not world.is_main
     hint = "--resume goes on after the last whole epoch, if there is one"
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
-    with stopping, TerminalProgress(quiet=silent, resume_hint=lambda _: hint) as progress:
-        return train_model(train_options, progress)
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
+    with stopping, out.TerminalProgress(quiet=quiet or not world.is_main, resume_hint=lambda _: hint) as progress:
+        model, evaluations = train_model(options.collect(TrainOptions, given), progress)
+    _write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
 
 
 def eval_(
-    data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="A folder with train/ and test/, or cifar10.")
-    ] = None,
+    data: Annotated[str | None, Argument(metavar="DATA", help="A folder with train/ and test/, or cifar10.")] = None,
     *,
     queries: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Pictures to look up: a folder of class folders.")
+        str | None, Option(metavar="DIR", help="Pictures to look up: a folder of class folders.")
     ] = None,
-    gallery: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Pictures to find: a folder of class folders.")
-    ] = None,
+    gallery: Annotated[str | None, Option(metavar="DIR", help="Pictures to find: a folder of class folders.")] = None,
     weights: options.Weights = None,
     bits: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]"),
+        list[int] | None, Option(metavar="N", help="A code length to measure. Repeatable.  [default: the longest]")
     ] = None,
     order: Annotated[
-        Literal["hamming", "asymmetric"], typer.Option(help="asymmetric: also measure mAP in asymmetric order.")
+        Literal["hamming", "asymmetric"], Option(help="asymmetric: also measure mAP in asymmetric order.")
     ] = "hamming",
     tta: options.Tta = None,
-    depth: Annotated[int, typer.Option(metavar="N", min=1, help="Depth of the second mAP.")] = 1000,
+    depth: Annotated[int, Option(metavar="N", min=1, help="Depth of the second mAP.")] = 1000,
     plot: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Also plot precision and recall (.png or .svg); needs drhn[plot]."),
+        str | None, Option(metavar="FILE", help="Also plot precision and recall (.png or .svg); needs drhn[plot].")
     ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
@@ -311,27 +253,30 @@ def eval_(
         download=download,
     )
     for failure in (*query_images.failures, *gallery_images.failures):
-        report_error(failure)
+        out.report_error(failure)
     measures = Measures(code_lengths=lengths, depth=depth, curves=plot is not None, asymmetric=order == "asymmetric")
-    with TerminalProgress(quiet=quiet) as progress:
+    with out.TerminalProgress(quiet=quiet) as progress:
         evaluations = evaluate_model(model, query_images, gallery_images, measures, device=device, progress=progress)
-    write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
+    _write_evaluations(evaluations, weights or model.name, json=json, tta=model.preprocessing.views == 2)
     if plot is not None:
         write_plot(plot, evaluations)
 
 
-def write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
-    """Write evaluations to stdout: a JSON object for each, which tells ``tta`` too, or a table."""
+def _write_evaluations(evaluations: Iterable[Evaluation], weights: str, *, json: bool, tta: bool) -> None:
+    """Write a JSON object for each evaluation, with ``tta`` in it, or a table."""
     rows = [_row_of(evaluation, weights) for evaluation in evaluations]
     if json:
         for row in rows:
-            write_json({**row, "tta": tta})
+            out.write_json({**row, "tta": tta})
     elif rows:
-        shown = [[format_number(v) if isinstance(v, float | None) else str(v) for v in row.values()] for row in rows]
-        table = [list(rows[0]), *shown]
+        table = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
         if sys.stdout.isatty():  # ten columns are too wide for most terminals: a column for each length
             table = [list(column) for column in zip(*table, strict=True)]
-        write_rows(table[0], table[1:])
+        out.write_rows(table[0], table[1:])
+
+
+def _shown(value: object) -> str:
+    return out.format_number(value) if isinstance(value, float | None) else str(value)
 
 
 def _row_of(evaluation: Evaluation, weights: str) -> dict[str, object]:
@@ -365,25 +310,17 @@ def weights(
     models = [load_model(path).describe() for path in bundled_paths()]
     if json:
         for model in models:
-            write_json({**model, "default": model["name"] == DEFAULT})
+            out.write_json({**model, "default": model["name"] == DEFAULT})
     else:
-        rows = [
-            [
-                model["name"],
-                " ".join(map(str, model["bits"])),
-                str(len(model["classes"])),
-                format_number(_best_map(model)),
-                "default" if model["name"] == DEFAULT else "",
-            ]
-            for model in models
-        ]
-        write_rows(["model", "bits", "classes", "mAP", ""], rows)
+        rows = []
+        for model in models:
+            bits, n_classes = " ".join(map(str, model["bits"])), str(len(model["classes"]))
+            default = "default" if model["name"] == DEFAULT else ""
+            rows.append([model["name"], bits, n_classes, out.format_number(_best_map(model)), default])
+        out.write_rows(["model", "bits", "classes", "mAP", ""], rows)
 
 
-def _best_map(model: dict[str, object]) -> float | None:
+def _best_map(model: dict[str, Any]) -> float | None:
     """Return the measured mAP at the longest code length."""
-    measured = model["measured"]
-    lengths = measured.get("lengths", {}) if isinstance(measured, dict) else {}
-    if not lengths:
-        return None
-    return float(lengths[max(lengths, key=int)]["mAP"])
+    lengths = model["measured"].get("lengths")
+    return float(lengths[max(lengths, key=int)]["mAP"]) if lengths else None

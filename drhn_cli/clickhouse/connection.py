@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, read_password
@@ -16,9 +16,11 @@ from drhn_cli.files import os_errors
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
+PUSH_HINT = "load one with drhn push CODES URL"
+
 _TLS_PORTS = (443, 8443)
 _NO_ACCESS = {"AUTHENTICATION_FAILED", "REQUIRED_PASSWORD", "WRONG_PASSWORD", "ACCESS_DENIED"}
-_STARTED = {"tmp", "status"}  # what the embedded engine makes before it has a table, whose folder is "metadata"
+_STARTED = {"tmp", "status"}  # what the embedded engine makes first; "metadata" comes with the first table
 _ELSEWHERE = "name a folder where files can be made"
 _VERSION = re.compile(r"\s*\(version [^()]*(\([^()]*\))?\)\s*$")
 
@@ -26,12 +28,7 @@ _VERSION = re.compile(r"\s*\(version [^()]*(\([^()]*\))?\)\s*$")
 class Connection:
     """An open connection; a context manager. A process can have one embedded database open at a time.
 
-    Args:
-        address: where the table is.
-        may_create: make an embedded database if there is none.
-
-    Attributes:
-        address: where the table is.
+    ``may_create`` makes an embedded database if there is none.
 
     Raises:
         ConfigError: packages are missing.
@@ -40,50 +37,41 @@ class Connection:
 
     def __init__(self, address: TableAddress, *, may_create: bool = False) -> None:
         self.address = address
-        self._may_create = may_create
         self._password = read_password() if address.folder is None else ""
         with self._errors():
-            self._client = self._connect()
-
-    def close(self) -> None:
-        """Close the connection, so that others can open the folder."""
-        with self._errors():
-            self._client.close()
+            self._client = self._connect(may_create)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._errors():
+            self._client.close()
 
     def query(self, statement: str) -> list[Sequence[Any]]:
-        """Return the rows of a SELECT, with String and FixedString columns as bytes; a failure is a ``TableError``."""
+        """Return the rows of a SELECT, with String and FixedString columns as bytes."""
         with self._errors():
             return list(self._client.query(statement, query_formats={"String": "bytes"}).result_rows)
 
     def command(self, statement: str) -> None:
-        """Run a statement that returns nothing; a failure is a ``TableError``."""
+        """Run a statement that returns nothing."""
         with self._errors():
             self._client.command(statement)
 
-    def insert(self, table: str, columns: Sequence[str], rows: bytes, settings: Mapping[str, Any]) -> None:
-        """Insert rows in the RowBinary format.
-
-        Raises:
-            TableError: it failed, and the rows may have arrived or not.
-        """
+    def insert(self, table: str, columns: Sequence[str], rows: bytes, settings: dict[str, Any]) -> None:
+        """Insert rows in the RowBinary format. After an error they may have arrived or not."""
         with self._errors():
-            self._client.raw_insert(table, columns, rows, settings=dict(settings), fmt="RowBinary")
+            self._client.raw_insert(table, columns, rows, settings=settings, fmt="RowBinary")
 
-    def _connect(self) -> Client:
+    def _connect(self, may_create: bool) -> Client:
         try:
             import clickhouse_connect
 
-            # Whatever it logs as a warning it also raises.
+            # It logs nothing that it does not raise too.
             logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
             if self.address.folder is not None:
-                check_folder = _make_folder if self._may_create else _require_database
-                check_folder(self.address.folder, str(self.address))
+                prepare_folder = _make_folder if may_create else _require_database
+                prepare_folder(self.address.folder, str(self.address))
                 return clickhouse_connect.get_client(
                     interface="chdb", path=self.address.folder, database=self.address.database
                 )
@@ -103,7 +91,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise errors of the driver as a ``TableError`` of one line, without the password."""
+        """Translate errors of the driver to a ``TableError`` of one line, without the password."""
         try:
             yield
         except Exception as error:
@@ -131,30 +119,30 @@ class Connection:
         return TableError(problem, path=str(self.address), found=text, hint=hint)
 
 
-def _find_os_error(error: BaseException) -> OSError | None:
-    """Return the system's error behind one of the driver, which wraps it several times; or None."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, OSError):
-        inner = inner.__cause__ or inner.__context__
-    return inner
+def _find_os_error(error: BaseException | None) -> OSError | None:
+    """Return the system's error that the driver has wrapped several times, or None."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _require_database(folder: str, url: str) -> None:
     """Refuse a folder that holds no database, where the engine would make one."""
-    if _holds_database(folder):
+    if not os.path.isdir(folder):
+        found = "no folder but a file" if os.path.lexists(folder) else "no folder of that name"
+    elif _holds_database(os.listdir(folder)):
         return
-    found = "no folder of that name"
-    if os.path.lexists(folder):
-        found = "a folder without a database" if os.path.isdir(folder) else "no folder but a file"
-    raise TableError("no such table", path=url, found=found, hint="load one with drhn push CODES URL")
+    else:
+        found = "a folder without a database"
+    raise TableError("no such table", path=url, found=found, hint=PUSH_HINT)
 
 
 def _make_folder(folder: str, url: str) -> None:
     """Make the folder of a database if there is none; refuse a folder with other files in it."""
     with os_errors(TableError, "no place for a database", path=url, hint=_ELSEWHERE):
         os.makedirs(folder, exist_ok=True)
-        holds_others = not _holds_database(folder) and not _STARTED.issuperset(os.listdir(folder))
-    if holds_others:
+        names = os.listdir(folder)
+    if not _holds_database(names) and not _STARTED.issuperset(names):
         expected, hint = "a database, or an empty folder", "name a folder of its own"
         raise TableError("no place for a database", path=url, expected=expected, found="other files", hint=hint)
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -162,8 +150,5 @@ def _make_folder(folder: str, url: str) -> None:
         raise TableError("no place for a database", path=url, found=found, hint=_ELSEWHERE)
 
 
-def _holds_database(folder: str) -> bool:
-    def has(name: str) -> bool:
-        return os.path.exists(os.path.join(folder, name))
-
-    return has("metadata") or all(map(has, _STARTED))
+def _holds_database(names: Collection[str]) -> bool:
+    return "metadata" in names or _STARTED.issubset(names)

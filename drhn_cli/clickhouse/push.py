@@ -7,18 +7,10 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from drhn_cli.clickhouse.connection import Connection
-from drhn_cli.clickhouse.schema import (
-    DROPPED,
-    LIVE,
-    LOADING,
-    ROW_COLUMNS,
-    PushedFile,
-    Schema,
-    live_files,
-    pack_rows,
-)
+from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, PushedFile, Schema, live_files, pack_rows
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, TableError, printable
@@ -42,7 +34,7 @@ class PushSummary:
     """What was pushed.
 
     Attributes:
-        name: tells the code file from others of the table; bytes that are not UTF-8 are surrogates.
+        name: of the code file in the table; bytes that are not UTF-8 are surrogates.
         n_items: codes of the file.
         n_sent: rows that were sent; the others were there already.
         n_files: code files in the table now.
@@ -55,17 +47,17 @@ class PushSummary:
     n_sent: int
     n_files: int
     n_table: int
-    seconds: float
+    seconds: float = 0.0
 
 
 def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progress: Progress = SILENT) -> PushSummary:
-    """Load a code file into a table, where it replaces what was pushed under its name before.
+    """Load a code file into a table, where it replaces what was pushed with the same name before.
 
     Args:
         codes_path: the code file.
         url: of the table, which is made if there is none.
-        name: tells the code file from others of the table. None: its absolute path.
-        progress: counts the rows that are there.
+        name: of the code file in the table. None: its absolute path.
+        progress: its steps are rows.
 
     Raises:
         CodeFileError: the code file cannot be read, or is damaged.
@@ -78,125 +70,96 @@ def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progre
     with CodeFile.open(codes_path) as file:
         file.verify(index=False)  # rows of a table have no checksum
         with Connection(address, may_create=True) as connection:
-            loaded = load_codes(file, connection, os.fsencode(name), progress)
-        return PushSummary(name=name, n_items=len(file), **vars(loaded), seconds=time.monotonic() - clock)
+            summary = load_codes(file, connection, os.fsencode(name), progress)
+    return replace(summary, seconds=time.monotonic() - clock)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What ``load_codes`` did; see ``PushSummary``."""
+def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Progress = SILENT) -> PushSummary:
+    """Load an open code file, and make the table if there is none; the summary has no time yet.
 
-    n_sent: int
-    n_files: int
-    n_table: int
-
-
-def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Progress = SILENT) -> Loaded:
-    """Load an open code file, and make the table if there is none.
-
-    Readers see what was there before until the last row has arrived. What an interrupted push has sent is not sent
+    Readers see the previous rows until the last row has arrived. Slices that an interrupted push has sent are not sent
     again.
-
-    Raises:
-        TableError: the table is foreign or holds codes of another model, or a statement failed.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)
     pushed = schema.read_files()
     live = live_files(pushed)
     _require_alike(file, live, str(connection.address))
-    generation = _generation(name, file)
+    generation = int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
+    n_items, version = len(file), max((each.version for each in pushed), default=0) + 1
     push = PushedFile(
-        name=name,
-        generation=generation,
-        state=LOADING,
-        version=max((each.version for each in pushed), default=0) + 1,
-        n_items=len(file),
-        manifest=file.manifest,
+        name=name, generation=generation, state=LOADING, version=version, n_items=n_items, manifest=file.manifest
     )
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         schema.write_file(push)
-    n_sent = _Slices(file, connection, schema, generation).fill(progress)
+    n_sent = send_missing(file, schema, generation, progress)
     current = next((each for each in live if each.name == name), None)
     if current is None or (current.generation, current.manifest) != (generation, file.manifest):
-        schema.write_file(replace(push, state=LIVE, version=push.version + 1))
+        schema.write_file(replace(push, state=LIVE, version=version + 1))
     for each in pushed:
         if each.name == name and each.generation != generation and each.state != DROPPED:
             schema.drop_generation(each.generation)
-            schema.write_file(replace(each, state=DROPPED, version=push.version + 1))
+            schema.write_file(replace(each, state=DROPPED, version=version + 1))
     live = live_files(schema.read_files())
-    return Loaded(n_sent=n_sent, n_files=len(live), n_table=sum(each.n_items for each in live))
+    n_table = sum(each.n_items for each in live)
+    return PushSummary(name=os.fsdecode(name), n_items=n_items, n_sent=n_sent, n_files=len(live), n_table=n_table)
 
 
-class _Slices:
-    """The rows of a code file in slices, which depend only on the file."""
+def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Progress) -> int:
+    """Send the slices of a push that the table lacks, and return the number of rows sent.
 
-    def __init__(self, file: CodeFile, connection: Connection, schema: Schema, generation: int) -> None:
-        self._file = file
-        self._connection = connection
-        self._schema = schema
-        self._generation = generation
-        size = file.codes.shape[1]
-        self._n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (size + _PATH_BYTES)))
-
-    def fill(self, progress: Progress) -> int:
-        """Send the slices that are missing, and return the number of rows sent.
-
-        Raises:
-            TableError: rows are missing afterwards, or came twice.
-        """
-        sizes, counts = self._sizes(), self._count()
-        if any(count > sizes.get(place, 0) for place, count in counts.items()):
-            # Rows came twice, because the table has forgotten blocks that came before.
-            self._schema.drop_generation(self._generation)
-            counts = {}
-        progress.phase("pushing", len(self._file))
-        n_sent = 0
-        for place, rows in self._read({place for place, n in sizes.items() if counts.get(place) == n}):
-            if rows:
-                token = {"insert_deduplication_token": f"{self._generation}-{self._n_rows}-{place}"}
-                self._connection.insert(self._schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
-                n_sent += sizes[place]
-            progress.advance(sizes[place])
-        if n_sent and self._count() != sizes:
-            raise TableError(
-                "not all rows have arrived, or others push the same name",
-                path=str(self._connection.address),
-                hint="push again; readers still see what was there before",
-            )
-        return n_sent
-
-    def _read(self, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield the number of each slice and its rows, none for a slice that is skipped."""
-        held: list[bytes] = []
-        row = 0
-        for codes, entries in self._file.blocks():
-            start = 0
-            while start < len(entries):
-                place, within = divmod(row, self._n_rows)
-                stop = min(len(entries), start + self._n_rows - within)
-                if place not in skipped:
-                    held.append(pack_rows(self._generation, row, codes[start:stop], entries.part(start, stop)))
-                row, start = row + stop - start, stop
-                if row % self._n_rows == 0 or row == len(self._file):
-                    yield place, b"".join(held)
-                    held = []
-
-    def _sizes(self) -> dict[int, int]:
-        n_items = len(self._file)
-        return {start // self._n_rows: min(self._n_rows, n_items - start) for start in range(0, n_items, self._n_rows)}
-
-    def _count(self) -> dict[int, int]:
-        counts = self._connection.query(
-            f"SELECT intDiv(id, {self._n_rows}) AS place, count() FROM {self._schema.rows} "  # noqa: S608
-            f"WHERE generation = {self._generation} GROUP BY place"
+    Raises:
+        TableError: rows are missing afterwards, or came twice.
+    """
+    n_items = len(file)
+    n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (file.codes.shape[1] + _PATH_BYTES)))  # depends only on the file
+    sizes = {start // n_rows: min(n_rows, n_items - start) for start in range(0, n_items, n_rows)}
+    counts = _count(schema, generation, n_rows)
+    if any(count > sizes.get(place, 0) for place, count in counts.items()):
+        # Rows came twice, because the table no longer recognizes blocks that it has.
+        schema.drop_generation(generation)
+        counts = {}
+    progress.phase("pushing", n_items)
+    n_sent = 0
+    whole = {place for place, size in sizes.items() if counts.get(place) == size}
+    for place, rows in _slices(file, generation, n_rows, whole):
+        if rows:
+            token = {"insert_deduplication_token": f"{generation}-{n_rows}-{place}"}
+            schema.connection.insert(schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
+            n_sent += sizes[place]
+        progress.advance(sizes[place])
+    if n_sent and _count(schema, generation, n_rows) != sizes:
+        raise TableError(
+            "not all rows have arrived, or others push the same name",
+            path=str(schema.connection.address),
+            hint="push again; readers still see what was there before",
         )
-        return {int(place): int(count) for place, count in counts}
+    return n_sent
 
 
-def _generation(name: bytes, file: CodeFile) -> int:
-    """Return the number of a push, derived from its name and rows."""
-    return int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
+def _slices(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the number of each slice and its rows, none for a slice that is skipped."""
+    held: list[bytes] = []
+    row = 0
+    for codes, entries in file.blocks():
+        cuts = {0, *range(-row % n_rows, len(entries), n_rows), len(entries)}  # where slices begin in the block
+        for start, stop in pairwise(sorted(cuts)):
+            place = row // n_rows
+            if place not in skipped:
+                held.append(pack_rows(generation, row, codes[start:stop], entries.part(start, stop)))
+            row += stop - start
+            if row % n_rows == 0 or row == len(file):
+                yield place, b"".join(held)
+                held = []
+
+
+def _count(schema: Schema, generation: int, n_rows: int) -> dict[int, int]:
+    """Return how many rows of each slice are in the table."""
+    counts = schema.connection.query(
+        f"SELECT intDiv(id, {n_rows}) AS place, count() FROM {schema.rows} "
+        f"WHERE generation = {generation} GROUP BY place"
+    )
+    return {int(place): int(count) for place, count in counts}
 
 
 def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:

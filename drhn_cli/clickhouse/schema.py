@@ -1,8 +1,8 @@
 """The two tables: one of codes, and one of the code files that they came from.
 
 A push of a code file is a generation: a number, derived from its name and content, and a partition of rows. The table
-of files says which generation of each file is live. So readers see a push as a whole, when its last row has arrived,
-and the rows that it replaces are dropped as a partition.
+of files records which generation of each file is live. So readers see a push only when its last row has arrived, and
+the rows that it replaces are dropped as a partition.
 
 Rows are inserted in the RowBinary format, https://clickhouse.com/docs/interfaces/formats/RowBinary: fixed-width
 numbers, little-endian, and strings after their length.
@@ -10,10 +10,12 @@ numbers, little-endian, and strings after their length.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +31,7 @@ ROW_COLUMNS = ("generation", "id", "code", "path", "size", "mtime_ns", "inode")
 FILE_COLUMNS = ("name", "generation", "state", "version", "n_items", "manifest")
 LOADING, LIVE, DROPPED = b"loading", b"live", b"dropped"
 
-_DEDUPLICATION_WINDOW = (
-    10_000  # inserted blocks that are recognized when sent again; replicated tables have it by default
-)
+# The window is how many inserted blocks are recognized when they are sent again. Replicated tables have one by default.
 _ROWS = """\
 CREATE TABLE IF NOT EXISTS {name} (
     generation UInt64,
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS {name} (
     INDEX paths path TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree
 PARTITION BY generation ORDER BY (generation, id)
-SETTINGS non_replicated_deduplication_window = {window}"""
+SETTINGS non_replicated_deduplication_window = 10000"""
 _FILES = """\
 CREATE TABLE IF NOT EXISTS {name} (
     name String, generation UInt64, state String, version UInt64, n_items UInt64, manifest String
@@ -68,7 +68,7 @@ class PushedFile:
     """One push of a code file.
 
     Attributes:
-        name: tells the file from others of the table.
+        name: of the file, unique in the table.
         generation: the number of the push, derived from name and content.
         state: ``LOADING``, ``LIVE`` or ``DROPPED``.
         version: counts the changes of state in the table.
@@ -83,6 +83,11 @@ class PushedFile:
     n_items: int
     manifest: CodeManifest
 
+    @property
+    def prefix(self) -> bytes:
+        """What all absolute paths of the file begin with: its root, with a slash at the end."""
+        return os.path.join(os.fsencode(self.manifest.root), b"")
+
 
 def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
     """Return the push of each name that became live last, sorted by name."""
@@ -94,14 +99,14 @@ def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
 
 
 class Schema:
-    """The two tables: makes them if they are missing, and refuses others of their names.
+    """The two tables: creates them, and refuses other tables with their names.
 
     Attributes:
         rows, files: the tables' names for statements.
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         address = connection.address
         self._path = str(address)
         self._database, self._table = address.database, address.table
@@ -109,11 +114,7 @@ class Schema:
         self.files = quote_table(address.database, f"{address.table}_files")
 
     def exists(self) -> bool:
-        """Tell whether there is a table of codes with its table of files.
-
-        Raises:
-            TableError: only one of the two, or others of their names.
-        """
+        """Return whether there are the two tables. Only one, or tables with other columns, are a ``TableError``."""
         rows, files = self._columns(self._table), self._columns(f"{self._table}_files")
         if not rows and not files:
             return False
@@ -129,65 +130,45 @@ class Schema:
         return True
 
     def create(self, n_bits: int) -> None:
-        """Make the tables if they are missing.
-
-        Raises:
-            TableError: there are others of their names, or codes of another length.
-        """
+        """Create the tables if they are missing. A table for codes of another length is a ``TableError``."""
         if not self.exists():
-            n_bytes = code_size(n_bits)
-            self._connection.command(_ROWS.format(name=self.rows, n_bytes=n_bytes, window=_DEDUPLICATION_WINDOW))
-            self._connection.command(_FILES.format(name=self.files))
+            self.connection.command(_ROWS.format(name=self.rows, n_bytes=code_size(n_bits)))
+            self.connection.command(_FILES.format(name=self.files))
             self.exists()
         found, expected = self._columns(self._table)["code"], f"FixedString({code_size(n_bits)})"
         if found != expected:
-            raise TableError(
-                "the table is for codes of another length", path=self._path, expected=expected, found=found
-            )
+            problem = "the table is for codes of another length"
+            raise TableError(problem, path=self._path, expected=expected, found=found)
 
     def read_files(self) -> list[PushedFile]:
         """Return all pushes, each with its latest state."""
-        rows = self._connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")  # noqa: S608
+        rows = self.connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")
         return [
-            PushedFile(
-                name=name,
-                generation=generation,
-                state=state,
-                version=version,
-                n_items=n_items,
-                manifest=CodeManifest.from_json(manifest)[0],
-            )
-            for name, generation, state, version, n_items, manifest in rows
+            PushedFile(**dict(zip(FILE_COLUMNS, (*row, CodeManifest.from_json(manifest)[0]), strict=True)))
+            for *row, manifest in rows
         ]
 
     def write_file(self, file: PushedFile) -> None:
         """Set the state of a push."""
         manifest = file.manifest.to_json(n_items=file.n_items, format_version=FORMAT_VERSION)
-        row = (
-            pack_string(file.name)
-            + struct.pack("<Q", file.generation)
-            + pack_string(file.state)
-            + struct.pack("<QQ", file.version, file.n_items)
-            + pack_string(manifest)
-        )
-        self._connection.insert(self.files, FILE_COLUMNS, row, {})
+        row = pack_string(file.name) + struct.pack("<Q", file.generation) + pack_string(file.state)
+        row += struct.pack("<QQ", file.version, file.n_items) + pack_string(manifest)
+        self.connection.insert(self.files, FILE_COLUMNS, row, {})
 
     def drop_generation(self, generation: int) -> None:
         """Drop the rows of a push, on all shards of a Distributed table."""
-        found = self._connection.query(
-            f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}"  # noqa: S608
-        )
+        found = self.connection.query(f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}")
         distributed = _DISTRIBUTED.match(found[0][0].decode()) if found else None
         where = self.rows
         if distributed:
             cluster, database, table = distributed.groups()
             where = f"{quote_table(database or self._database, table)} ON CLUSTER '{cluster}'"
-        self._connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")
+        self.connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")
 
     def _columns(self, table: str) -> dict[str, str]:
         """Return the types of a table's columns, none if there is no table."""
-        statement = f"SELECT name, type FROM system.columns WHERE {self._where(table, 'table')} ORDER BY position"  # noqa: S608
-        return {name.decode(): kind.decode() for name, kind in self._connection.query(statement)}
+        statement = f"SELECT name, type FROM system.columns WHERE {self._where(table, 'table')} ORDER BY position"
+        return {name.decode(): kind.decode() for name, kind in self.connection.query(statement)}
 
     def _where(self, table: str, column: str) -> str:
         return f"database = '{self._database}' AND {column} = '{table}'"
@@ -205,26 +186,9 @@ def pack_string(value: bytes) -> bytes:
 def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries: Entries) -> bytes:
     """Return n rows of ``ROW_COLUMNS``, with ids from ``first_id`` on, of (n, code_size) codes and n entries."""
     n, size = codes.shape
-    lengths = np.diff(entries.offsets)  # (n,)
-    n_length_bytes = np.ones(n, np.int64)
-    for bits in range(7, int(lengths.max(initial=0)).bit_length(), 7):
-        n_length_bytes += lengths >> bits > 0
-    head = np.empty((n, 16 + size), np.uint8)
-    head[:, :8] = np.frombuffer(generation.to_bytes(8, "little"), np.uint8)
-    head[:, 8:16] = np.arange(first_id, first_id + n, dtype="<u8").view(np.uint8).reshape(n, 8)
-    head[:, 16:] = codes
-    widths = head.shape[1] + n_length_bytes + lengths + 24
-    ends = np.cumsum(widths)
-    starts = ends - widths
-    out = np.empty(int(ends[-1]) if n else 0, np.uint8)
-    out[starts[:, np.newaxis] + np.arange(head.shape[1])] = head
-    out[ends[:, np.newaxis] - np.arange(24, 0, -1)] = entries.stamps.view(np.uint8).reshape(n, 24)
-    place, rest, more = starts + head.shape[1], lengths, np.ones(n, np.bool_)
-    while more.any():  # once for each byte of the longest length
-        following = rest > 0x7F
-        out[place[more]] = (rest & 0x7F | following << 7)[more]
-        place, rest, more = place + more, rest >> 7, following
-    # Each byte of the paths goes to its own place in the paths, moved by what lies between.
-    moved = ends - 24 - lengths - entries.offsets[:-1]
-    out[np.arange(len(entries.blob)) + np.repeat(moved, lengths)] = np.frombuffer(entries.blob, np.uint8)
-    return out.tobytes()
+    ids = np.stack([np.full(n, generation, "<u8"), np.arange(first_id, first_id + n, dtype="<u8")], axis=1)
+    heads = np.concatenate([ids.view(np.uint8), codes], axis=1)  # (n, 16 + size)
+    # Void items become bytes in a list.
+    columns = heads.view(f"V{16 + size}")[:, 0].tolist(), entries.stamps.view("V24").tolist()
+    rows = zip(columns[0], map(pack_string, entries.paths()), columns[1], strict=True)
+    return b"".join(chain.from_iterable(rows))

@@ -1,14 +1,16 @@
 """Search in a table of codes.
 
-A query takes two statements. The first counts the codes at each distance, which gives the smallest radius that has
-enough of them (and shows whether all rows are there); the second fetches the rows within it, in order. So no row is
-fetched in vain, and ties are cut as in a code file.
+A query takes two statements. The first counts the codes at each distance, which gives the smallest radius with enough
+of them, and shows whether all rows are there; the second fetches the rows within it, in order. So only results are
+fetched, and ties are cut as in a code file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Self, TypeVar
@@ -16,7 +18,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import PUSH_HINT, Connection
 from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
@@ -29,11 +31,11 @@ _Result = TypeVar("_Result")
 
 
 class CodeTable:
-    """A table of codes, open for reading. A context manager; make one with ``CodeTable.open``.
+    """A table of codes, open for reading; see ``CodeTable.open``.
 
     Attributes:
         path: its URL.
-        manifest: what made the codes; its root is the deepest folder that all roots have in common.
+        manifest: of the code files; its root is the deepest folder that all their roots have in common.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -52,57 +54,24 @@ class CodeTable:
         self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    @contextmanager
+    def open(cls, url: str) -> Iterator[Self]:
         """Connect to a table.
 
         Raises:
             ConfigError: not a URL, or packages are missing.
-            TableError: nobody answers, there is no such table, it is empty, or it holds codes of several models.
+            TableError: no answer, there is no such table, it is empty, or it holds codes of several models.
         """
-        connection = Connection(TableAddress.parse(url))
-        try:
-            return cls(connection)
-        except BaseException:
-            connection.close()
-            raise
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        with Connection(TableAddress.parse(url)) as connection:
+            yield cls(connection)
 
     def __len__(self) -> int:
-        return self.n_items
-
-    @property
-    def n_items(self) -> int:
-        """Number of codes."""
         return sum(file.n_items for file in self._files)
-
-    @property
-    def files(self) -> dict[bytes, int]:
-        """Names of the code files, sorted, and the number of their codes."""
-        return {file.name: file.n_items for file in self._files}
-
-    @property
-    def n_bits(self) -> int:
-        """Length of a code, in bits."""
-        return self.manifest.n_bits
-
-    @property
-    def root(self) -> str:
-        """The deepest folder that the roots of all files have in common."""
-        return self.manifest.root
 
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the table, JSON-ready."""
-        files = {os.fsdecode(name): n_items for name, n_items in self.files.items()}
-        return {"kind": "table", "n_items": self.n_items, **self.manifest.describe(), "files": files}
+        files = {os.fsdecode(file.name): file.n_items for file in self._files}
+        return {"kind": "table", "n_items": len(self), **self.manifest.describe(), "files": files}
 
     def verify(self) -> None:
         """Count the rows of each code file.
@@ -114,14 +83,15 @@ class CodeTable:
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
         """Return the entry and the code, (code_size,) uint8, of an absolute path; or None."""
-        inside = [(file, path[len(root) :]) for file, root in self._roots() if path.startswith(root)]
-        if not inside:
-            return None
-        where = " OR ".join(f"generation = {file.generation} AND path = {quote_bytes(rest)}" for file, rest in inside)
-        statement = (
-            f"SELECT path, size, mtime_ns, inode, code FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"  # noqa: S608
+        where = " OR ".join(
+            f"generation = {file.generation} AND path = {quote_bytes(path[len(file.prefix) :])}"
+            for file in self._files
+            if path.startswith(file.prefix)
         )
-        rows = self._connection.query(statement)
+        statement = (
+            f"SELECT path, size, mtime_ns, inode, code FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"
+        )
+        rows = self._connection.query(statement) if where else []
         if not rows:
             return None
         found, size, mtime_ns, inode, code = rows[0]
@@ -145,12 +115,12 @@ class CodeTable:
             ConfigError: a number out of its range.
             TableError: a statement failed, or rows are missing.
         """
-        check_search(query, self.n_bits, top_k=top_k, max_distance=max_distance)
+        check_search(query, self.manifest.n_bits, top_k=top_k, max_distance=max_distance)
         return self._retry_after_push(lambda: self._search(query, top_k, max_distance, under))
 
     def _verify(self) -> None:
         counts = self._connection.query(
-            f"SELECT generation, count() FROM {self._schema.rows} WHERE {self._where(())} GROUP BY generation"  # noqa: S608
+            f"SELECT generation, count() FROM {self._schema.rows} WHERE {self._where(())} GROUP BY generation"
         )
         there = {int(generation): int(count) for generation, count in counts}
         for file in self._files:
@@ -162,21 +132,21 @@ class CodeTable:
         distance = f"bitHammingDistance(code, toFixedString({quote_bytes(query.tobytes())}, {query.shape[1]}))"
         where = self._where(under)
         rows = self._schema.rows
-        statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"  # noqa: S608
+        statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"
         if under:  # the rows of a folder are not known in advance, so all are counted too, which takes no scan
-            statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"  # noqa: S608
+            statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"
         counts = self._connection.query(statement)
-        self._require(sum(count for each, count in counts if (each is None) == bool(under)), self.n_items)
-        limit = self.n_bits if max_distance is None else max_distance
+        self._require(sum(count for each, count in counts if (each is None) == bool(under)), len(self))
+        limit = self.manifest.n_bits if max_distance is None else max_distance
         near = sorted((each, count) for each, count in counts if each is not None and each <= limit)
-        if not near:
-            return []
-        totals = list(accumulate(count for _, count in near))
+        totals = list(accumulate((count for _, count in near), initial=0))
         wanted = totals[-1] if top_k is None else min(top_k, totals[-1])
-        radius = next(each for (each, _), total in zip(near, totals, strict=True) if total >= wanted)
+        if not wanted:
+            return []
+        radius = near[bisect_left(totals, wanted) - 1][0]
         root, order = self._order()
         found = self._connection.query(
-            f"SELECT {distance} AS distance, {root} AS root, path FROM {rows} WHERE ({where}) AND distance <= {radius} "  # noqa: S608
+            f"SELECT {distance} AS distance, {root} AS root, path FROM {rows} WHERE ({where}) AND distance <= {radius} "
             f"ORDER BY distance, {order} LIMIT {wanted}"
         )
         self._require(len(found), wanted)
@@ -188,9 +158,9 @@ class CodeTable:
         Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
         """
         if len(self._files) == 1:
-            return quote_bytes(self._roots()[0][1]), "id"
+            return quote_bytes(self._files[0].prefix), "id"
         generations = ", ".join(str(file.generation) for file in self._files)
-        roots = ", ".join(quote_bytes(root) for _, root in self._roots())
+        roots = ", ".join(quote_bytes(file.prefix) for file in self._files)
         return f"transform(generation, [{generations}], [{roots}], '')", "concat(root, path), generation"
 
     def _where(self, under: Sequence[AnyPath]) -> str:
@@ -200,23 +170,15 @@ class CodeTable:
         conditions: list[str] = []
         for folder in under:
             prefix = os.path.join(absolute_folder(folder), b"")
-            whole = [file for file, root in self._roots() if root.startswith(prefix)]
-            inside = [
-                (file, prefix[len(root) :])
-                for file, root in self._roots()
-                if prefix.startswith(root) and file not in whole
-            ]
-            if not whole and not inside:
-                expected = f"a folder below {printable(self.root)}"
+            files = [file for file in self._files if file.prefix.startswith(prefix) or prefix.startswith(file.prefix)]
+            if not files:
+                expected = f"a folder below {printable(self.manifest.root)}"
                 raise DrhnError("the folder is outside of the table", path=folder, expected=expected)
-            conditions += (f"generation = {file.generation}" for file in whole)
-            conditions += (
-                f"generation = {file.generation} AND startsWith(path, {quote_bytes(rest)})" for file, rest in inside
-            )
-        return " OR ".join(f"({condition})" for condition in conditions)
-
-    def _roots(self) -> list[tuple[PushedFile, bytes]]:
-        return [(file, os.path.join(os.fsencode(file.manifest.root), b"")) for file in self._files]
+            for file in files:
+                rest = prefix[len(file.prefix) :]  # empty where the whole file lies in the folder
+                inside = f" AND startsWith(path, {quote_bytes(rest)})" if rest else ""
+                conditions.append(f"(generation = {file.generation}{inside})")
+        return " OR ".join(conditions)
 
     def _retry_after_push(self, task: Callable[[], _Result]) -> _Result:
         """Run a task; once more if it fails and a push has replaced rows since the files were read."""
@@ -240,12 +202,11 @@ class CodeTable:
             )
 
     def _read_files(self) -> None:
-        hint = "load one with drhn push CODES URL"
         if not self._schema.exists():
-            raise TableError("no such table", path=self.path, hint=hint)
+            raise TableError("no such table", path=self.path, hint=PUSH_HINT)
         files = live_files(self._schema.read_files())
         if not files:
-            raise TableError("no code file has been pushed here to its end", path=self.path, hint=hint)
+            raise TableError("no code file has been pushed here to its end", path=self.path, hint=PUSH_HINT)
         models = {(file.manifest.fingerprint, file.manifest.n_bits): file.manifest for file in (*self._files, *files)}
         if len(models) > 1:
             raise TableError(

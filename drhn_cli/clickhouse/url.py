@@ -1,6 +1,6 @@
-"""Where a table is: ``clickhouse://user@host:8123/database.table``, or ``chdb:./folder`` for an embedded database.
+"""Addresses of tables: ``clickhouse://user@host:8123/database.table``, or ``chdb:./folder`` for an embedded database.
 
-Every command that takes a code file asks ``is_table``, so this module imports nothing else of its room.
+Every command that takes a code file calls ``is_table``, so this module imports nothing else of its room.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ PASSWORD = "CLICKHOUSE_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_FILE = "CLICKHOUSE_PASSWORD_FILE"  # noqa: S105
 
 _FORMS = "clickhouse://user@host:8123/database.table or chdb:./folder"
-_DEFAULT_PORT = 8123
 _WITH_PASSWORD = re.compile(r"[^@]*//[^@]*:.*@", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def is_table(target: str) -> bool:
-    """Tell whether the code file of a command line is a table instead."""
+    """Return whether an argument is the URL of a table and not a code file."""
     return target.startswith((SERVER, EMBEDDED))
 
 
@@ -39,7 +38,7 @@ class TableAddress:
 
     folder: str | None = None
     host: str = "localhost"
-    port: int = _DEFAULT_PORT
+    port: int = 8123
     user: str = "default"
     database: str = "default"
     table: str = "codes"
@@ -59,7 +58,7 @@ class TableAddress:
         if _WITH_PASSWORD.match(url):
             hint = f"leave it out, and put it in ${PASSWORD} or in a file that ${PASSWORD_FILE} names"
             raise ConfigError("a password in a URL is seen by everyone on the machine", hint=hint)
-        from urllib.parse import unquote, urlsplit  # every command that takes a code file asks whether it is a table
+        from urllib.parse import unquote, urlsplit  # takes time to import, and few commands use a table
 
         try:
             parts = urlsplit(url)
@@ -74,7 +73,7 @@ class TableAddress:
         if parts.query or parts.fragment:
             raise ConfigError("a table's URL has no ? and no #", expected=_FORMS, found=url)
         user = unquote(parts.username) if parts.username else cls.user
-        return cls(host=host, port=port or _DEFAULT_PORT, user=user, database=database, table=table)
+        return cls(host=host, port=port or cls.port, user=user, database=database, table=table)
 
     def __str__(self) -> str:
         if self.folder is not None:
@@ -84,11 +83,7 @@ class TableAddress:
 
 
 def read_password() -> str:
-    """Return the password from the environment or from the file that it names, or an empty one.
-
-    Raises:
-        DrhnError: the file cannot be read.
-    """
+    """Return the password from the environment, or from the file that it names; empty if there is none."""
     path = os.environ.get(PASSWORD_FILE)
     if path is None:
         return os.environ.get(PASSWORD, "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from drhn_cli.errors import AnyPath, SourceError
+from drhn_cli.errors import SourceError
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records, which are held in memory
@@ -26,7 +27,6 @@ _WITHOUT_CONTENT = set(_KINDS) - {tarfile.GNUTYPE_SPARSE}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE}
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX}
-_GNU_MAGIC = b"ustar  \0"
 _SPARSE = b"GNU.sparse."
 _SPARSE_NAME = b"GNU.sparse.name"
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
@@ -36,7 +36,7 @@ class TarMember(NamedTuple):
     """A member of an archive.
 
     Attributes:
-        name: as the archive has it: any bytes, perhaps absolute, perhaps with ``..`` in it.
+        name: as it is stored: any bytes, perhaps absolute, perhaps with ``..`` in it.
         kind: "file", or what it is instead.
         offset: byte where its content begins.
         size: of its content, which is there in full.
@@ -48,28 +48,19 @@ class TarMember(NamedTuple):
     size: int
 
 
-def read_members(stream: BinaryIO, n_bytes: int, path: AnyPath) -> Iterator[TarMember]:
+def read_members(stream: BinaryIO) -> Iterator[TarMember]:
     """Yield the members of a tar archive (v7, ustar, GNU, pax) in its order.
 
-    The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar.
-
-    Args:
-        stream: of the archive; only its headers are read.
-        n_bytes: its length.
-        path: for error messages.
-
-    Raises:
-        SourceError: it is no tar archive, compressed, damaged or cut short; the members before that have been yielded.
-        OSError: it cannot be read.
+    Only headers are read. The formats are those of POSIX.1-2017 (pax) and of the manual of GNU tar. If it is damaged,
+    the members before the damage are yielded, then a ``SourceError`` is raised, to which the caller adds the path.
     """
-    return _Reader(stream, n_bytes, path).members()
+    return _Reader(stream).members()
 
 
 class _Reader:
-    def __init__(self, stream: BinaryIO, n_bytes: int, path: AnyPath) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._n_bytes = n_bytes
-        self._path = path
+        self._n_bytes = stream.seek(0, os.SEEK_END)
         self._at = 0
         self._records: dict[bytes, bytes] = {}  # from the extension headers in front of the next member
 
@@ -103,7 +94,7 @@ class _Reader:
             return tarfile.TarInfo.frombuf(block, "latin-1", "strict")
         except tarfile.HeaderError as error:
             if self._at == 0:
-                raise _not_an_archive(block, self._path) from error
+                raise _not_an_archive(block) from error
             raise self._damaged(str(error)) from error
 
     def _skip_sparse_map(self) -> None:
@@ -132,53 +123,45 @@ class _Reader:
         if kind == tarfile.GNUTYPE_LONGNAME:
             self._records[b"path"] = content.split(b"\0")[0]
         elif kind in _PAX:
-            try:
-                records = _parse_records(content)
-            except ValueError as error:
-                raise self._damaged(str(error)) from error
+            records = self._parse_records(content)
             if kind == tarfile.XGLTYPE and records:
                 raise self._damaged("a name or size for all members")
             self._records |= records
 
+    def _parse_records(self, content: bytes) -> dict[bytes, bytes]:
+        """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here."""
+        records = {}
+        at = 0
+        while at < len(content) and content[at]:
+            match = _RECORD.match(content, at)
+            end = at + int(match[1]) if match else 0
+            if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
+                raise self._damaged("a damaged pax header")
+            if match[2] in (b"path", b"size", _SPARSE_NAME):
+                records[match[2]] = content[match.end() : end - 1]
+            if match[2].startswith(_SPARSE):
+                records[_SPARSE] = b""
+            at = end
+        return records
+
     def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
         short_name = header.name.encode("latin-1")
-        if block[257:265] == _GNU_MAGIC:  # has times where others have the beginning of a long name
+        if block[257:265] == tarfile.GNU_MAGIC:  # it has times where ustar has the beginning of a long name
             short_name = block[:100].split(b"\0")[0]
         name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
         kind = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
         return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
 
     def _damaged(self, found: str) -> SourceError:
-        return SourceError("damaged archive", path=self._path, found=f"{found} at byte {self._at}", hint=_AGAIN)
+        return SourceError("damaged archive", found=f"{found} at byte {self._at}", hint=_AGAIN)
 
     def _cut_short(self, found: str) -> SourceError:
-        return SourceError("the archive is cut short", path=self._path, found=found, hint=_AGAIN)
+        return SourceError("the archive is cut short", found=found, hint=_AGAIN)
 
 
-def _parse_records(content: bytes) -> dict[bytes, bytes]:
-    """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here.
-
-    Raises:
-        ValueError: they are not of that form.
-    """
-    records = {}
-    at = 0
-    while at < len(content) and content[at]:
-        match = _RECORD.match(content, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
-            raise ValueError("a damaged pax header")
-        if match[2] in (b"path", b"size", _SPARSE_NAME):
-            records[match[2]] = content[match.end() : end - 1]
-        if match[2].startswith(_SPARSE):
-            records[_SPARSE] = b""
-        at = end
-    return records
-
-
-def _not_an_archive(block: bytes, path: AnyPath) -> SourceError:
+def _not_an_archive(block: bytes) -> SourceError:
     for magic, name in _COMPRESSED.items():
         if block.startswith(magic):
             hint = "decompress it: pictures hardly shrink, and members could not be read one by one"
-            return SourceError("a compressed archive", path=path, expected="a plain tar archive", found=name, hint=hint)
-    return SourceError("no tar archive", path=path, found=f"bytes {block[:8].hex(' ')}" if block else "nothing")
+            return SourceError("a compressed archive", expected="a plain tar archive", found=name, hint=hint)
+    return SourceError("no tar archive", found=f"bytes {block[:8].hex(' ')}")

@@ -6,11 +6,9 @@ import ctypes
 import io
 import logging
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from drhn_cli.errors import AnyPath, ImageError, about
+from drhn_cli.files import CORRUPT
 from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_thumbnail
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
@@ -26,7 +25,7 @@ from drhn_cli.images.source import ImageSource, read_source, source_name
 MAX_PIXELS = 300_000_000
 
 # A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
-# compressed ones for every 100, a PNG of one color for every 340 or more. Small pictures may be as plain as they like.
+# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
@@ -34,28 +33,13 @@ _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pi
 # What Pillow hands to its JPEG decoder at a time. Its own default of 64 KB makes threads wait for the interpreter lock.
 _JPEG_BLOCK_BYTES = 1 << 24
 
-# What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError, ValueError and the bomb errors, which are
-# documented, they let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
-_DECODER_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    ImageCms.PyCMSError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+# What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError and ValueError, which are documented, they
+# let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
+_DECODER_ERRORS: tuple[type[Exception], ...] = (*CORRUPT, OSError, ArithmeticError, AssertionError, ImageCms.PyCMSError)
 
-# For each EXIF orientation, how to turn, and which sides become the left, top, right and bottom one.
-_TURNS = {
+# For each EXIF orientation but the first, what ``_turn`` returns.
+_UPRIGHT = (None, "ltrb")
+_TURNS: dict[int, tuple[Image.Transpose | None, str]] = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, "rtlb"),
     3: (Image.Transpose.ROTATE_180, "rblt"),
     4: (Image.Transpose.FLIP_TOP_BOTTOM, "lbrt"),
@@ -117,15 +101,14 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
         picture.load()
-        # Not before, as loading turns a TIFF upright.
+        # The size is read after loading, which turns a TIFF upright.
         width, height = drafted[1][2:] if drafted else picture.size
         scale = round(full_width / width) if drafted else 1
-        margins = dict(zip("ltrb", (0.0, 0.0, picture.width - width, picture.height - height), strict=True))
+        margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
         turn, sides = _turn(picture)  # before a conversion drops the EXIF data
-        rgb = _to_rgb(picture)
-        image = rgb if turn is None else rgb.transpose(turn)
         left, top, right, bottom = (margins[side] for side in sides)
-        return Decoded(image, scale, (left, top, right, bottom))
+        rgb = _to_rgb(picture)
+        return Decoded(rgb if turn is None else rgb.transpose(turn), scale, (left, top, right, bottom))
 
 
 @contextmanager
@@ -144,10 +127,10 @@ def _decoder_errors() -> Iterator[None]:
 
 
 def _ignore_pillow_warnings() -> None:
-    """Silence Pillow's warnings about odd metadata: what matters of them is an ImageError.
+    """Silence Pillow's warnings about odd metadata: damage that matters raises an error.
 
     ``warnings.catch_warnings`` restores a list that all threads share, so it is not thread-safe; adding one filter is.
-    It is looked for each time, as the program around may have reset the list.
+    It is looked for at each call, as other code in the process may have reset the list.
     """
     if _IGNORE_PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=_IGNORE_PILLOW[3].pattern)
@@ -156,15 +139,13 @@ def _ignore_pillow_warnings() -> None:
 def _ignore_libtiff_messages() -> None:
     """Remove libtiff's message handlers, which print to stderr from C.
 
-    The extension module leads to the libtiff that it is linked with. Where that is hidden inside it, as in the wheels
-    of some platforms, the messages stay.
+    They are looked up through Pillow's extension module, which is linked with libtiff. Where its symbols are hidden, as
+    in the wheels of some platforms, the messages stay.
     """
     library = ctypes.CDLL(_imaging.__file__)
     for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        set_handler = getattr(library, name, None)
-        if set_handler is not None:
-            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-            set_handler(None)
+        if set_handler := getattr(library, name, None):
+            set_handler(ctypes.c_void_p())
 
 
 # Pillow logs some damage as errors, which Python prints to stderr if nobody has set up logging.
@@ -174,9 +155,8 @@ _ignore_libtiff_messages()
 
 def _raise_pillow_limit(max_pixels: int) -> None:
     """Have Pillow take pictures of ``max_pixels``: it refuses those of more than twice its own limit."""
-    least = (max_pixels + 1) // 2
-    if Image.MAX_IMAGE_PIXELS is not None and least > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = least
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
 
 
 def _open(data: bytes, name: AnyPath | None) -> Image.Image:
@@ -185,16 +165,14 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     if "TIFF" in formats or not formats:
         refuse_raw(data[:16], name)
     if not formats:
-        raise ImageError(
-            "not a picture",
-            expected=", ".join(readable_formats()),
-            found=_describe(data[:16]),
-            hint="convert it to JPEG or PNG, or keep it out of drhn hash with --exclude",
-        )
+        expected, found = ", ".join(readable_formats()), _describe(data[:16])
+        hint = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
+        raise ImageError("not a picture", expected=expected, found=found, hint=hint)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        # Neither says what is wrong: the reader itself raises that, or returns the size for a message of ours.
+        # Neither error says what is wrong. The format's own reader either raises one that does, or it opens the picture
+        # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
     refuse_thumbnail(picture)
     return picture
@@ -208,20 +186,19 @@ def _describe(prefix: bytes) -> str:
 
 def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
     width, height = picture.size
-    n_pixels = width * height
-    if n_pixels > max_pixels:
+    if width * height > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
         raise ImageError("too many pixels", expected=expected, found=found, hint=_BOMB_HINT)
-    if n_pixels > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
+    if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
         found = f"{width} x {height} in {n_bytes} bytes"
         raise ImageError("too many pixels for so small a file", found=found, hint="make a smaller copy of it")
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:
-    try:
-        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), (None, "ltrb"))
-    except _DECODER_ERRORS:  # the pixels are sound: corrupt EXIF data is no reason to refuse them
-        return None, "ltrb"
+    """Return how to turn a picture upright, and which of its sides become the left, top, right and bottom one."""
+    with suppress(*_DECODER_ERRORS):  # the pixels are sound: corrupt EXIF data is no reason to refuse them
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), _UPRIGHT)
+    return _UPRIGHT
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

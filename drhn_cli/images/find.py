@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BufferedIOBase
-from itertools import accumulate
-from typing import BinaryIO, NamedTuple, cast
+from itertools import accumulate, chain
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
@@ -19,8 +22,10 @@ from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
+_COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(kw_only=True, slots=True)
 class FindResult:
     """What ``find_images`` found.
 
@@ -28,8 +33,8 @@ class FindResult:
         files: sorted by path bytes, each path once.
         failures: what could not be looked at, in the order met.
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
-        missing: absolute paths of sources and folders that are not there or cannot be listed. What was known of their
-            pictures may still be true.
+        missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
+            may still exist.
         some_vanished: a file or folder vanished between being listed and being looked at, as on an unplugged drive.
     """
 
@@ -40,23 +45,9 @@ class FindResult:
     some_vanished: bool = False
 
 
-_COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
-
-
 class _Folder(NamedTuple):
     path: bytes
-    relative: str  # to the source, with a trailing "/" unless it is the source
-    status: os.stat_result
-    parent: _Folder | None
-
-    def is_inside(self, status: os.stat_result) -> bool:
-        """Whether the folder with this status is this one or an ancestor of it."""
-        folder: _Folder | None = self
-        while folder is not None:
-            if os.path.samestat(folder.status, status):
-                return True
-            folder = folder.parent
-        return False
+    relative: str  # to the source, with a "/" at the end unless it is the source
 
 
 def find_images(
@@ -81,23 +72,24 @@ def find_images(
         follow: follow symbolic links inside folders.
         progress: is advanced by the files of each folder.
     """
-    search = _Search(exclude=exclude, hidden=hidden, follow=follow, progress=progress)
+    search = _Search(excluded=compile_excludes(exclude), hidden=hidden, follow=follow, progress=progress)
     for source in sources:
         search.add(source)
-    return search.result()
+    search.found.files = sorted(search.files.values(), key=attrgetter("path"))
+    search.found.archives = sorted(search.archives)
+    return search.found
 
 
 def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
     The files are in the order of the archive; of a name that is there twice the last one counts. A member with a
-    picture's name that is no regular file below the archive is a failure. So is a damaged archive, and it is missing,
-    too, as nothing is known of what comes after the damage.
+    picture's name that is no regular file below the archive is a failure. A damaged archive is a failure and missing,
+    too: what comes after the damage cannot be read.
     """
     suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
     files: dict[bytes, ImageFile] = {}
-    failures: list[DrhnError] = []
-    missing = []
+    found = FindResult()
     try:
         for member, file in list_archive(archive):
             parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
@@ -109,108 +101,79 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
             if any(excluded(name, name != names[-1]) for name in names):
                 continue
             if isinstance(file, SourceError):
-                failures.append(file)
+                found.failures.append(file)
             else:
                 files[file.path] = file
     except SourceError as error:
-        failures.append(error)
-        missing.append(archive)
-    return FindResult(files=list(files.values()), failures=failures, missing=missing)
+        found.failures.append(error)
+        found.missing.append(archive)
+    found.files = list(files.values())
+    return found
 
 
 def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
-    r"""Read paths from a list such as ``find`` prints.
+    r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
 
-    Empty entries are skipped. In lines, one ``\r`` before the ``\n`` is dropped, as lists made on Windows have it and
-    names on Unix hardly ever end so; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
-
-    Args:
-        stream: the list; read as it is needed, never whole.
-        null: entries end with a NUL byte (``find -print0``) rather than a newline.
-
-    Yields:
-        One path each, as written.
+    The list is read as its paths are needed. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
+    lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
     """
-    if null:
-        yield from _split_at_nul(stream)
-        return
-    for line in stream:
-        path = line.removesuffix(b"\n").removesuffix(b"\r")
-        if path:
-            yield path
-
-
-def _split_at_nul(stream: BinaryIO) -> Iterator[bytes]:
-    begun: list[bytes] = []  # joined once a path is whole: adding to bytes would be quadratic where no NUL comes
-    # What is there, and no waiting for more: who writes the list may wait for the answer to its last path.
-    while block := cast("BufferedIOBase", stream).read1(1 << 16):
-        first, *others = block.split(b"\0")
+    separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
+    begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
+    # read1 does not wait for a full block: the program that writes the list may wait for the answer to its last path.
+    read = partial(cast("BufferedIOBase", stream).read1, 1 << 16)
+    for block in chain(iter(read, b""), [separator]):
+        first, *others = block.split(separator)
         begun.append(first)
         if others:
-            yield from (path for path in (b"".join(begun), *others[:-1]) if path)
-            begun = [others[-1]]
-    if last := b"".join(begun):
-        yield last
+            paths = [b"".join(begun), *others[:-1]]
+            begun = others[-1:]
+            yield from filter(None, (path.removesuffix(dropped) for path in paths))
 
 
+@dataclass(kw_only=True)
 class _Search:
     """One run of ``find_images``: the rules, and what has been found so far."""
 
-    def __init__(self, *, exclude: Sequence[str], hidden: bool, follow: bool, progress: Progress) -> None:
-        self._excluded = compile_excludes(exclude)
-        self._hidden = hidden
-        self._follow = follow
-        self._progress = progress
-        self._n_told = 0
-        self._suffixes = picture_suffixes()
-        self._files: dict[bytes, ImageFile] = {}
-        self._failures: list[DrhnError] = []
-        self._archives: set[bytes] = set()
-        self._missing: list[bytes] = []
-        self._some_vanished = False
-
-    def result(self) -> FindResult:
-        files = sorted(self._files.values(), key=lambda file: file.path)
-        return FindResult(
-            files=files,
-            failures=self._failures,
-            archives=sorted(self._archives),
-            missing=self._missing,
-            some_vanished=self._some_vanished,
-        )
+    excluded: Callable[[str, bool], bool]
+    hidden: bool
+    follow: bool
+    progress: Progress
+    suffixes: frozenset[bytes] = field(default_factory=picture_suffixes)
+    files: dict[bytes, ImageFile] = field(default_factory=dict)
+    archives: set[bytes] = field(default_factory=set)
+    found: FindResult = field(default_factory=FindResult)
+    n_reported: int = 0  # files that progress was advanced by
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
         if not raw or b"\0" in raw:
             hint = "use -0 if the list of files is NUL-separated" if raw else None
-            self._failures.append(SourceError("not a path", path=raw or None, expected="a file or folder", hint=hint))
+            self._fail("not a path", path=raw or None, expected="a file or folder", hint=hint)
             return
         path = absolute_path(raw)
         try:
             status = os.stat(path)
         except OSError as error:
-            self._missing.append(path)
             archive = archive_of(path)
             hint = f"name the archive, {printable(archive)}" if archive else hint_for_absent(raw)
-            self._fail(raw if hint else path, error, hint=hint)
+            self._miss(path, error, name=raw if hint else path, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):
-            self._walk(_Folder(path, "", status, None))
-        elif stat.S_ISREG(status.st_mode) and path.lower().endswith(b".tar"):
-            self._archives.add(path)
-        elif stat.S_ISREG(status.st_mode) and _COMPRESSED_NAME.search(path):
-            problem, expected = "compressed", "a folder, a picture or a plain tar archive"
+            self._walk(_Folder(path, ""))
+        elif not stat.S_ISREG(status.st_mode):
+            self.found.missing.append(path)
+            self._fail("not a regular file", path=path, expected="a file or folder")
+        elif path.lower().endswith(b".tar"):
+            self.archives.add(path)
+        elif _COMPRESSED_NAME.search(path):
+            self.found.missing.append(path)
             hint = "unpack it first: nothing inside could be read on its own"
-            self._failures.append(SourceError(problem, path=path, expected=expected, hint=hint))
-            self._missing.append(path)
-        elif stat.S_ISREG(status.st_mode):
-            self._keep(path, status)
+            self._fail("compressed", path=path, expected="a folder, a picture or a plain tar archive", hint=hint)
         else:
-            self._failures.append(SourceError("not a regular file", path=path, expected="a file or folder"))
-            self._missing.append(path)
+            self._keep(path, status)
 
     def _walk(self, root: _Folder) -> None:
-        # A stack of its own: folders nest deeper than Python recurses.
+        # With an explicit stack, as folders nest deeper than Python recurses.
         stack = [root]
         while stack:
             folder = stack.pop()
@@ -218,57 +181,59 @@ class _Search:
                 with os.scandir(folder.path) as entries:
                     listed = list(entries)
             except OSError as error:
-                self._lose(folder.path, error, vanished=isinstance(error, FileNotFoundError))
+                self.found.some_vanished |= isinstance(error, FileNotFoundError)
+                self._miss(folder.path, error)
                 continue
             for entry in listed:
-                if entry.name.startswith(b".") and not self._hidden:
+                if entry.name.startswith(b".") and not self.hidden:
                     continue
                 try:
-                    inner = self._visit(folder, entry)
+                    stack.extend(self._visit(folder, entry))
                 except OSError as error:
-                    # What was listed and is not there was deleted just now, or the drive was unplugged; a link may lead
-                    # to one that is. What is really gone is not listed the next time.
-                    is_gone = isinstance(error, FileNotFoundError) and not entry.is_symlink()
-                    self._lose(entry.path, error, vanished=is_gone)
-                    continue
-                if inner is not None:
-                    stack.append(inner)
-            self._progress.advance(len(self._files) - self._n_told)
-            self._n_told = len(self._files)
+                    # A file that was listed and is not there was deleted just now, or the drive was unplugged. A file
+                    # that is deleted for good is not listed the next time. A link may lead to an unplugged drive.
+                    self.found.some_vanished |= isinstance(error, FileNotFoundError) and not entry.is_symlink()
+                    self._miss(entry.path, error)
+            self.progress.advance(len(self.files) - self.n_reported)
+            self.n_reported = len(self.files)
 
-    def _visit(self, folder: _Folder, entry: os.DirEntry[bytes]) -> _Folder | None:
-        """Keep a picture; return a folder that is to be searched."""
-        if entry.is_symlink() and not self._follow:
-            return None
+    def _visit(self, folder: _Folder, entry: os.DirEntry[bytes]) -> list[_Folder]:
+        """Keep a picture; return the folder that is to be searched, if it is one."""
+        if entry.is_symlink() and not self.follow:
+            return []
         relative = folder.relative + os.fsdecode(entry.name)
         if entry.is_dir():
-            if self._excluded(relative, True):
-                return None
-            status = entry.stat()
-            if entry.is_symlink() and folder.is_inside(status):
+            if self.excluded(relative, True):
+                return []
+            if entry.is_symlink() and _leads_back(entry.path, relative):
                 hint = "remove the link or leave it out with --exclude"
-                self._failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
-                return None
-            return _Folder(entry.path, f"{relative}/", status, folder)
-        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
-        leads_nowhere = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # to a folder, perhaps
-        if not (is_picture or leads_nowhere) or self._excluded(relative, leads_nowhere):
-            return None
-        status = entry.stat()
-        if stat.S_ISREG(status.st_mode):
-            self._keep(entry.path, status)
-        return None
+                self._fail("link to a folder above it", path=entry.path, hint=hint)
+                return []
+            return [_Folder(entry.path, f"{relative}/")]
+        is_picture = os.path.splitext(entry.name)[1].lower() in self.suffixes
+        is_broken = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # perhaps of a folder
+        if (is_picture or is_broken) and not self.excluded(relative, is_broken):
+            status = entry.stat()
+            if stat.S_ISREG(status.st_mode):
+                self._keep(entry.path, status)
+        return []
 
     def _keep(self, path: bytes, status: os.stat_result) -> None:
-        self._files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
+        self.files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
 
-    def _lose(self, path: bytes, error: OSError, *, vanished: bool) -> None:
-        self._missing.append(path)
-        self._some_vanished = self._some_vanished or vanished
-        self._fail(path, error)
+    def _miss(self, path: bytes, error: OSError, *, name: bytes | None = None, hint: str | None = None) -> None:
+        self.found.missing.append(path)
+        if isinstance(error, FileNotFoundError):
+            self._fail("no such file or folder", path=name or path, hint=hint)
+        else:
+            hint = "check its permissions" if isinstance(error, PermissionError) else hint
+            self._fail("cannot be read", path=name or path, found=error.strerror, hint=hint)
 
-    def _fail(self, path: bytes, error: OSError, *, hint: str | None = None) -> None:
-        problem = "no such file or folder" if isinstance(error, FileNotFoundError) else "cannot be read"
-        found = None if isinstance(error, FileNotFoundError) else error.strerror
-        hint = "check its permissions" if isinstance(error, PermissionError) else hint
-        self._failures.append(SourceError(problem, path=path, found=found, hint=hint))
+    def _fail(self, problem: str, **details: Any) -> None:
+        self.found.failures.append(SourceError(problem, **details))
+
+
+def _leads_back(link: bytes, relative: str) -> bool:
+    """Whether a link to a folder leads to the source or to a folder between the source and the link."""
+    above = Path(os.fsdecode(link)).parents[: relative.count("/") + 1]
+    return any(os.path.samefile(link, folder) for folder in above)

@@ -5,58 +5,35 @@ from __future__ import annotations
 import os
 import re
 from importlib.util import find_spec
+from itertools import chain
 
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
 # forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
-from PIL import (  # noqa: F401
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import AvifImagePlugin, Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from drhn_cli.errors import AnyPath, ImageError
 
-# JPEG includes MPO, the stereo format that phones write with a .jpg suffix.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
+Image.preinit()  # BMP, GIF, JPEG, PNG and PPM
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".apng",
-    ".webp",
-    ".gif",
-    ".avif",
-    ".avifs",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".dib",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".pbm",
-    ".pgm",
-    ".pnm",
-    ".ppm",
-)
+_SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),  # MPO is the stereo format that phones write, also as .jpg
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+}
+FORMATS = tuple(_SUFFIXES_OF)
+SUFFIXES = tuple(chain.from_iterable(_SUFFIXES_OF.values()))
 
 # Pillow has no HEIF decoder of its own. pillow-heif brings one, and is imported when the first such picture is met.
 _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-_CONTAINER_BRANDS = (b"mif1", b"msf1")  # of AVIF, too
-
+_CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
 
 # Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
 _RAW_NAME = re.compile(
@@ -93,10 +70,7 @@ def _can_read_heif() -> bool:
 def formats_of(prefix: bytes) -> tuple[str, ...]:
     """Return the formats that a picture may have by its first 16 bytes; none where it is no picture.
 
-    The brands of HEIF are those of ISO/IEC 23008-12.
-
-    Raises:
-        ImageError: it has a format that cannot be decoded here.
+    A format that cannot be decoded here is refused. The brands of HEIF are those of ISO/IEC 23008-12.
     """
     brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
     if brand in _HEIF_BRANDS and not register_heif():

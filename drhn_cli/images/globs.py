@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _START = re.compile(r"^\.?/")
 # Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
 _TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
+_WILDCARDS = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "?": "[^/]"}
+_NOTHING = "(?!)"  # a regular expression that matches nothing
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
@@ -19,33 +21,19 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
     and a ``/`` at the end means folders only. Case counts. What lies in a folder that is left out is left out too, as
     it is never looked at.
 
-    Args:
-        patterns: globs; an empty one matches nothing.
-
-    Returns:
-        A function of (path relative to the source with ``/`` between its parts, whether it is a folder).
+    An empty pattern matches nothing. The predicate takes the path relative to the source, with ``/`` between its parts,
+    and whether it is a folder.
 
     The rules are those of https://git-scm.com/docs/gitignore, without its negation.
     """
-    anywhere: list[str] = []
-    folders: list[str] = []
-    for pattern in patterns:
-        glob = pattern.removesuffix("/")
-        if glob:
-            (folders if pattern.endswith("/") else anywhere).append(_to_regex(glob))
-    any_match = _compile(anywhere)
-    folder_match = _compile(folders)
-
-    def excluded(relative_path: str, is_folder: bool) -> bool:
-        if any_match is not None and any_match.fullmatch(relative_path):
-            return True
-        return is_folder and folder_match is not None and folder_match.fullmatch(relative_path) is not None
-
-    return excluded
+    files = _compile(pattern for pattern in patterns if not pattern.endswith("/"))
+    folders = _compile(pattern.removesuffix("/") for pattern in patterns)
+    return lambda path, is_folder: (folders if is_folder else files).fullmatch(path) is not None
 
 
-def _compile(regexes: list[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(f"(?:{regex})" for regex in regexes), re.DOTALL) if regexes else None
+def _compile(globs: Iterable[str]) -> re.Pattern[str]:
+    regexes = [f"(?:{_to_regex(glob)})" for glob in globs if glob]
+    return re.compile("|".join(regexes) or _NOTHING, re.DOTALL)
 
 
 def _to_regex(glob: str) -> str:
@@ -55,16 +43,10 @@ def _to_regex(glob: str) -> str:
 
 
 def _translate(token: str) -> str:
-    if token == "**/":  # noqa: S105 (a glob, not a password)
-        return "(?:.*/)?"
-    if token == "/**":  # noqa: S105
-        return "/.*"
-    if token == "**":  # noqa: S105
-        return ".*"
+    if token in _WILDCARDS:
+        return _WILDCARDS[token]
     if token.startswith("*"):
         return "[^/]*"
-    if token == "?":  # noqa: S105
-        return "[^/]"
     if token.startswith("\\") and len(token) == 2:
         return re.escape(token[1])
     if token.startswith("[") and len(token) > 2:

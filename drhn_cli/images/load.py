@@ -10,10 +10,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import ConfigError, ImageError
+from drhn_cli.errors import ImageError
 from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from drhn_cli.images.source import ImageSource
+from drhn_cli.settings import require
 from drhn_cli.threads import Task, ThreadPool
 
 # Files in one task: a task costs about as much to schedule as a tiny picture to decode.
@@ -75,9 +76,8 @@ def load_batches(
     Raises:
         ConfigError: ``batch_size`` or ``workers`` is below 1.
     """
-    for name, value in (("batch size", batch_size), ("workers", workers)):
-        if value < 1:
-            raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
+    require(batch_size >= 1, "batch size", "1 or more", batch_size)
+    require(workers >= 1, "workers", "1 or more", workers)
     return _generate_batches(iter(sources), preprocessing, batch_size, workers, max_pixels)
 
 
@@ -105,7 +105,7 @@ def _generate_batches(
                 yield _collect(loaded, start, preprocessing.shape)
                 start += len(loaded)
         finally:
-            stopped = True  # which load_chunk looks at
+            stopped = True  # load_chunk checks it before each picture
 
 
 def _load_or_error(source: ImageSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
@@ -118,9 +118,7 @@ def _load_or_error(source: ImageSource, preprocessing: Preprocessing, max_pixels
 
 
 def _collect(loaded: list[_Loaded], start: int, shape: tuple[int, int, int]) -> Batch:
-    failures = [(start + i, one) for i, one in enumerate(loaded) if isinstance(one, ImageError)]
-    rows = [(start + i, one) for i, one in enumerate(loaded) if not isinstance(one, ImageError)]
-    pixels = np.empty((len(rows), *shape), np.uint8)
-    for row, (_, picture) in enumerate(rows):
-        pixels[row] = picture
+    failures = [(i, one) for i, one in enumerate(loaded, start) if isinstance(one, ImageError)]
+    rows = [(i, one) for i, one in enumerate(loaded, start) if not isinstance(one, ImageError)]
+    pixels = np.array([one for _, one in rows], np.uint8).reshape(len(rows), *shape)
     return Batch(indices=np.array([i for i, _ in rows], np.int64), pixels=pixels, failures=failures)

@@ -74,7 +74,7 @@ class Preprocessing(Settings):
 
     @property
     def min_decoded_side(self) -> int | None:
-        """To how many pixels the sides of a JPEG may shrink when it is decoded; None: they may not."""
+        """How many pixels the sides of a JPEG keep at least when it is decoded; None: all."""
         return self.shrink_gap * self.size or None
 
 
@@ -85,16 +85,8 @@ def fit_image(
 
     ``crop`` takes the largest square at the centre (of two views, as long as they cover it, those at both ends),
     ``squash`` ignores the shape, ``pad`` fills up with mid-grey. A picture that has the size already is left as it is,
-    bit for bit. The second view is mirrored.
-
-    Args:
-        image: mode ``RGB``, at least 1 x 1.
-        preprocessing: ``size``, ``fit`` and ``views`` are used.
-        scale: pixels of the picture in one of the image's: what is cut out are whole pixels of the picture.
-        margins: how far the image reaches beyond the picture, see ``Decoded``.
-
-    Returns:
-        (views * size, size, 3) pixels in 0..255, one view below the other.
+    bit for bit. The second view is mirrored. The image has mode ``RGB``; for ``scale`` and ``margins`` see ``Decoded``:
+    whole pixels of the file are cut out. Returns (views * size, size, 3) pixels in 0..255, one view below the other.
     """
     import numpy as np
 

@@ -7,31 +7,27 @@ import re
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError, about
-from drhn_cli.files import FileStamp, open_nonblocking, os_errors
+from drhn_cli.files import FileStamp, open_regular, os_errors
 from drhn_cli.paths import absolute_path
 
 if TYPE_CHECKING:
     from drhn_cli.images.archive import TarMember
 
 MAX_BYTES = 2 << 30
-"""A picture is read into memory before it is decoded, so that nobody can cut it short meanwhile. None is longer."""
+"""The longest picture that is read. It is in memory before it is decoded, so that no program can cut it meanwhile."""
 
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
 _MAX_NAME_BYTES = 4096
-_KINDS = (
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
 
 
@@ -49,10 +45,10 @@ class ImageFile:
     Attributes:
         path: absolute; a symbolic link keeps its own name. A member of an archive has the archive's path, a slash, and
             its name inside.
-        stamp: by which the file is known again. A member has its own size and the time of the archive.
-        archive: that it is a member of.
-        offset: of its content in the archive.
-        name: what messages call it, as the user has written it; None: its path.
+        stamp: by which a later run recognizes the file. A member has its own size and the time of the archive.
+        archive: the archive that it is a member of.
+        offset: where its content begins in the archive, in bytes.
+        name: the path as the user has written it, for messages; None: ``path``.
     """
 
     path: bytes
@@ -62,24 +58,18 @@ class ImageFile:
     name: AnyPath | None = None
 
     def has_content(self, stamp: FileStamp) -> bool:
-        """Tell whether this is the content that had this stamp, as far as can be seen."""
+        """Whether the content is the one that had this stamp, as far as stamps can say."""
         return self.stamp.is_same_content(stamp, in_archive=self.archive is not None)
 
     def is_unchanged(self) -> bool:
-        """Tell whether the file, or its archive, is still there as it was when it was found."""
+        """Whether the file, or its archive, is still there and as it was when it was found."""
         path, stamp = self.archive or (self.path, self.stamp)
-        try:
+        with suppress(OSError):
             return FileStamp.of(os.stat(path)).is_same_content(stamp)
-        except OSError:
-            return False
+        return False
 
     def read(self) -> bytes:
-        """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``.
-
-        Raises:
-            ImageError: it is not there, not a regular file, may not be read, is empty or too long; or its archive is
-                not what it was.
-        """
+        """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``."""
         if self.archive is None:
             with _open(self.path) as stream:
                 return _read(stream, os.fstat(stream.fileno()).st_size)
@@ -97,11 +87,7 @@ ImageSource = ImageFile | AnyPath | BinaryIO
 
 
 def read_source(source: ImageSource) -> bytes:
-    """Return the bytes of a picture. A stream is read to its end and left open.
-
-    Raises:
-        ImageError: see ``locate`` and ``ImageFile.read``.
-    """
+    """Return the bytes of a picture. A stream is read to its end and left open."""
     if isinstance(source, str | bytes | os.PathLike):
         source = locate(source)
     return source.read() if isinstance(source, ImageFile) else _read(source, MAX_BYTES + 1)
@@ -110,7 +96,7 @@ def read_source(source: ImageSource) -> bytes:
 def source_name(source: ImageSource) -> AnyPath | None:
     """Return what messages call a picture, if it has a name."""
     if isinstance(source, ImageFile):
-        return source.path if source.name is None else source.name
+        return source.name or source.path
     if isinstance(source, str | bytes | os.PathLike):
         return source
     name = getattr(source, "name", None)
@@ -128,16 +114,13 @@ def locate(path: AnyPath) -> ImageFile:
     with about(path):
         if archive is not None:
             return _locate_member(absolute, archive)
-        with _opening(hint_for_absent(path)):
-            status = os.stat(absolute)
-        _refuse_irregular(status.st_mode)
-    return ImageFile(path=absolute, stamp=FileStamp.of(status), name=path)
+        return ImageFile(path=absolute, stamp=FileStamp.of(_regular_status(absolute, hint_for_absent(path))), name=path)
 
 
 def archive_of(path: bytes) -> bytes | None:
-    """Return the archive that a path leads into: a part of it that is named ``.tar`` and is a file.
+    """Return the archive that a path leads into: the first part of it that ends in ``.tar`` and is a file.
 
-    Or a link to nothing, as to an archive on a drive that is not plugged in.
+    A broken link counts, too: it may lead to an archive on a drive that is not mounted.
     """
     for match in _ARCHIVE_NAME.finditer(path):
         part = path[: match.end()]
@@ -147,46 +130,40 @@ def archive_of(path: bytes) -> bytes | None:
 
 
 def is_there(path: bytes) -> bool:
-    """Tell whether there is a file of this absolute path, or the archive that it leads into."""
+    """Whether a file of this absolute path exists, or the archive that the path leads into."""
     return os.path.lexists(path) or archive_of(path) is not None
 
 
 def is_gone(path: bytes) -> bool:
-    """Tell whether there is no file of this absolute path, neither by itself nor in an archive."""
+    """Whether no file of this absolute path exists, neither on disk nor in an archive."""
     if os.path.lexists(path):
         return False
-    try:
+    with suppress(ImageError):
         locate(path)
-    except ImageError:
-        return True
-    return False
+        return False
+    return True
 
 
 def is_empty_archive(path: bytes) -> bool:
-    """Tell whether an archive can be read and holds nothing but folders."""
-    try:
+    """Whether an archive can be read and holds nothing but folders."""
+    with suppress(SourceError):
         return next(list_archive(path), None) is None
-    except SourceError:
-        return False
+    return False
 
 
 def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | SourceError]]:
-    """Yield each member of an archive but folders, and what it is as a file, or why it is none.
-
-    Raises:
-        SourceError: it cannot be opened, or see ``read_members``.
-    """
+    """Yield the members of an archive except folders, each with its file or the reason why it has none."""
     from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
 
-    with os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", buffering=0) as stream:
-        status = os.fstat(stream.fileno())
-        for member in read_members(stream, status.st_size, archive):
+    with about(archive), os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", 0) as stream:
+        stamp = FileStamp.of(os.fstat(stream.fileno()))
+        for member in read_members(stream):
             if member.kind != "a folder":
-                yield member, _member_file(member, archive, FileStamp.of(status))
+                yield member, _member_file(member, archive, stamp)
 
 
 def hint_for_absent(path: AnyPath) -> str | None:
-    """Return what to do about a path without a file if it is a URL, or the ``-`` of other programs; else None."""
+    """Return what to do about a path that does not exist, if it is a URL or ``-``; else None."""
     raw = os.fsencode(path)
     if raw == b"-":
         return "a list of paths on stdin is read with --files-from -"
@@ -196,9 +173,9 @@ def hint_for_absent(path: AnyPath) -> str | None:
 
 
 def _locate_member(path: bytes, archive: bytes) -> ImageFile:
-    with about(archive), _opening():
-        stamp = FileStamp.of(os.stat(archive))
-    with _listing:  # or all threads that make thumbnails would list the same archive
+    with about(archive):
+        stamp = FileStamp.of(_regular_status(archive))
+    with _listing:  # otherwise all threads that make thumbnails would list the same archive
         files, damage = _files_of(archive, stamp)
     if path not in files:
         found, hint = (damage.problem, damage.hint) if damage else (None, None)
@@ -230,8 +207,7 @@ def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFi
     if problem is not None:
         raw = archive + b"/" + member.name[:_MAX_NAME_BYTES]
         return SourceError(problem, path=raw, expected="a regular file below the archive")
-    place = crc32(b"%d %d" % (stamp.size, member.offset))
-    inode = place << 32 | crc32(b"%d" % stamp.inode)
+    inode = crc32(b"%d %d" % (stamp.size, member.offset)) << 32 | crc32(b"%d" % stamp.inode)
     return ImageFile(
         path=path,
         stamp=FileStamp(size=member.size, mtime_ns=stamp.mtime_ns, inode=inode),
@@ -241,22 +217,28 @@ def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFi
 
 
 def _open(path: bytes) -> BinaryIO:
-    """Open a regular file; a FIFO, which would block, is refused."""
-    # Looked at first, as opening a device may do something; a FIFO may still be swapped in after that.
+    _regular_status(path)  # first, as opening a device may do something
     with _opening():
-        _refuse_irregular(os.stat(path).st_mode)
-        stream = os.fdopen(open_nonblocking(path), "rb")
-    try:
-        _refuse_irregular(os.fstat(stream.fileno()).st_mode)
-    except ImageError:
-        stream.close()
-        raise
+        stream = open_regular(path)
+    if stream is None:  # a FIFO or device has taken its place meanwhile
+        raise ImageError("not a regular file", expected="a picture file", hint=_STREAM_HINT)
     return stream
+
+
+def _regular_status(path: bytes, hint: str | None = None) -> os.stat_result:
+    with _opening(hint):
+        status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("is a folder", expected="a picture file", hint="name a picture inside it")
+    if not stat.S_ISREG(status.st_mode):
+        found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ImageError("not a regular file", expected="a picture file", found=found, hint=_STREAM_HINT)
+    return status
 
 
 @contextmanager
 def _opening(hint: str | None = None) -> Iterator[None]:
-    """Say what is wrong with a path where the system refuses it."""
+    """Raise an ``ImageError`` for an error of the system."""
     try:
         yield
     except FileNotFoundError as error:
@@ -270,20 +252,10 @@ def _opening(hint: str | None = None) -> Iterator[None]:
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytes:
-    """Return so many bytes of a stream, or fewer where it ends before."""
+    """Return ``n_bytes`` of a stream, or fewer where it ends before."""
     data = stream.read(n_bytes) if n_bytes <= MAX_BYTES + 1 else b""
     if n_bytes > MAX_BYTES + 1 or len(data) > MAX_BYTES:
         raise ImageError("too long for a picture", expected=f"at most {MAX_BYTES} bytes")
     if not data:
         raise ImageError("empty", expected="a picture", found="0 bytes", hint="copy or download it again")
     return data
-
-
-def _refuse_irregular(mode: int) -> None:
-    if stat.S_ISREG(mode):
-        return
-    if stat.S_ISDIR(mode):
-        raise ImageError("is a folder", expected="a picture file", hint="name a picture inside it")
-    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
-    hint = "write it to a file, or pipe it in and name it -"
-    raise ImageError("not a regular file", expected="a picture file", found=kind, hint=hint)

@@ -1,4 +1,4 @@
-"""C code and how it is built. It is optional: without the library numpy does the same, slower.
+"""C code and how it is built. It is optional: without the library, numpy does the same more slowly.
 
 ``scan.c`` is the source; ``build.py`` compiles it while the package is installed; ``load_library`` opens the result.
 """
@@ -21,9 +21,9 @@ def load_library() -> ctypes.CDLL | None:
 
 @cache
 def open_library(path: Path) -> ctypes.CDLL | None:
-    """Open one library; None if it is missing, not made for this machine, or of another version."""
+    """Open a library; return None if it is missing, not for this machine, or of another version."""
     try:
         library = ctypes.CDLL(os.fspath(path))
         return library if library.drhn_version() == VERSION else None
-    except (OSError, AttributeError):  # AttributeError: it has no such function, so it is something else
+    except (OSError, AttributeError):  # AttributeError: it has no such function, so it is another library
         return None

@@ -1,6 +1,6 @@
-"""The hatchling build hook that compiles ``scan.c`` while the package is built or installed.
+"""The hatchling build hook that compiles ``scan.c`` when the package is built or installed.
 
-Without a C compiler the package is pure Python, and the scan is done in numpy.
+Without a C compiler the package is pure Python, and numpy scans.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
     """Adds the library to a wheel, or puts it beside its source for an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile before hatchling packs a wheel.
-
-        Args:
-            version: "standard" or "editable".
-            build_data: hatchling's; gets the library and the tag of this platform.
-        """
+        """Compile before hatchling packs a wheel; ``build_data`` gets the library and the tag of this platform."""
         self._folder = tempfile.TemporaryDirectory()
         editable = version == "editable"
         library = Path(self.root, LIBRARY) if editable else Path(self._folder.name, "library")
@@ -50,10 +45,7 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
 
 
 def compile_library(source: Path, library: Path) -> str | None:
-    """Compile with ``CC``, the compiler that built this Python, or any other; return why it failed, or None.
-
-    An older library at that path is removed in any case.
-    """
+    """Compile with ``CC``, the compiler that built this Python, or any other; return why it failed, or None."""
     compiler = _find_compiler()
     unfinished = library.with_name(library.name + ".tmp")
     try:
@@ -63,8 +55,8 @@ def compile_library(source: Path, library: Path) -> str | None:
         command = [*compiler, *_FLAGS, str(source), "-o", str(unfinished)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")  # noqa: S603
         if done.returncode:
-            first, *_ = [line for line in done.stderr.splitlines() if "error" in line] or [f"status {done.returncode}"]
-            return f"{compiler[0]}: {first}"
+            errors = (line for line in done.stderr.splitlines() if "error" in line)
+            return f"{compiler[0]}: {next(errors, f'status {done.returncode}')}"
         unfinished.replace(library)
     except OSError as error:
         return str(error)
@@ -85,6 +77,4 @@ def _find_compiler() -> list[str] | None:
 
 def _platform() -> str:
     """Return the tag of exactly this platform: the library is not built against an old glibc, as manylinux requires."""
-    return next(
-        tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musllinux" not in tag.platform
-    )
+    return next(tag.platform for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))

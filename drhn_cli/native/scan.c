@@ -80,8 +80,8 @@ INLINE void fetch_ahead(const uint8_t *code, size_t n_bytes)
 INLINE void scan_words(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n,
                        const size_t n_words)
 {
-    const size_t size = search->size, last = 8 * (n_words - 1);
-    const size_t n_whole = n * size < last + 8 ? 0 : (n * size - last - 8) / size + 1; /* whose last word ends within the rows */
+    const size_t size = search->size, last = 8 * (n_words - 1), n_bytes = n * size;
+    const size_t n_whole = n_bytes < last + 8 ? 0 : (n_bytes - last - 8) / size + 1; /* whose last word ends within the rows */
     uint64_t wanted[MAX_WORDS], padded[MAX_WORDS] = {0}, mask;
     uint64_t bound = search->bounds[query];
 
@@ -107,7 +107,7 @@ INLINE void scan_words(const struct search *search, uint64_t query, const uint8_
     }
 }
 
-INLINE void scan_any_words(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
+INLINE void scan_portable(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
 {
     const size_t n_words = (search->size + 7) / 8;
 
@@ -119,17 +119,16 @@ INLINE void scan_any_words(const struct search *search, uint64_t query, const ui
     }
 }
 
-static void scan_portable(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first, uint64_t n)
-{
-    scan_any_words(search, query, codes, first, n);
-}
+#if !defined(__x86_64__)
 
-#if defined(__x86_64__)
+static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable};
+
+#else
 
 __attribute__((target("popcnt"))) static void scan_popcnt(const struct search *search, uint64_t query,
                                                           const uint8_t *codes, uint64_t first, uint64_t n)
 {
-    scan_any_words(search, query, codes, first, n);
+    scan_portable(search, query, codes, first, n);
 }
 
 /* Eight rows at a time, in vectors of 64 bytes. */
@@ -160,26 +159,24 @@ INLINE VECTORS __m512i sum_rows(const __m512i *v, const int n)
                      add_pairs(add_neighbours(v[4], v[5]), add_neighbours(v[6], v[7])));
 }
 
-/* Which word of sum_rows() belongs to each row. */
-INLINE VECTORS __m512i order_of_rows(const int n)
-{
-    if (n == 2)
-        return _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
-    if (n == 4)
-        return _mm512_set_epi64(7, 5, 6, 4, 3, 1, 2, 0);
-    return _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-}
+/* Which word of sum_rows() belongs to each row, by the number of vectors. */
+static const uint8_t ROW_ORDER[][8] = {
+    [1] = {0, 1, 2, 3, 4, 5, 6, 7},
+    [2] = {0, 2, 4, 6, 1, 3, 5, 7},
+    [4] = {0, 2, 1, 3, 4, 6, 5, 7},
+    [8] = {0, 1, 2, 3, 4, 5, 6, 7},
+};
 
 /* Not inlined: hits are rare. */
 static __attribute__((noinline)) VECTORS void keep_rows(const struct search *search, uint64_t query, uint64_t first,
-                                                        uint64_t n, __m512i sums, __m512i order)
+                                                        uint64_t n, __m512i sums, const uint8_t *order)
 {
     uint64_t distances[8];
 
-    _mm512_storeu_si512(distances, _mm512_permutexvar_epi64(order, sums));
+    _mm512_storeu_si512(distances, sums);
     for (uint64_t i = 0; i < n; i++)
-        if (distances[i] < search->bounds[query])
-            keep(search, query, first + i, distances[i]);
+        if (distances[order[i]] < search->bounds[query])
+            keep(search, query, first + i, distances[order[i]]);
 }
 
 INLINE __mmask64 first_bytes(size_t n)
@@ -187,68 +184,47 @@ INLINE __mmask64 first_bytes(size_t n)
     return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
 }
 
-/* Rows of up to 8 * n_vectors bytes, 8 / n_vectors of them in a vector; bytes between them are masked. */
-INLINE VECTORS void scan_spread(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
-                                uint64_t n, const int n_vectors)
+/* Each vector holds 8 / n_vectors rows, and the bytes between them are masked. Of a row of more than 64 bytes, which
+ * takes several vectors, it holds the last bytes: `whole` bytes come before. */
+INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
+                                 uint64_t n, const int n_vectors)
 {
-    const size_t step = (size_t)(8 / n_vectors) * search->size; /* bytes of a vector's rows */
-    const __m512i wanted = _mm512_loadu_si512(search->queries + query * spread_size(search));
-    const __m512i mask = _mm512_loadu_si512(search->mask);
-    __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
-    const __mmask64 loaded = first_bytes(step);
-    const __m512i places = _mm512_loadu_si512(search->places);
-    uint8_t padded[256];
-
-    for (uint64_t row = 0; row < n; row += 8) {
-        const uint8_t *code = codes + row * search->size;
-        __m512i counts[4];
-
-        fetch_ahead(code, 8 * search->size);
-        if (n - row < 8) {
-            memset(padded, 0, sizeof padded);
-            code = memcpy(padded, code, (n - row) * search->size);
-        }
-        for (int i = 0; i < n_vectors; i++) {
-            __m512i packed = _mm512_maskz_loadu_epi8(loaded, code + (size_t)i * step);
-            __m512i bits = _mm512_permutexvar_epi8(places, packed);
-            /* (bits ^ wanted) & mask */
-            counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, wanted, mask, 0x28));
-        }
-        __m512i sums = sum_rows(counts, n_vectors);
-        if (_mm512_cmplt_epu64_mask(sums, bound)) {
-            keep_rows(search, query, first + row, n - row < 8 ? n - row : 8, sums, order_of_rows(n_vectors));
-            bound = _mm512_set1_epi64((long long)search->bounds[query]);
-        }
-    }
-}
-
-/* Rows of more than 32 bytes: one vector each, or several. */
-INLINE VECTORS void scan_long(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
-                              uint64_t n)
-{
-    const size_t size = search->size, whole = (size - 1) / 64 * 64;
+    const size_t size = search->size, step = (size_t)(8 / n_vectors) * size;
+    const size_t whole = n_vectors == 8 ? (size - 1) / 64 * 64 : 0;
     const uint8_t *wanted = search->queries + query * spread_size(search);
-    const __mmask64 rest = first_bytes(size - whole);
-    const __m512i last_wanted = _mm512_loadu_si512(wanted + whole);
-    const __m512i last_mask = _mm512_loadu_si512(search->mask + whole);
+    const __m512i last_wanted = _mm512_loadu_si512(wanted + whole), mask = _mm512_loadu_si512(search->mask + whole);
+    const __m512i places = _mm512_loadu_si512(search->places);
+    const __mmask64 loaded = first_bytes(step - whole);
+    __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
+    uint8_t padded[8 * 8 * MAX_WORDS];
 
     for (uint64_t row = 0; row < n; row += 8) {
-        const uint64_t last = n - row < 8 ? n - row - 1 : 7;
+        const uint64_t left = n - row < 8 ? n - row : 8;
+        const uint8_t *code = codes + row * size;
         __m512i counts[8];
 
-        fetch_ahead(codes + row * size, 8 * size);
-        for (uint64_t i = 0; i < 8; i++) {
-            const uint8_t *code = codes + (row + (i < last ? i : last)) * size; /* at the end, the last row again */
-            __m512i bits = _mm512_maskz_loadu_epi8(rest, code + whole);
-            counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, last_wanted, last_mask, 0x28));
+        fetch_ahead(code, 8 * size);
+        if (left < 8) {
+            memset(padded, 0, sizeof padded);
+            code = memcpy(padded, code, left * size);
+        }
+        for (int i = 0; i < n_vectors; i++, code += step) {
+            __m512i bits = _mm512_maskz_loadu_epi8(loaded, code + whole);
+
+            if (n_vectors < 8)
+                bits = _mm512_permutexvar_epi8(places, bits);
+            /* (bits ^ last_wanted) & mask */
+            counts[i] = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(bits, last_wanted, mask, 0x28));
             for (size_t j = 0; j < whole; j += 64) {
                 bits = _mm512_xor_si512(_mm512_loadu_si512(code + j), _mm512_loadu_si512(wanted + j));
                 counts[i] = _mm512_add_epi64(counts[i], _mm512_popcnt_epi64(bits));
             }
         }
-        __m512i sums = sum_rows(counts, 8);
-        if (_mm512_cmplt_epu64_mask(sums, _mm512_set1_epi64((long long)search->bounds[query])))
-            keep_rows(search, query, first + row, last + 1, sums, order_of_rows(8));
+        __m512i sums = sum_rows(counts, n_vectors);
+        if (_mm512_cmplt_epu64_mask(sums, bound)) {
+            keep_rows(search, query, first + row, left, sums, ROW_ORDER[n_vectors]);
+            bound = _mm512_set1_epi64((long long)search->bounds[query]);
+        }
     }
 }
 
@@ -256,14 +232,16 @@ static VECTORS void scan_avx512(const struct search *search, uint64_t query, con
                                 uint64_t n)
 {
     if (search->size <= 8)
-        scan_spread(search, query, codes, first, n, 1);
+        scan_vectors(search, query, codes, first, n, 1);
     else if (search->size <= 16)
-        scan_spread(search, query, codes, first, n, 2);
+        scan_vectors(search, query, codes, first, n, 2);
     else if (search->size <= 32)
-        scan_spread(search, query, codes, first, n, 4);
+        scan_vectors(search, query, codes, first, n, 4);
     else
-        scan_long(search, query, codes, first, n);
+        scan_vectors(search, query, codes, first, n, 8);
 }
+
+static scan_block *const KERNELS[] = {[PORTABLE] = scan_portable, [POPCNT] = scan_popcnt, [AVX512] = scan_avx512};
 
 #endif
 
@@ -277,34 +255,19 @@ int drhn_best_kernel(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("popcnt"))
-        return PORTABLE;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq"))
         return AVX512;
-    return POPCNT;
-#else
+    if (__builtin_cpu_supports("popcnt"))
+        return POPCNT;
+#endif
     return PORTABLE;
-#endif
-}
-
-static scan_block *choose_kernel(uint64_t kernel)
-{
-#if defined(__x86_64__)
-    if (kernel == AVX512)
-        return scan_avx512;
-    if (kernel == POPCNT)
-        return scan_popcnt;
-#else
-    (void)kernel;
-#endif
-    return scan_portable;
 }
 
 /* Compares n rows with all queries. Returns the number of rows compared: fewer than n when a query is out of room. */
 uint64_t drhn_scan(struct search *search, const uint8_t *codes, uint64_t n)
 {
-    scan_block *scan = choose_kernel(search->kernel);
+    scan_block *scan = KERNELS[search->kernel];
     const size_t size = search->size, room = size <= 8 ? 8 : size <= 16 ? 16 : 32;
     uint64_t block = BLOCK_BYTES / size / 8 * 8; /* 32 rows or more */
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath
 from drhn_cli.retrieval.gallery import FileGallery, Match
 from drhn_cli.search.hamming import hamming_distances
@@ -45,47 +45,37 @@ def find_duplicates(
     for members in connected_components(codes, file.n_bits, radius):
         group = rows[members]
         if not across or _spans_folders(gallery, group):
-            yield _describe(gallery, group)
+            yield _matches(file, group)
 
 
 def _spans_folders(gallery: FileGallery, group: NDArray[np.int64]) -> bool:
     if gallery.folders is not None and len(gallery.under) > 1:
-        return bool((gallery.folders[group] != gallery.folders[group[0]]).any())
-    first, *others = (os.path.dirname(gallery.file.path_bytes(row)) for row in group.tolist())
-    return any(folder != first for folder in others)
+        return len(np.unique(gallery.folders[group])) > 1
+    return len({os.path.dirname(gallery.file.path_bytes(row)) for row in group.tolist()}) > 1
 
 
-def _describe(gallery: FileGallery, group: NDArray[np.int64]) -> list[Match]:
-    file = gallery.file
-    entries = [file.entry(row) for row in group.tolist()]
-    # By size; the sort is stable, and rows are in order of paths.
-    order = sorted(range(len(group)), key=lambda place: -entries[place].stamp.size)
-    codes = file.codes[group[order]]
+def _matches(file: CodeFile, group: NDArray[np.int64]) -> list[Match]:
+    """Return the pictures of a group, largest file first; the sort is stable, and rows are in the order of paths."""
+    entries = sorted(((file.entry(row), row) for row in group.tolist()), key=lambda pair: -pair[0].stamp.size)
+    codes = file.codes[[row for _, row in entries]]
     (distances,) = hamming_distances(codes[:1], codes)
     root = os.fsencode(file.root)
     return [
-        Match(path=os.path.join(root, entries[place].path), distance=distance, size=entries[place].stamp.size)
-        for place, distance in zip(order, distances.tolist(), strict=True)
+        Match(path=os.path.join(root, entry.path), distance=distance, size=entry.stamp.size)
+        for (entry, _), distance in zip(entries, distances.tolist(), strict=True)
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """How many bits of two codes differ, and how many they have."""
-
-    distance: int
-    n_bits: int
-
-
 def compare_pictures(
-    first: AnyPath | BinaryIO,
-    second: AnyPath | BinaryIO,
+    pictures: Sequence[AnyPath | BinaryIO],
     *,
     weights: str | None = None,
     n_bits: int | None = None,
     views: int | None = None,
-) -> Comparison:
-    """Compare the codes of two pictures, with the arguments of ``load_model`` and ``choose_bits``.
+) -> tuple[int, int]:
+    """Return in how many bits the codes of two pictures differ, and how many bits they have.
+
+    The options are those of ``load_model`` and ``choose_bits``.
 
     Raises:
         ImageError: a picture cannot be read.
@@ -98,6 +88,6 @@ def compare_pictures(
 
     model = load_model(weights, views=views)
     n_bits = choose_bits(n_bits, model)
-    pixels = np.stack([load_image(image, model.preprocessing) for image in (first, second)])  # (2, views * s, s, 3)
+    pixels = np.stack([load_image(image, model.preprocessing) for image in pictures])  # (2, views * s, s, 3)
     codes = Encoder(model, device="cpu", n_images=2).codes(pixels, n_bits)
-    return Comparison(distance=int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits=n_bits)
+    return int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits

@@ -7,15 +7,15 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cache, cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.clickhouse.url import is_table
 from drhn_cli.codes.entries import Entry
-from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable
 from drhn_cli.paths import absolute_folder
@@ -45,62 +45,7 @@ class Match:
     size: int | None = None
 
 
-class Gallery(Protocol):
-    """Pictures that can be searched. Ties are in the order of absolute paths.
-
-    Attributes:
-        path: of the code file, or the table's URL.
-        manifest: what made the codes.
-    """
-
-    path: AnyPath
-    manifest: CodeManifest
-
-    def __len__(self) -> int:
-        """Return the number of pictures in the whole code file or table."""
-        ...
-
-    def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """Return the entry and the code, (code_size,) uint8, of an absolute path, in any folder; or None."""
-        ...
-
-    def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """Return the ``top_k`` pictures nearest to a code, (1, code_size) uint8, within ``max_distance``.
-
-        None stands for all matches, and for any distance.
-        """
-        ...
-
-    def search_asymmetric(
-        self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
-    ) -> list[Match]:
-        """Return the pictures nearest to probabilities of a 1 in each bit, (n_bits,); see ``search.asymmetric``."""
-        ...
-
-
-@contextmanager
-def open_gallery(
-    target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
-) -> Iterator[Gallery]:
-    """Open a code file by its path, or a table by its URL; for the other arguments see ``FileGallery``.
-
-    Raises:
-        CodeFileError, TableError: there is none, or it cannot be read.
-        ConfigError: not a table's URL, or globs for a table.
-    """
-    if not is_table(target):
-        with CodeFile.open(target) as file:
-            yield FileGallery(file, under, exclude, device=device)
-        return
-    from drhn_cli.clickhouse.table import CodeTable  # imports what code files do not need
-
-    with CodeTable.open(target) as table:
-        if exclude:
-            raise ConfigError("a table leaves nothing out", found="--exclude", hint=_ASK_FILE)
-        yield TableGallery(table, under)
-
-
-class FileGallery(Gallery):
+class FileGallery:
     """An open code file.
 
     Args:
@@ -110,6 +55,8 @@ class FileGallery(Gallery):
         device: a CUDA device searches the codes itself if they fit its memory.
 
     Attributes:
+        path: of the code file.
+        manifest: what made the codes.
         folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
         rows: (n_items,) bool, the pictures that are searched; None for all.
     """
@@ -123,22 +70,26 @@ class FileGallery(Gallery):
         self.under = under
         self._device = device
         self._root = os.path.join(os.fsencode(file.root), b"")
-        self.folders = _innermost_folders(file, under) if under else None
+        self.folders = _innermost_folders(file, self._root, under) if under else None
         self.rows = None if self.folders is None else self.folders >= 0
         if exclude:
             kept = _not_excluded(file, exclude)
             self.rows = kept if self.rows is None else self.rows & kept
 
     def __len__(self) -> int:
+        """Return the number of pictures in the whole code file."""
         return self.file.n_items
 
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """See ``Gallery.find``."""
-        row = self.file.find(path[len(self._root) :]) if path.startswith(self._root) else None
+        """Return the entry and the code, (code_size,) uint8, of an absolute path, in any folder; or None."""
+        row = self.file.find(path.removeprefix(self._root)) if path.startswith(self._root) else None
         return None if row is None else (self.file.entry(row), self.file.codes[row])
 
     def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """See ``Gallery.search``."""
+        """Return the ``top_k`` pictures nearest to a code, (1, code_size) uint8, within ``max_distance``.
+
+        None stands for all matches, and for any distance. Ties are in the order of absolute paths.
+        """
         if self._on_gpu is not None:
             (found,) = self._on_gpu.search(code, top_k=top_k, max_distance=max_distance)
         else:
@@ -149,7 +100,7 @@ class FileGallery(Gallery):
     def search_asymmetric(
         self, probabilities: NDArray[np.float64], *, top_k: int | None, max_distance: int | None
     ) -> list[Match]:
-        """See ``Gallery.search_asymmetric``."""
+        """Return the pictures nearest to probabilities of a 1 in each bit, (n_bits,); see ``search.asymmetric``."""
         from drhn_cli.search.asymmetric import search_asymmetric
 
         return self._matches(
@@ -174,63 +125,72 @@ class FileGallery(Gallery):
         ]
 
 
-class TableGallery(Gallery):
-    """An open table, or the pictures of some folders in it."""
+class TableGallery:
+    """An open table, or the pictures of some folders in it; with the methods of ``FileGallery``."""
 
     def __init__(self, table: CodeTable, under: Sequence[AnyPath] = ()) -> None:
         self.path = table.path
         self.manifest = table.manifest
+        self.find = table.find
         self._table = table
         self._under = under
 
     def __len__(self) -> int:
-        return self._table.n_items
-
-    def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
-        """See ``Gallery.find``."""
-        return self._table.find(path)
+        return len(self._table)
 
     def search(self, code: NDArray[np.uint8], *, top_k: int | None, max_distance: int | None) -> list[Match]:
-        """See ``Gallery.search``."""
+        """See ``FileGallery.search``."""
         found = self._table.search(code, top_k=top_k, max_distance=max_distance, under=self._under)
         return [Match(path=path, distance=distance) for distance, path in found]
 
-    def search_asymmetric(
-        self,
-        probabilities: NDArray[np.float64],  # noqa: ARG002
-        *,
-        top_k: int | None,  # noqa: ARG002
-        max_distance: int | None,  # noqa: ARG002
-    ) -> list[Match]:
-        """Refuse: a table counts bits and nothing else."""
-        raise ConfigError(
-            "a table ranks by hamming distance only",
-            expected="--order hamming",
-            found="--order asymmetric",
-            hint=_ASK_FILE,
-        )
+    def search_asymmetric(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: a table knows Hamming distances only."""
+        problem, expected, found = "a table ranks by hamming distance only", "--order hamming", "--order asymmetric"
+        raise ConfigError(problem, expected=expected, found=found, hint=_ASK_FILE)
 
 
-def _innermost_folders(file: CodeFile, folders: Sequence[AnyPath]) -> NDArray[np.int64]:
+Gallery: TypeAlias = FileGallery | TableGallery
+
+
+@contextmanager
+def open_gallery(
+    target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
+) -> Iterator[Gallery]:
+    """Open a code file by its path, or a table by its URL; for the other arguments see ``FileGallery``.
+
+    Raises:
+        CodeFileError, TableError: there is none, or it cannot be read.
+        ConfigError: not a table's URL, or globs for a table.
+    """
+    if not is_table(target):
+        with CodeFile.open(target) as file:
+            yield FileGallery(file, under, exclude, device=device)
+        return
+    from drhn_cli.clickhouse.table import CodeTable  # imports what code files do not need
+
+    with CodeTable.open(target) as table:
+        if exclude:
+            raise ConfigError("a table leaves nothing out", found="--exclude", hint=_ASK_FILE)
+        yield TableGallery(table, under)
+
+
+def _innermost_folders(file: CodeFile, root: bytes, folders: Sequence[AnyPath]) -> NDArray[np.int64]:
     """Return for each row the number of the innermost folder that it lies in, or -1.
 
     Rows are in the order of their paths, so the rows of a folder are a range, found by bisection.
     """
-    root = os.path.join(os.fsencode(file.root), b"")
     prefixes = [os.path.join(absolute_folder(folder), b"") for folder in folders]
-    rows = range(file.n_items)
     innermost = np.full(file.n_items, -1, dtype=np.int64)
-    for number in sorted(range(len(folders)), key=lambda number: len(prefixes[number])):
-        prefix = prefixes[number]
+    for number, prefix in sorted(enumerate(prefixes), key=lambda numbered: len(numbered[1])):
         if root.startswith(prefix):
             innermost[:] = number
             continue
         if not prefix.startswith(root):
             expected = f"a folder below {printable(file.root)}"
             raise DrhnError("the folder is outside of the code file", path=folders[number], expected=expected)
-        inside = prefix[len(root) :]
+        inside = prefix.removeprefix(root)
         beyond = inside[:-1] + bytes([inside[-1] + 1])  # the first path after all that begin with ``inside``
-        first, stop = (bisect_left(rows, bound, key=file.path_bytes) for bound in (inside, beyond))
+        first, stop = (bisect_left(range(file.n_items), bound, key=file.path_bytes) for bound in (inside, beyond))
         innermost[first:stop] = number
     return innermost
 
@@ -240,18 +200,12 @@ def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
     from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
 
     is_excluded = compile_excludes(globs)
-    known = {b"": False}
 
-    def is_folder_excluded(folder: bytes) -> bool:
-        unknown = []  # not by recursion: a path may have thousands of parts
-        while folder not in known:
-            unknown.append(folder)
-            folder = os.path.dirname(folder)
-        excluded = known[folder]
-        for inner in reversed(unknown):
-            known[inner] = excluded = excluded or is_excluded(os.fsdecode(inner), True)
-        return excluded
+    @cache
+    def is_folder_excluded(folder: str) -> bool:
+        above = accumulate(folder.split("/"), "{}/{}".format)
+        return folder != "" and any(is_excluded(each, True) for each in above)
 
-    paths = (entry.path for entry in file)
-    kept = (not (is_folder_excluded(os.path.dirname(path)) or is_excluded(os.fsdecode(path), False)) for path in paths)
+    paths = (os.fsdecode(entry.path) for entry in file)
+    kept = (not (is_folder_excluded(os.path.dirname(path)) or is_excluded(path, False)) for path in paths)
     return np.fromiter(kept, np.bool_, file.n_items)

@@ -114,38 +114,32 @@ class _Lookup:
     def matches(self, query: Query) -> list[Match]:
         top_k, max_distance = self._options.top_k, self._options.max_distance
         own_path = query.path if self._options.not_self else None
-        limit = top_k if top_k is None or own_path is None else top_k + 1
+        limit = top_k and top_k + self._options.not_self
         if self._options.asymmetric:
-            probabilities = self._probabilities(query)
+            (probabilities,) = self._probabilities(query)
             found = self._gallery.search_asymmetric(probabilities, top_k=limit, max_distance=max_distance)
         else:
             found = self._gallery.search(self._code(query), top_k=limit, max_distance=max_distance)
-        return found if own_path is None else [match for match in found if match.path != own_path][:top_k]
+        return [match for match in found if match.path != own_path][:top_k]
 
     def _code(self, query: Query) -> NDArray[np.uint8]:
         """Return the code of a query, (1, code_size) uint8."""
         n_bits = self._gallery.manifest.n_bits
         if query.code is not None:
             return parse_hex(query.code, n_bits)[np.newaxis]
-        path = query.path
-        stored = self._gallery.find(path) if path is not None else None
-        if path is not None and stored is not None and _is_current(path, stored[0]):
-            return stored[1][np.newaxis]
-        pixels = self._pixels(query)
-        return self._encoder.codes(pixels, n_bits)
+        if (path := query.path) is not None:
+            stored = self._gallery.find(path)
+            if stored is not None and _is_current(path, stored[0]):
+                return stored[1][np.newaxis]
+        return self._encoder.codes(self._pixels(query), n_bits)
 
     def _probabilities(self, query: Query) -> NDArray[np.float64]:
-        """Return the probability of a 1 in each bit of a query, (n_bits,)."""
+        """Return the probability of a 1 in each bit of a query, (1, n_bits)."""
         if query.image is None:
-            raise DrhnError(
-                "a code has no activations to rank by",
-                expected="a picture",
-                found=query.code,
-                hint="name the picture instead, or leave --order out",
-            )
-        pixels = self._pixels(query)
-        probabilities: NDArray[np.float64] = self._encoder.bit_probabilities(pixels, self._gallery.manifest.n_bits)[0]
-        return probabilities
+            hint = "name the picture instead, or leave --order out"
+            problem = "a code has no activations to rank by"
+            raise DrhnError(problem, expected="a picture", found=query.code, hint=hint)
+        return self._encoder.bit_probabilities(self._pixels(query), self._gallery.manifest.n_bits)
 
     def _pixels(self, query: Query) -> NDArray[np.uint8]:
         """Return the input of the network, (1, views * s, s, 3)."""

@@ -1,5 +1,5 @@
 """From codes to neighbours.
 
-Read ``hamming`` first (exact k nearest), then ``scan`` (what it does with each chunk of codes), ``asymmetric`` (queries
-that keep their real values), ``near_duplicates`` (groups instead of queries) and ``cuda`` (the same search on a GPU).
+Read ``hamming`` first (exact k nearest), then ``scan`` (the comparison of a chunk of codes, in C or numpy),
+``asymmetric`` (real-valued queries), ``near_duplicates`` (groups instead of queries) and ``cuda`` (search on a GPU).
 """

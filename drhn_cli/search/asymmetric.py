@@ -1,4 +1,4 @@
-"""Exact search by asymmetric distance: the query keeps its real values, the stored codes are bits.
+"""Exact search by asymmetric distance: the query is real-valued, the stored codes are bits.
 
 The score of a code is ``sum(|p_i - bit_i|)``, with p_i the query's probability that bit i is 1: the Hamming distance
 expected of a query whose bits are drawn with these probabilities. Squared differences would give the same order:
@@ -7,14 +7,12 @@ expected of a query whose bits are drawn with these probabilities. Squared diffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import check_codes, pack_bits
 from drhn_cli.errors import DrhnError
-from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search, hamming_distances
+from drhn_cli.search.hamming import Nearest, Neighbours, Rows, candidate_rows, check_search, cut, hamming_distances
 
 _CHUNK_ROWS = 1 << 15  # whose scores fit the L2 cache
 _BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")  # (256, 8)
@@ -26,9 +24,9 @@ def search_asymmetric(
     *,
     top_k: int | None = None,
     max_distance: int | None = None,
-    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    rows: Rows | None = None,
 ) -> Neighbours:
-    """Find the codes that one query is nearest to by score, ties in order of rows.
+    """Find the codes nearest to one query by score, ties in order of rows.
 
     The query is the probability of a 1 in each bit, (n_bits,) in 0..1. Its code, from which Hamming distances are
     measured, has a 1 where that is above 1/2. The other arguments and the errors are those of ``hamming.search``.
@@ -44,24 +42,17 @@ def search_asymmetric(
     check_search(query, n_bits, top_k=top_k, max_distance=max_distance)
     candidates = None if rows is None else candidate_rows(rows, len(codes))
     tables = _lookup_tables(probabilities)
-    best_scores: list[NDArray[np.float64]] = [np.empty(0)]  # of the chunks so far, or the best of them
-    best_rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    bound = np.inf  # a later row with an equal score loses the tie
-    for start in range(0, len(codes) if candidates is None else len(candidates), _CHUNK_ROWS):
+    n_rows = len(codes) if candidates is None else len(candidates)
+    nearest = Nearest(n_rows if top_k is None else top_k, np.inf)
+    for start in range(0, n_rows, _CHUNK_ROWS):
         chunk = slice(start, start + _CHUNK_ROWS)
         part = codes[chunk] if candidates is None else codes[candidates[chunk]]
         scores = _score(part, tables)
-        hits = np.flatnonzero(scores < bound)
+        hits = np.flatnonzero(scores < nearest.bound)
         if max_distance is not None:
             hits = hits[hamming_distances(query, part[hits])[0] <= max_distance]
-        if not len(hits):
-            continue
-        best_scores.append(scores[hits])
-        best_rows.append(start + hits if candidates is None else candidates[start + hits])
-        if top_k is not None and sum(map(len, best_scores)) >= top_k:
-            scores, found = _cut(best_scores, best_rows, top_k)
-            best_scores, best_rows, bound = [scores], [found], scores[-1]
-    scores, indices = _cut(best_scores, best_rows, top_k)
+        nearest.add(scores[hits], start + hits if candidates is None else candidates[start + hits])
+    scores, indices = cut([nearest])
     distances = hamming_distances(query, codes[indices])[0].astype(np.int32)
     return Neighbours(indices=indices, distances=distances, scores=scores)
 
@@ -80,11 +71,3 @@ def _score(codes: NDArray[np.uint8], tables: NDArray[np.float64]) -> NDArray[np.
     for table, column in zip(tables, np.ascontiguousarray(codes.T), strict=True):
         scores += table.take(column, mode="clip")  # no byte is out of range; "clip" is faster than the check
     return scores
-
-
-def _cut(
-    scores: Sequence[NDArray[np.float64]], rows: Sequence[NDArray[np.int64]], top_k: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    all_scores = np.concatenate(scores)
-    order = np.argsort(all_scores, kind="stable")[:top_k]  # rows ascend, so ties stay in their order
-    return all_scores[order], np.concatenate(rows)[order]

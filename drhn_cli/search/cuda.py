@@ -1,4 +1,4 @@
-"""Exact search by Hamming distance on a GPU whose memory the codes fit.
+"""Exact search by Hamming distance on a GPU, of codes that fit in its memory.
 
 With bits as +1 and -1, the dot product of two codes is the number of bits that agree minus those that differ, so one
 matrix product gives the distances of all queries at once. It is exact: float32 holds every integer up to 2^24.
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.search.hamming import Neighbours, candidate_rows, check_search
+from drhn_cli.search.hamming import Neighbours, Rows, candidate_rows, check_search
 
 _CHUNK_VALUES = 1 << 24  # bits, or distances, at a time: 64 MB of bits and 128 MB of distances
 _MAX_QUERIES = 1 << 7  # at a time
@@ -20,13 +20,7 @@ _WORKING_BYTES = 1 << 29  # that a search needs beside the codes
 class DeviceSearch:
     """A copy of codes on a device; arguments, results and errors are those of ``hamming.search``."""
 
-    def __init__(
-        self,
-        codes: NDArray[np.uint8],
-        n_bits: int,
-        device: torch.device,
-        rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
-    ) -> None:
+    def __init__(self, codes: NDArray[np.uint8], n_bits: int, device: torch.device, rows: Rows | None = None) -> None:
         self._rows = None if rows is None else candidate_rows(rows, len(codes))
         self._codes = torch.tensor(codes if self._rows is None else codes[self._rows], device=device)
         self._n_bits = n_bits
@@ -44,7 +38,7 @@ class DeviceSearch:
         query_signs = _signs(torch.tensor(queries, device=device), self._n_bits)  # (q, n_bits)
         step = max(1, _CHUNK_VALUES // max(8 * self._codes.shape[1], len(queries)))
         best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-        # Without top_k the matches may be more than fit beside the codes, so they go to the CPU's memory.
+        # Without top_k there may be more matches than GPU memory beside the codes, so they go to the CPU.
         within: list[list[NDArray[np.int64]]] = [[] for _ in queries]
         end = ((self._n_bits if max_distance is None else max_distance) + 1) * n
         for start in range(0, n, step):
@@ -68,19 +62,13 @@ class DeviceSearch:
 
 
 def load_on_gpu(
-    codes: NDArray[np.uint8],
-    n_bits: int,
-    device: torch.device,
-    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    codes: NDArray[np.uint8], n_bits: int, device: torch.device, rows: Rows | None = None
 ) -> DeviceSearch | None:
     """Copy codes to a GPU, see ``DeviceSearch``; return None if they do not fit its free memory."""
-    if codes.nbytes + _WORKING_BYTES > _free_bytes(device):
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    if codes.nbytes + _WORKING_BYTES > free_bytes:
         return None
     return DeviceSearch(codes, n_bits, device, rows)
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
 
 
 def _signs(codes: torch.Tensor, n_bits: int) -> torch.Tensor:

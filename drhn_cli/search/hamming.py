@@ -1,14 +1,15 @@
-"""Exact search by Hamming distance, straight over the packed codes.
+"""Exact search by Hamming distance, over the packed codes.
 
-The codes are scanned chunk by chunk; the scanner reports only rows that beat a query's worst result so far. No index is
-built and nothing but the chunk is copied, so codes may be a mapped file.
+Codes are scanned chunk by chunk, and the scanner returns only rows that are nearer than a query's worst result so far.
+There is no index, and only the chunk is copied, so the codes may be a mapped file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.native import load_library
 from drhn_cli.search.scan import choose_scanner, copy_words, count_bits
 
+Rows = NDArray[np.bool_] | NDArray[np.integer]
+"""Some rows of n codes: an (n,) mask, or row numbers in any order."""
+
 _CHUNK_WORDS = 1 << 16  # 64-bit words of a chunk in numpy: with their counts 576 KB, which fit the L2 cache
 _NATIVE_WORDS = 1 << 28  # words compared by one call of C, of all queries: a tenth of a second, the delay of Ctrl-C
 _FIRST_ROWS = 1 << 10  # without a bound every row is a hit, so the first chunk, which gives one, is small
@@ -26,7 +30,7 @@ _THREAD_ROWS = 1 << 20  # with fewer rows, a thread costs more than it saves
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbours:
-    """What one query found, nearest first, ties in order of rows.
+    """The neighbours of one query, nearest first, ties in order of rows.
 
     Attributes:
         indices: (k,) int64, rows of the codes.
@@ -49,7 +53,7 @@ def search(
     n_bits: int,
     top_k: int | None = None,
     max_distance: int | None = None,
-    rows: NDArray[np.bool_] | NDArray[np.integer] | None = None,
+    rows: Rows | None = None,
 ) -> list[Neighbours]:
     """Find the codes nearest to each query, as faiss.IndexBinaryFlat does.
 
@@ -59,7 +63,7 @@ def search(
         n_bits: length of a code, 1..4096.
         top_k: matches for each query, 1 or more. None: all.
         max_distance: only codes at this distance or nearer, 0 or more. None: any distance.
-        rows: the rows to search, as an (n,) mask or as row numbers in any order. None: all.
+        rows: the rows to search. None: all.
 
     Raises:
         DrhnError: an array of another shape or dtype, or a row that does not exist.
@@ -79,13 +83,13 @@ def search(
     )
     n_threads = count_threads(n_rows)
     if n_threads == 1:
-        return [nearest.result() for nearest in scan.run(0, n_rows)]
-    from drhn_cli.threads import ThreadPool  # milliseconds that small files need not pay
+        return [_neighbours([nearest]) for nearest in scan.run(0, n_rows)]
+    from drhn_cli.threads import ThreadPool  # takes milliseconds to import, which small files do not need
 
     bounds = np.linspace(0, n_rows, n_threads + 1).astype(int).tolist()
     with ThreadPool(n_threads, "drhn-scan") as pool:  # numpy and C release the interpreter lock
         ranges = list(pool.map(scan.run, bounds[:-1], bounds[1:]))
-    return [_merge(parts) for parts in zip(*ranges, strict=True)]
+    return [_neighbours(parts) for parts in zip(*ranges, strict=True)]
 
 
 def count_threads(n_rows: int) -> int:
@@ -98,15 +102,15 @@ def count_threads(n_rows: int) -> int:
 
 
 def check_search(queries: NDArray[np.uint8], n_bits: int, *, top_k: int | None, max_distance: int | None) -> None:
-    """Check the arguments of ``search``, which has the errors."""
+    """Check arguments of ``search``, with its errors."""
     check_codes(queries, n_bits, "queries")
     for name, value, least in (("top_k", top_k, 1), ("max_distance", max_distance, 0)):
         if value is not None and value < least:
             raise ConfigError(f"{name} is out of range", expected=f"{least} or more", found=str(value))
 
 
-def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDArray[np.int64]:
-    """Return the rows to search, ascending, each once; the argument is that of ``search``."""
+def candidate_rows(rows: Rows, n: int) -> NDArray[np.int64]:
+    """Return the numbers of the rows to search, ascending, without duplicates."""
     if rows.dtype == np.bool_:
         if rows.shape != (n,):
             raise DrhnError("mask of rows of another shape", expected=f"({n},)", found=str(rows.shape))
@@ -120,9 +124,9 @@ def candidate_rows(rows: NDArray[np.bool_] | NDArray[np.integer], n: int) -> NDA
 
 
 def hamming_distances(queries: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return the distance of every query to every code: (q, code_size) and (n, code_size) uint8 -> (q, n) uint16.
+    """Return the distance of every query to every code: (q, code_size), (n, code_size) uint8 -> (q, n) uint16.
 
-    Padding bits have to be zero. Arrays of another shape or dtype are a ``DrhnError``.
+    Padding bits must be zero. Arrays of another shape or dtype are a ``DrhnError``.
     """
     n_bits = 8 * (codes.shape[1] if codes.ndim == 2 else 1)
     check_codes(codes, n_bits)
@@ -145,12 +149,17 @@ class _Scan:
     top_k: int
     max_distance: int
 
-    def run(self, start: int, stop: int) -> list[_Nearest]:
+    def run(self, start: int, stop: int) -> list[Nearest]:
         """Scan candidates ``start`` to ``stop`` for all queries. Threads may scan other ranges at the same time."""
-        nearest = [_Nearest(self.top_k, self.max_distance) for _ in range(self.queries.shape[1])]
-        n_rows, n_first = self._chunk_rows(stop - start)
+        n_words, n_queries = self.queries.shape
+        nearest = [Nearest(self.top_k, self.max_distance + 1) for _ in range(n_queries)]
+        if self.candidates is None and load_library() is not None:  # C lowers the bounds within a chunk
+            n_rows = n_first = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
+        else:
+            n_rows = max(1, min(_CHUNK_WORDS // n_words, stop - start))
+            n_first = min(_FIRST_ROWS, n_rows)
         scanner = choose_scanner(self.queries, self.n_bits, n_rows, self.top_k)
-        for first, last in _chunk_bounds(start, stop, n_rows, n_first):
+        for first, last in pairwise(sorted({start, *range(start + n_first, stop, n_rows), stop})):
             # A query with top_k codes at distance 0 is done, which is common where codes repeat.
             bounds = {number: kept.bound for number, kept in enumerate(nearest) if kept.bound}
             if not bounds:
@@ -160,15 +169,6 @@ class _Scan:
                 nearest[number].add(distances, rows if self.candidates is None else self.candidates[rows])
         return nearest
 
-    def _chunk_rows(self, n_rows: int) -> tuple[int, int]:
-        """Return how many rows a chunk has, and how many the first one has."""
-        n_words, n_queries = self.queries.shape
-        if self.candidates is None and load_library() is not None:
-            most = max(1, _NATIVE_WORDS // (n_words * max(1, n_queries)))
-            return most, most  # C lowers the bounds within a chunk
-        most = max(1, min(_CHUNK_WORDS // n_words, n_rows))
-        return most, min(_FIRST_ROWS, most)
-
     def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
         """Return the codes of these candidates, fewer at the end."""
         if self.candidates is None:
@@ -176,55 +176,42 @@ class _Scan:
         return self.codes.take(self.candidates[first:last], axis=0)
 
 
-def _chunk_bounds(start: int, stop: int, most: int, first: int) -> Iterator[tuple[int, int]]:
-    """Yield where chunks begin and end: one of ``first`` rows, then those of ``most``."""
-    return pairwise(sorted({start, *range(start + first, stop, most), stop}))
+class Nearest:
+    """The nearest rows of one query so far, by distance or score; rows must be added in ascending order.
 
+    Attributes:
+        bound: only rows nearer than this can be among the ``top_k`` nearest.
+        parts: distances and rows that were added, cut to the ``top_k`` nearest now and then.
+    """
 
-class _Nearest:
-    """The nearest rows of one query so far. Rows must come in ascending order."""
-
-    def __init__(self, top_k: int, max_distance: int) -> None:
-        self.bound = max_distance + 1  # only rows nearer than this are worth adding
-        self._top_k = top_k
-        self._distances: list[NDArray[np.unsignedinteger]] = []
-        self._rows: list[NDArray[np.int64]] = []
+    def __init__(self, top_k: int, bound: float) -> None:
+        self.bound = bound
+        self.top_k = top_k
+        self.parts: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
         self._n_added = 0  # since the last cut
 
-    def add(self, distances: NDArray[np.unsignedinteger], rows: NDArray[np.int64]) -> None:
+    def add(self, distances: NDArray[Any], rows: NDArray[np.int64]) -> None:
         """Add rows nearer than ``bound``, (m,) and (m,)."""
-        self._distances.append(distances)
-        self._rows.append(rows)
+        self.parts.append((distances, rows))
         self._n_added += len(rows)
         # Cutting sorts top_k rows; once for every top_k new ones keeps the search linear.
-        if self._n_added >= self._top_k:
-            distances, rows = self._cut()
+        if self._n_added >= self.top_k:
+            distances, rows = cut([self])
+            self.parts, self._n_added = [(distances, rows)], 0
             # A later row at the same distance loses the tie, so only smaller distances get in from here on.
-            self.bound = min(self.bound, int(distances[-1]))
-
-    def extend(self, later: _Nearest) -> None:
-        """Add the nearest rows of a later range."""
-        self._distances += later._distances
-        self._rows += later._rows
-
-    def result(self) -> Neighbours:
-        """Return the neighbours, sorted."""
-        if not self._rows:
-            return Neighbours(indices=np.empty(0, dtype=np.int64), distances=np.empty(0, dtype=np.int32))
-        distances, rows = self._cut()
-        return Neighbours(indices=rows, distances=distances.astype(np.int32))
-
-    def _cut(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
-        distances = np.concatenate(self._distances)
-        order = np.argsort(distances, kind="stable")[: self._top_k]  # stable: ties stay in order of rows
-        distances, rows = distances[order], np.concatenate(self._rows)[order]
-        self._distances, self._rows, self._n_added = [distances], [rows], 0
-        return distances, rows
+            self.bound = min(self.bound, distances[-1].item())
 
 
-def _merge(parts: tuple[_Nearest, ...]) -> Neighbours:
-    """Join the results of one query in successive ranges of rows."""
-    first, *others = parts
-    for other in others:
-        first.extend(other)
-    return first.result()
+def cut(ranges: Sequence[Nearest]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the ``top_k`` smallest distances and their rows, of one query in successive ranges of rows; sorted."""
+    parts = [part for nearest in ranges for part in nearest.parts]
+    if not parts:
+        return np.empty(0), np.empty(0, np.int64)
+    distances, rows = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+    order = np.argsort(distances, kind="stable")[: ranges[0].top_k]  # stable: ties stay in order of rows
+    return distances[order], rows[order]
+
+
+def _neighbours(ranges: Sequence[Nearest]) -> Neighbours:
+    distances, indices = cut(ranges)
+    return Neighbours(indices=indices, distances=distances.astype(np.int32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,16 +42,16 @@ class Components:
         return len(self.starts) - 1
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start, stop in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
+        for start, stop in pairwise(self.starts.tolist()):
             yield self.rows[start:stop]
 
 
 def connected_components(codes: NDArray[np.uint8], n_bits: int, max_distance: int) -> Components:
     """Group rows whose codes differ in at most ``max_distance`` bits, directly or through other rows; exact.
 
-    Memory is linear in the rows, (n, code_size(n_bits)) uint8. Time is that of sorting, once for distance 0 and some
-    times for small distances; it becomes quadratic in the number of different codes where they are crowded, or the
-    distance is a large part of the bits.
+    Memory is linear in the rows of ``codes``, (n, code_size(n_bits)) uint8. Time is that of one sort for distance 0 and
+    of several for small distances, but quadratic in the number of different codes if they are crowded or the distance
+    is a large part of the bits.
 
     Source: the pigeonholes are those of Norouzi, Punjani, Fleet 2012, Fast Search in Hamming Space with Multi-Index
         Hashing, and of Manku, Jain, Das Sarma 2007, Detecting Near-Duplicates for Web Crawling.
@@ -89,14 +89,14 @@ class UnionFind:
         self._n_pairs = 0
 
     def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        """Join items pair by pair, (p,) and (p,); a few pairs wait until there are more."""
+        """Join items pair by pair, (p,) and (p,); few pairs are kept until there are more."""
         self._pairs.append((first, second))
         self._n_pairs += len(first)
         if self._n_pairs > max(_MIN_BUFFERED, len(self.labels)):
             self.flush()
 
     def flush(self) -> None:
-        """Join the pairs that wait, and bring ``labels`` up to date."""
+        """Join the pairs that were kept, and update ``labels``."""
         if not self._pairs:
             return
         first, second = (np.concatenate(column) for column in zip(*self._pairs, strict=True))
@@ -123,14 +123,13 @@ def _cheapest_masks(words: Words, n_bits: int, max_distance: int) -> list[Words]
         cost = float(n_masks * _SORT_COST * words.shape[1])
         if cost >= best_cost:
             break
-        bounds = [n_bits * part // n_parts for part in range(n_parts + 1)]
-        bits = np.zeros((n_masks, n_bits), dtype=np.bool_)
-        for row, parts in zip(bits, combinations(range(n_parts), n_agreeing), strict=True):
-            for part in parts:
-                row[bounds[part] : bounds[part + 1]] = True
+        parts = np.zeros((n_masks, n_parts), dtype=np.bool_)
+        for row, agreeing in zip(parts, combinations(range(n_parts), n_agreeing), strict=True):
+            row[list(agreeing)] = True
+        bits = parts[:, np.arange(n_bits) * n_parts // n_bits]  # of each mask: (n_masks, n_bits)
         masks = list(copy_words(pack_bits(bits), n_bits).T)
         for mask in masks:
-            lengths = np.diff(_bucket_bounds(np.sort(_keys(words, mask)))).astype(np.float64)
+            lengths = np.diff(_run_bounds(np.sort(_keys(words, mask)))).astype(np.float64)
             cost += float((lengths * (lengths - 1)).sum()) / 2
             if cost >= best_cost:
                 break
@@ -147,7 +146,7 @@ def _keys(words: Words, mask: Words) -> Words:
     return keys
 
 
-def _bucket_bounds(keys: Words) -> NDArray[np.int64]:
+def _run_bounds(keys: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return where each run of equal keys, sorted, begins, and where the last one ends."""
     inner = np.flatnonzero(keys[1:] != keys[:-1]) + 1
     return np.concatenate([[0], inner, [len(keys)]]).astype(np.int64)
@@ -157,13 +156,11 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
     """Join the codes within ``max_distance`` among those that agree in the masked bits."""
     keys = _keys(words, mask)
     order = np.argsort(keys)
-    bounds = _bucket_bounds(keys[order])
+    bounds = _run_bounds(keys[order])
     last = np.repeat(bounds[1:] - 1, np.diff(bounds))  # the last place of the bucket that each place is in
     ordered = words[:, order]
     places = np.arange(len(order))
-    shift = 0
-    while True:
-        shift += 1
+    for shift in count(1):
         # Each place with the one ``shift`` further, in all buckets at once: memory for one pair a code, however long
         # the buckets are.
         places = places[places + shift <= last[places]]
@@ -179,9 +176,9 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
 
 
 def _group_rows(labels: NDArray[np.int64]) -> Components:
-    """Return the rows of each label that two rows or more have."""
+    """Return the groups of two rows or more with the same label."""
     order = np.argsort(labels, kind="stable")
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(labels[order])) + 1, [len(labels)]]).astype(np.int64)
+    bounds = _run_bounds(labels[order])
     lengths = np.diff(bounds)
     groups = np.flatnonzero(lengths > 1)
     groups = groups[np.argsort(order[bounds[groups]])]

@@ -1,14 +1,14 @@
-"""Which codes of a chunk are nearer to each query than a bound: in C, or in numpy where there is no compiled library.
+"""Find the codes of a chunk that are nearer to each query than a bound: in C, or in numpy without the library.
 
-Both scanners find the same rows. The numpy one copies the chunk into 64-bit words once for all queries and works in
-buffers that it keeps from chunk to chunk, because allocating them would take longer than computing in them.
+Both scanners find the same rows. The numpy one copies the chunk into 64-bit words once for all queries, and keeps its
+buffers from chunk to chunk, because allocating them would take longer than computing in them.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,10 @@ _MIN_CAPACITY = 1 << 12  # hits that each query has room for; scan.c stops at a 
 _CAPACITY = 1 << 14  # hits that all queries together have room for: more would take longer to allocate than to use
 
 Hits = tuple[int, NDArray[np.int64], NDArray[np.unsignedinteger]]
-"""The number of a query, the places in the chunk that it has found, and their distances."""
+"""The number of a query, the places of its hits in the chunk, and their distances."""
 
 
-class Scanner(Protocol):
-    """Compares queries with chunks of codes."""
-
-    def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """Yield the codes of a chunk that are nearer than the bound of each query; queries without one are skipped.
-
-        The chunk is the first ``n_rows`` of contiguous codes; up to 7 rows beyond it make copying faster. A query may
-        come several times, with later places each time. Hits with ``top_k`` better ones before them may be left out.
-        """
-        ...
-
-
-def choose_scanner(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> Scanner:
+def choose_scanner(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k: int) -> NumpyScanner | NativeScanner:
     """Return the scanner of queries, (words, q) uint64, for chunks of at most ``n_rows``."""
     library = load_library()
     if library is None:
@@ -42,7 +30,7 @@ def choose_scanner(queries: NDArray[np.uint64], n_bits: int, n_rows: int, top_k:
     return NativeScanner(library, queries, n_bits, top_k)
 
 
-class NumpyScanner(Scanner):
+class NumpyScanner:
     """The scan in numpy."""
 
     def __init__(self, queries: NDArray[np.uint64], n_bits: int, n_rows: int) -> None:
@@ -50,8 +38,11 @@ class NumpyScanner(Scanner):
         self._words = np.empty((len(queries), n_rows), dtype=np.uint64)
         self._counts = np.empty(self._words.shape, dtype=np.uint8)
 
-    def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """See ``Scanner.hits``."""
+    def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, float]) -> Iterator[Hits]:
+        """Yield the codes of a chunk that are nearer than the bound of each query; queries without one are skipped.
+
+        The chunk is the first ``n_rows`` of contiguous codes; up to 7 rows beyond it make copying faster.
+        """
         words = copy_words(codes, self._n_bits, out=self._words[:, :n_rows])
         previous = np.zeros(len(words), dtype=np.uint64)
         for number, bound in bounds.items():
@@ -75,31 +66,32 @@ class _Search(ctypes.Structure):
     )
 
 
-class NativeScanner(Scanner):
+class NativeScanner:
     """The scan in C, called by ctypes, which releases the interpreter lock.
 
     ``kernel`` is 0 to ``library.drhn_best_kernel()``, the default; each query needs ``top_k`` hits.
     """
 
     def __init__(
-        self,
-        library: ctypes.CDLL,
-        queries: NDArray[np.uint64],
-        n_bits: int,
-        top_k: int,
-        *,
-        kernel: int | None = None,
+        self, library: ctypes.CDLL, queries: NDArray[np.uint64], n_bits: int, top_k: int, *, kernel: int | None = None
     ) -> None:
         n_queries = queries.shape[1]
         capacity = max(_MIN_CAPACITY, _CAPACITY // max(1, n_queries))
         mask = np.full((len(queries), 1), ~np.uint64(0))
         mask[-1] >>= np.uint64(-n_bits % 64)
         self._size = (n_bits + 7) // 8
-        self._spread = _spread(np.concatenate([mask, queries], axis=1))
-        self._bounds, self._n_hits, self._n_near = np.empty((3, n_queries), dtype=np.uint64)
-        self._rows = np.empty((n_queries, capacity), dtype=np.int64)
-        self._distances = np.empty((n_queries, capacity), dtype=np.uint16)
-        self._counts = np.empty((n_queries, n_bits + 1), dtype=np.uint64)
+        spread = _spread(np.concatenate([mask, queries], axis=1))
+        per_query, per_hit = (n_queries,), (n_queries, capacity)
+        self._arrays: dict[str, NDArray[Any]] = {
+            "mask": spread[0],
+            "queries": spread[1:],
+            "bounds": np.empty(per_query, np.uint64),
+            "n_hits": np.empty(per_query, np.uint64),
+            "rows": np.empty(per_hit, np.int64),
+            "distances": np.empty(per_hit, np.uint16),
+            "n_near": np.empty(per_query, np.uint64),
+            "counts": np.empty((n_queries, n_bits + 1), np.uint64),
+        }
         self._search = _Search(
             kernel=library.drhn_best_kernel() if kernel is None else kernel,
             size=self._size,
@@ -107,30 +99,27 @@ class NativeScanner(Scanner):
             n_distances=n_bits + 1,
             top_k=min(top_k, 1 << 63),
             capacity=capacity,
-            mask=self._spread[0].ctypes.data,
-            queries=self._spread[1:].ctypes.data,
-            bounds=self._bounds.ctypes.data,
-            n_hits=self._n_hits.ctypes.data,
-            rows=self._rows.ctypes.data,
-            distances=self._distances.ctypes.data,
-            n_near=self._n_near.ctypes.data,
-            counts=self._counts.ctypes.data,
+            **{name: array.ctypes.data for name, array in self._arrays.items()},
         )
         self._scan = library.drhn_scan
         self._scan.argtypes = (ctypes.POINTER(_Search), ctypes.c_void_p, ctypes.c_uint64)
         self._scan.restype = ctypes.c_uint64
 
-    def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, int]) -> Iterator[Hits]:
-        """See ``Scanner.hits``."""
-        self._bounds[:] = 0
-        self._bounds[list(bounds)] = list(bounds.values())
+    def hits(self, codes: NDArray[np.uint8], n_rows: int, bounds: dict[int, float]) -> Iterator[Hits]:
+        """As ``NumpyScanner.hits``, but a query may come several times, with later places each time.
+
+        Hits with ``top_k`` better ones before them may be left out.
+        """
+        n_hits, rows, distances = (self._arrays[name] for name in ("n_hits", "rows", "distances"))
+        self._arrays["bounds"][:] = 0
+        self._arrays["bounds"][list(bounds)] = list(bounds.values())
         address, done = codes.ctypes.data, 0
         while done < n_rows:  # the library returns early where a query has no room for more hits
             before = done
             done += self._scan(self._search, address + before * self._size, n_rows - before)
-            for number in np.flatnonzero(self._n_hits).tolist():
-                found = slice(0, int(self._n_hits[number]))
-                yield number, self._rows[number, found] + before, self._distances[number, found].copy()
+            for number in np.flatnonzero(n_hits).tolist():
+                found = slice(0, int(n_hits[number]))
+                yield number, rows[number, found] + before, distances[number, found].copy()
 
 
 def _spread(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -145,7 +134,7 @@ def _spread(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 def copy_words(codes: NDArray[np.uint8], n_bits: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
     """Copy packed codes, (n, code_size) uint8, into 64-bit words, (words, n), padding bits zero.
 
-    Into ``out`` go as many codes as it has columns; it is faster if there are 7 more.
+    ``out`` gets as many codes as it has columns, faster if there are 7 more codes.
     """
     codes = np.ascontiguousarray(codes)
     size = codes.shape[1]

@@ -1,4 +1,4 @@
-"""What stands on a sheet, whatever the sheet is drawn as. All text is one printable line, and not escaped for HTML."""
+"""What a sheet shows, of either kind. All text is one printable line, and not escaped for HTML."""
 
 from __future__ import annotations
 
@@ -92,6 +92,5 @@ def make_thumbnail(source: AnyPath | BinaryIO) -> Thumbnail:
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     image.save(encoded, _FORMAT, quality=_QUALITY)
-    return Thumbnail(
-        data=encoded.getvalue(), media_type=f"image/{_FORMAT.lower()}", width=image.width, height=image.height
-    )
+    media_type = f"image/{_FORMAT.lower()}"
+    return Thumbnail(data=encoded.getvalue(), media_type=media_type, width=image.width, height=image.height)

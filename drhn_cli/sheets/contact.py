@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
+from contextlib import suppress
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -67,12 +69,11 @@ class ContactSheet:
     def finish(self) -> None:
         """Draw the sheet."""
         canvas = Image.new("RGB", (WIDTH, self._height), PAGE)
-        draw = ImageDraw.Draw(canvas)
         head = _fitting(f"{self._about.codes}   {self._about.summary}", _font(18), WIDTH - 2 * MARGIN)
-        draw.text((MARGIN, HEAD - 40), head, SOFT, _font(18), anchor="ls")
+        ImageDraw.Draw(canvas).text((MARGIN, HEAD - 40), head, SOFT, _font(18), anchor="ls")
         top = HEAD
         for section, cards in self._sections:
-            _draw_section(canvas, draw, top, section, cards)
+            _draw_section(canvas, top, section, cards)
             top += _section_height(len(cards))
         mark = PngInfo()
         mark.add_text("Software", MARK.decode())
@@ -81,11 +82,9 @@ class ContactSheet:
     @staticmethod
     def _refuse_longer_than(height: int) -> None:
         if height * WIDTH > MAX_CANVAS_PIXELS:
-            raise DrhnError(
-                "too many pictures for one picture",
-                expected=f"a sheet of {MAX_CANVAS_PIXELS // 1_000_000} megapixels",
-                hint="draw a .html sheet, or lower --top or --max-distance",
-            )
+            expected = f"a sheet of {MAX_CANVAS_PIXELS // 1_000_000} megapixels"
+            hint = "draw a .html sheet, or lower --top or --max-distance"
+            raise DrhnError("too many pictures for one picture", expected=expected, hint=hint)
 
 
 def _section_height(n_cards: int) -> int:
@@ -93,15 +92,14 @@ def _section_height(n_cards: int) -> int:
     return SECTION_GAP // 2 + TILE + GAP + n_rows * (TILE + CAPTION) + SECTION_GAP // 2
 
 
-def _draw_section(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, section: Section, cards: list[Card]
-) -> None:
+def _draw_section(canvas: Image.Image, top: int, section: Section, cards: list[Card]) -> None:
+    draw = ImageDraw.Draw(canvas)
     draw.line((MARGIN, top, WIDTH - MARGIN, top), LINE)
     top += SECTION_GAP // 2
     for grown, color in ((RING, ACCENT), (RING - 2, PAGE)):
         side = TILE + 2 * grown
         canvas.paste(color, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
-    _draw_tile(canvas, draw, MARGIN, top, section.query)
+    _draw_tile(canvas, MARGIN, top, section.query)
     left, width = MARGIN + TILE + 36, WIDTH - 2 * MARGIN - TILE - 36
     draw.text((left, top + 76), "QUERY", ACCENT, _font(14))
     draw.text((left, top + 96), _fitting(section.query.name, _font(28), width), INK, _font(28))
@@ -111,12 +109,12 @@ def _draw_section(
     for place, card in enumerate(cards):
         row, column = divmod(place, COLUMNS)
         x, y = MARGIN + column * (TILE + GAP), top + row * (TILE + CAPTION)
-        _draw_tile(canvas, draw, x, y, card)
+        _draw_tile(canvas, x, y, card)
         draw.text((x, y + TILE + 8), _fitting(card.name, _font(17), TILE), INK, _font(17))
         draw.text((x, y + TILE + 32), _fitting(card.folder, _font(14), TILE), SOFT, _font(14))
 
 
-def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, card: Card) -> None:
+def _draw_tile(canvas: Image.Image, x: int, y: int, card: Card) -> None:
     tile = Image.new("RGB", (TILE, TILE), MAT)
     if isinstance(card.picture, Thumbnail):
         with Image.open(io.BytesIO(card.picture.data)) as image:
@@ -130,34 +128,26 @@ def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, c
         fill, ink = (ACCENT, PAGE) if card.distance == 0 else ("white", INK)
         width = max(34, round(_font(15).getlength(str(card.distance))) + 18)
         canvas.paste(fill, (x + 8, y + 8), _rounded(width, 24, 12))
-        draw.text((x + 8 + width / 2, y + 20), str(card.distance), ink, _font(15), anchor="mm")
+        ImageDraw.Draw(canvas).text((x + 8 + width / 2, y + 20), str(card.distance), ink, _font(15), anchor="mm")
 
 
 def _fitting(text: str, font: _Font, width: int) -> str:
     """Shorten a text to a width in pixels. The middle is cut out, as names differ at their ends."""
     if font.getlength(text) <= width:
         return text
-    shortest, longest = 0, len(text)  # bisection: the shortest fits, the longest does not
-    while longest - shortest > 1:
-        n = (shortest + longest) // 2
-        if font.getlength(_without_middle(text, n)) <= width:
-            shortest = n
-        else:
-            longest = n
-    return _without_middle(text, shortest)
 
+    def without_middle(n_kept: int) -> str:
+        return f"{text[: n_kept - n_kept // 2]}…{text[len(text) - n_kept // 2 :]}"
 
-def _without_middle(text: str, n_kept: int) -> str:
-    return f"{text[: n_kept - n_kept // 2]}…{text[len(text) - n_kept // 2 :]}"
+    n_fitting = bisect_left(range(1, len(text)), True, key=lambda n: font.getlength(without_middle(n)) > width)
+    return without_middle(n_fitting)
 
 
 @lru_cache
 def _font(size: int) -> _Font:
     for name in _FONTS:
-        try:
+        with suppress(OSError):  # not installed
             return ImageFont.truetype(name, size)
-        except OSError:  # not installed
-            continue
     return ImageFont.load_default(size)
 
 

@@ -40,11 +40,6 @@ class HtmlSheet:
         self._write(b"</main>\n</body>\n</html>\n")
 
 
-def file_uri(path: bytes) -> str:
-    """Return the ``file:`` URL of an absolute path of any bytes."""
-    return Path(os.fsdecode(path)).as_uri()
-
-
 def _head(about: About) -> str:
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -88,14 +83,14 @@ def _section(number: int, section: Section) -> Iterator[str]:
 
 
 def _tile(card: Card, alt: str, badge: str = "") -> str:
-    if isinstance(card.picture, Thumbnail):
-        picture = card.picture
+    picture = card.picture
+    if isinstance(picture, Thumbnail):
         data = base64.b64encode(picture.data).decode()
         size = f'width="{picture.width}" height="{picture.height}"'
         shown = f'<img {size} alt="{escape(alt)}" src="data:{picture.media_type};base64,{data}">'
     else:
-        shown = f'<span class="missing" role="img" aria-label="{escape(alt)}, {escape(card.picture)}">'
-        shown += f"{escape(card.picture)}</span>"
+        reason = escape(picture)
+        shown = f'<span class="missing" role="img" aria-label="{escape(alt)}, {reason}">{reason}</span>'
     return f'<span class="tile">{shown}{badge}</span>'
 
 
@@ -106,4 +101,5 @@ def _folder(card: Card) -> str:
 def _linked(card: Card, content: str) -> str:
     if card.path is None:
         return content
-    return f'<a href="{escape(file_uri(card.path))}" title="{escape(card.name)}">{content}</a>'
+    uri = Path(os.fsdecode(card.path)).as_uri()
+    return f'<a href="{escape(uri)}" title="{escape(card.name)}">{content}</a>'

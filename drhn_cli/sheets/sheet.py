@@ -1,12 +1,12 @@
-"""Draw answers on a sheet while they are given."""
+"""Draw answers on a sheet as they come."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from itertools import islice, tee
+from itertools import tee
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
@@ -21,27 +21,21 @@ from drhn_cli.threads import ThreadPool, n_processors
 _AHEAD = 64  # thumbnails in memory at a time
 
 
-class _Sheet(Protocol):
-    def __init__(self, stream: BinaryIO, about: About) -> None: ...
-    def add(self, section: Section) -> None: ...
-    def finish(self) -> None: ...
-
-
-_KINDS: dict[str, type[_Sheet]] = {".html": HtmlSheet, ".png": ContactSheet}
+_KINDS: dict[str, type[HtmlSheet | ContactSheet]] = {".html": HtmlSheet, ".png": ContactSheet}
 
 
 def answer_on_sheet(
     path: AnyPath, gallery: Gallery, queries: Iterable[Query], options: QueryOptions
 ) -> Generator[Answer, None, None]:
-    """Yield answers as ``answer_queries`` does, and draw each one after it was taken.
+    """Yield answers as ``answer_queries`` does, and draw each one when the next is asked for.
 
-    The sheet replaces an earlier one when the last answer was taken; who stops sooner leaves what was there. Of a
-    picture that is gone or cannot be decoded the reason is drawn.
+    The sheet replaces an earlier one after the last answer; if the generator is closed sooner, nothing is replaced.
+    In the place of a picture that is gone or cannot be decoded there is the reason.
 
     Args:
-        path: ends in .html or .png. There is nothing, an empty file, or an earlier sheet.
+        path: ends in .html or .png; only an empty file or an earlier sheet is replaced.
         gallery: what is searched.
-        queries: streams among them are read twice, so they can seek.
+        queries: streams among them are read twice, so they must be seekable.
         options: how queries are answered.
 
     Raises:
@@ -78,16 +72,12 @@ class _Cards:
 
     def section(self, query: Query, answer: Answer) -> Section:
         """Return a query and its answer; the cards of matches are made while they are taken."""
-        return Section(
-            query=self._query_card(query, answer),
-            summary=_summary(answer, self._n_bits),
-            matches=self._match_cards(answer.matches),
-        )
+        card, summary = self._query_card(query, answer), _summary(answer, self._n_bits)
+        return Section(query=card, summary=summary, matches=self._match_cards(answer.matches))
 
-    def _match_cards(self, matches: Iterable[Match]) -> Iterator[Card]:
-        rest = iter(matches)
-        while some := list(islice(rest, _AHEAD)):
-            yield from self._pool.map(self._match_card, some)
+    def _match_cards(self, matches: list[Match]) -> Iterator[Card]:
+        for start in range(0, len(matches), _AHEAD):
+            yield from self._pool.map(self._match_card, matches[start : start + _AHEAD])
 
     def _match_card(self, match: Match) -> Card:
         return self._card(match.path, _picture(match.path), match.distance)
@@ -122,7 +112,6 @@ def _summary(answer: Answer, n_bits: int) -> str:
     if not answer.matches:
         return "nothing found"
     distances = [match.distance for match in answer.matches]  # not sorted in asymmetric order
-    nearest, farthest = min(distances), max(distances)
-    apart = f"{nearest} to {farthest}" if nearest != farthest else f"{nearest}"
+    apart = " to ".join(str(distance) for distance in sorted({min(distances), max(distances)}))
     n_matches = f"{len(answer.matches)} match{'es' * (len(answer.matches) != 1)}"
     return f"{n_matches}, {apart} of {n_bits} bits apart"

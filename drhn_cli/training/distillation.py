@@ -22,13 +22,10 @@ _FEATURE_LIMIT = 1e100  # sums of squares stay finite
 
 
 class DistillationHead(nn.Linear):
-    """A linear layer that predicts a teacher's features from codes. It is trained with a network and not kept.
+    """A linear layer from bits to a teacher's features, trained with a network and not kept.
 
-    Shorter codes are scaled up, as for ``DRHN.scores``.
+    Shorter codes are scaled up, as in ``DRHN.scores``.
     """
-
-    def __init__(self, n_bits: int, n_features: int) -> None:
-        super().__init__(n_bits, n_features)
 
     def forward(self, activations: Tensor) -> Tensor:
         """(n, n_bits or fewer) in 0..1 -> (n, n_features)."""
@@ -51,31 +48,22 @@ def distillation_loss(
 def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
     """Return a teacher's features: centered, reduced to 256 principal components at most, of unit length.
 
-    Args:
-        path: an ``.npz`` with ``features``, (m, d) of a floating dtype, and ``paths``, (m,) bytes or text: for each row
-            the path of its picture relative to the folder of the class folders, as in ``lion/0001.jpg``.
-        names: the paths of the pictures that are wanted.
-
-    Returns:
-        (n, min(d, 256)) float16, in the order of ``names``.
-
-    Raises:
-        SourceError: the file cannot be read or lacks a picture, or pictures have no names (CIFAR-10's).
+    ``path`` is an ``.npz`` with ``features``, (m, d) of a floating dtype, and ``paths``, (m,) bytes or text: for each
+    row the path of its picture relative to the folder of the class folders, as in ``lion/0001.jpg``. The result is (n,
+    min(d, 256)) float16, for the n pictures of ``names`` in that order. Pictures without names (CIFAR-10's) and a file
+    that lacks a picture are refused with ``SourceError``.
     """
     if not names:
-        hint = "train on a folder of class folders"
-        raise SourceError("these pictures have no names for a teacher's rows", hint=hint)
+        raise SourceError(
+            "these pictures have no names for a teacher's rows", hint="train on a folder of class folders"
+        )
     paths, features = _read(path)
     rows = {os.fsencode(name): row for row, name in enumerate(paths.tolist())}
     missing = next((name for name in names if name not in rows), None)
     if missing is not None:
-        raise SourceError(
-            "the teacher has not seen every training picture",
-            path=path,
-            expected=f"a row for {printable(missing)}",
-            found=f"{len(rows)} pictures",
-            hint="paths are relative to the folder of the class folders",
-        )
+        expected, hint = f"a row for {printable(missing)}", "paths are relative to the folder of the class folders"
+        problem, found = "the teacher has not seen every training picture", f"{len(rows)} pictures"
+        raise SourceError(problem, path=path, expected=expected, found=found, hint=hint)
     chosen = [rows[name] for name in names]
     if not all((np.abs(chunk) < _FEATURE_LIMIT).all() for chunk in _chunks(features, chosen)):
         raise SourceError("the teacher's features are not all numbers, or too large", path=path)
@@ -91,11 +79,9 @@ def _reduced(features: NDArray[Any], rows: list[int]) -> NDArray[np.float16]:
     mean = total / len(rows)
     _, axes = np.linalg.eigh(squares / len(rows) - np.outer(mean, mean))  # of rising variance
     components = axes[:, ::-1][:, :_MAX_FEATURES]
-    reduced = np.empty((len(rows), components.shape[1]), np.float16)
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = (features[rows[start : start + _CHUNK_ROWS]] - mean) @ components
-        reduced[start : start + _CHUNK_ROWS] = chunk / np.linalg.norm(chunk, axis=1, keepdims=True).clip(min=1e-12)
-    return reduced
+    reduced = ((chunk - mean) @ components for chunk in _chunks(features, rows))
+    units = [(one / np.linalg.norm(one, axis=1, keepdims=True).clip(min=1e-12)).astype(np.float16) for one in reduced]
+    return np.concatenate(units)
 
 
 def _chunks(features: NDArray[Any], rows: list[int]) -> Iterator[NDArray[np.float64]]:
@@ -122,14 +108,8 @@ def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:
         except CORRUPT as error:
             problem = "holds no features, or is damaged"
             raise SourceError(problem, path=path, expected=expected, found=str(error)) from error
-    if (
-        paths.ndim != 1
-        or paths.dtype.kind not in "SU"
-        or features.ndim != 2
-        or features.dtype.kind != "f"
-        or not features.shape[1]
-        or len(paths) != len(features)
-    ):
+    has_types = paths.ndim == 1 and paths.dtype.kind in "SU" and features.ndim == 2 and features.dtype.kind == "f"
+    if not has_types or not features.shape[1] or len(paths) != len(features):
         found = f"paths {paths.shape} {paths.dtype}, features {features.shape} {features.dtype}"
         raise SourceError("holds no features", path=path, expected=expected, found=found)
     return paths, features

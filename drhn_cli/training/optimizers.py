@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +54,11 @@ class Muon(Optimizer):
             for filters in group["params"]:
                 if filters.grad is None:
                     continue
-                state = self.state[filters]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(filters)
-                state["momentum"].mul_(group["momentum"]).add_(filters.grad)
-                direction = filters.grad.add(state["momentum"], alpha=group["momentum"])
+                if filters not in self.state:
+                    self.state[filters]["momentum"] = torch.zeros_like(filters)
+                momentum = self.state[filters]["momentum"]
+                momentum.mul_(group["momentum"]).add_(filters.grad)
+                direction = filters.grad.add(momentum, alpha=group["momentum"])
                 filters.mul_(len(filters) ** 0.5 / (filters.norm() + 1e-7))
                 update = newton_schulz(direction.reshape(len(direction), -1)).view_as(filters)
                 filters.add_(update, alpha=-group["lr"])
@@ -66,23 +67,16 @@ class Muon(Optimizer):
 def make_optimizers(network: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[Optimizer]:
     """Return Muon for the filters of the residual blocks and Nesterov SGD for all else, the head's layer included.
 
-    The stem's filters are few and see raw pixels, so SGD has them too.
+    The stem's filters are few and see raw pixels, so SGD trains them too.
     """
-    parameters = [*network.parameters(), *(head.parameters() if head else ())]
-    filters = [p for name, p in network.named_parameters() if p.ndim == 4 and not name.startswith("stem")]
-    by_muon = {id(p) for p in filters}
-    matrices = [p for p in parameters if p.ndim > 1 and id(p) not in by_muon]
-    vectors = [p for p in parameters if p.ndim == 1]
-    rest = torch.optim.SGD(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay / config.rate},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=config.rate,
-        momentum=0.9,
-        nesterov=True,
-    )
-    return [Muon(filters, lr=config.conv_rate, momentum=config.momentum), rest]
+    parameters = [*network.named_parameters(), *(head.named_parameters() if head else ())]
+    filters = {name: p for name, p in parameters if p.ndim == 4 and not name.startswith("stem")}
+    matrices = [p for name, p in parameters if p.ndim > 1 and name not in filters]
+    vectors = [p for _, p in parameters if p.ndim == 1]
+    weight_decay = config.weight_decay / config.rate
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors}]
+    rest = torch.optim.SGD(groups, lr=config.rate, momentum=0.9, nesterov=True)
+    return [Muon(list(filters.values()), lr=config.conv_rate, momentum=config.momentum), rest]
 
 
 def lr_schedule(step: int, n_steps: int, config: TrainConfig) -> float:
@@ -105,7 +99,7 @@ def set_learning_rates(optimizers: list[Optimizer], share: float, config: TrainC
 
 
 def in_swa(step: int, n_steps: int, config: TrainConfig) -> bool:
-    """Tell whether SWA averages the weights after a step; it always does after the last one.
+    """Return whether SWA averages the weights after a step; it always does after the last one.
 
     SWA is stochastic weight averaging (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
     """

@@ -12,7 +12,7 @@ from drhn_cli.network.model import Model
 from drhn_cli.settings import Settings, require
 
 _SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
-"""Settings of a network without which its arrays do not fit."""
+"""Settings that decide which arrays a network has, and their shapes."""
 
 _INHERITED = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
 """Settings of a training that suit a kind of pictures, and so the next training on such pictures."""
@@ -69,16 +69,11 @@ def network_settings_from(start: Model, changes: Mapping[str, Any]) -> dict[str,
 
     Where ``bits`` is changed and ``nested`` is not, the shorter code lengths below it are kept.
     """
-    settings = vars(start.config).copy()
-    del settings["n_classes"]
+    settings = {name: value for name, value in vars(start.config).items() if name != "n_classes"}
     for name in _SHAPE:
         if changes.get(name, settings[name]) != settings[name]:
-            raise ConfigError(
-                f"{name} is that of the weights to start from",
-                expected=str(settings[name]),
-                found=str(changes[name]),
-                hint="leave it out, or leave out --from",
-            )
+            expected, found, hint = str(settings[name]), str(changes[name]), "leave it out, or leave out --from"
+            raise ConfigError(f"{name} is that of the weights to start from", expected=expected, found=found, hint=hint)
     settings |= changes
     if "bits" in changes and "nested" not in changes:
         settings["nested"] = tuple(length for length in settings["nested"] if length < settings["bits"])

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.errors import CheckpointError, ConfigError, ImageError, WeightsError
+from drhn_cli.errors import CheckpointError, ConfigError, WeightsError
 from drhn_cli.evaluation.data import LabelledImages, check_validation, hold_out, load_split, with_views
 from drhn_cli.evaluation.evaluate import Evaluation, Measures, evaluate_model
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import DEFAULT_PRESET, PRESETS, NetworkConfig
-from drhn_cli.network.devices import Precision, choose_device, choose_precision
+from drhn_cli.network.devices import choose_device, choose_precision
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
@@ -34,12 +34,12 @@ from drhn_cli.training.recipe import TrainConfig, network_settings_from, trainin
 from drhn_cli.training.trainer import EpochReport, Trainer
 
 _MIN_STEPS = 10
-"""Of an epoch, unless the batch size is given."""
+"""The fewest steps of an epoch, unless the batch size is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What is trained, on what."""
+    """What to train, on which pictures, and how."""
 
     data: str  # a folder of class folders, a folder with train and test of them, or cifar10
     weights_path: Path  # the file to make, an .npz
@@ -48,13 +48,12 @@ class TrainOptions:
     # from. None: from scratch.
     start: str | None = None
     teacher: Path | None = None  # an .npz of another network's features of the training pictures, see load_features
-    network: Mapping[str, Any] = field(default_factory=dict)  # what differs from those: settings of NetworkConfig,
-    training: Mapping[str, Any] = field(default_factory=dict)  # of TrainConfig,
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # of Preprocessing; training itself uses one view
+    network: Mapping[str, Any] = field(default_factory=dict)  # settings of NetworkConfig that are not inherited
+    training: Mapping[str, Any] = field(default_factory=dict)  # the same of TrainConfig
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # and of Preprocessing; training uses one view
     validation: float = 0.0  # share of each class that is held out and measured after every epoch
     resume: bool = False  # continue an unfinished run of the same settings, if there is one
     device: str = "auto"
-    precision: Precision | None = None  # None: bfloat16 where the device multiplies it in hardware, else float32
     data_dir: Path | None = None  # where torchvision keeps CIFAR-10
     download: bool = False  # fetch CIFAR-10 if it is not there
     workers: int | None = None  # threads that decode; None: one for each processor
@@ -69,37 +68,6 @@ class TrainOptions:
     def history_path(self) -> Path:
         """Where the history is written: a JSON object a line, one for each epoch."""
         return self.weights_path.with_suffix(".history.jsonl")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """The options of a run, with what they inherit."""
-
-    start: Model | None
-    network: dict[str, Any]  # without the number of classes
-    config: TrainConfig
-    preprocessing: Preprocessing
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """The images of a run."""
-
-    train: LabelledImages
-    validation: LabelledImages | None
-    test: LabelledImages | None
-    failures: tuple[ImageError, ...]
-
-    def report(self, progress: Progress) -> None:
-        for failure in self.failures:
-            progress.failure(failure)
-        n_train, n_validation, n_test = (
-            len(part.labels) if part else 0 for part in (self.train, self.validation, self.test)
-        )
-        progress.note(
-            f"{n_train:,} picture{'s' * (n_train != 1)} to train on, {n_validation:,} to validate on, "
-            f"{n_test:,} to test with; {len(self.train.class_names):,} classes"
-        )
 
 
 def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Model, list[Evaluation]]:
@@ -130,37 +98,119 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
 
 def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Model, list[Evaluation]]:
     device = choose_device(options.device, is_exclusive=True)
-    settings = _resolve(options, device)  # before pictures are read: a mistyped option should not cost a download
+    # Before pictures are read: a mistyped option should not cost a download.
+    start = None if options.start is None else load_model(options.start)
+    network, preprocessing, config = _configure(options, start, device)
     if device.type == "cpu":
         keep_freed_memory()
     with world.connected(device), denormals_flushed():
         with world.main_first() if options.download else nullcontext():
-            data = _load(options, settings)
-        settings = _fit_to_data(settings, options, data.train)
-        data.report(progress)
+            train, validation, test = _load(options, replace(preprocessing, views=1), config.seed, progress)
+        if not start:
+            preprocessing = channel_statistics(train.pixels, preprocessing)
+        if "batch_size" not in options.training:
+            config = replace(config, batch_size=_batch_size(len(train.labels), config.batch_size))
         trainer = Trainer(
-            data.train,
-            network_config=NetworkConfig(n_classes=len(data.train.class_names), **settings.network),
-            config=settings.config,
-            preprocessing=replace(settings.preprocessing, views=1),
+            train,
+            network_config=replace(network, n_classes=len(train.class_names)),
+            config=config,
+            preprocessing=preprocessing,
             device=device,
             world=world,
-            start=settings.start,
-            features=load_features(options.teacher, data.train.names) if options.teacher else None,
-            validation=data.validation,
+            start=start,
+            features=load_features(options.teacher, train.names) if options.teacher else None,
+            validation=validation,
             checkpoint_path=options.checkpoint_path,
             progress=progress,
         )
         _run_epochs(trainer, options.history_path)
-        model = _make_model(options, settings, trainer)
+        model = _make_model(options, start, preprocessing, trainer)
     if not world.is_main:
         return model, []
-    evaluations = _evaluate(model, options, data, progress)
-    measured_on = "test" if data.test else "validation"
-    model = replace(model, measured=_measured(evaluations, on=measured_on, n_views=model.preprocessing.views))
+    model, evaluations = _measure(model, options, progress, train, validation=validation, test=test)
     save_model(options.weights_path, model)
     options.checkpoint_path.unlink(missing_ok=True)
     return model, evaluations
+
+
+def _check_paths(options: TrainOptions) -> None:
+    path = options.weights_path
+    if path.suffix != ".npz":
+        hint = f"write to {path.with_suffix('.npz')}" if path.name else "name a file"
+        raise WeightsError("weights are an .npz file", path=path, hint=hint)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        hint = "make it first, or choose another one"
+        raise WeightsError("the folder cannot be written to", path=path.parent, hint=hint)
+    history = options.history_path
+    for place, what in ((path, "weights"), (history, "history")):
+        if place.is_dir():
+            raise WeightsError(f"a folder is in the place of the {what}", path=place, hint="choose another name")
+    refuse_overwrite(path, "weights", lambda head: WEIGHTS_MARK in head)
+    refuse_overwrite(history, "history", lambda head: b'"training_accuracy"' in head)
+
+
+def _check_checkpoint(options: TrainOptions) -> None:
+    checkpoint = options.checkpoint_path
+    if checkpoint.exists() and not checkpoint.is_file():
+        raise CheckpointError("no file is in the place of the checkpoint", path=checkpoint, hint="remove it")
+    if checkpoint.exists() and not options.resume:
+        hint = "go on with it by --resume, or remove the file to start anew"
+        raise CheckpointError("a run with this name is unfinished", path=checkpoint, hint=hint)
+
+
+def _configure(
+    options: TrainOptions, start: Model | None, device: torch.device
+) -> tuple[NetworkConfig, Preprocessing, TrainConfig]:
+    """Check the options, as far as that needs no pictures, and add what they inherit from a preset or weights.
+
+    The number of classes, channel statistics and the batch size for few pictures come from the pictures later.
+    """
+    if start:
+        if options.preset is not None:
+            raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
+        settings = network_settings_from(start, options.network)
+        training = training_settings_from(start, settings["nested"])
+    else:
+        preset = options.preset or DEFAULT_PRESET
+        if preset not in PRESETS:
+            raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
+        settings, training = {**PRESETS[preset], **options.network}, {}
+    network = NetworkConfig(n_classes=2, **settings)
+    usual = start.preprocessing if start else Preprocessing()
+    preprocessing = replace(usual, size=network.input_size, **options.preprocessing)
+    config = TrainConfig(**{"precision": choose_precision(device), **training, **options.training})
+    if config.similarity and not network.nested:
+        raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
+    if bool(config.teaching) != bool(options.teacher):
+        raise ConfigError("a teacher and the weight of its term go together", hint="give --teacher and --teaching")
+    if options.teacher:
+        require_features(options.teacher)
+    check_validation(options.validation)
+    check_augmentation(config, preprocessing.size)
+    return network, preprocessing, config
+
+
+def _load(
+    options: TrainOptions, preprocessing: Preprocessing, seed: int, progress: Progress
+) -> tuple[LabelledImages, LabelledImages | None, LabelledImages | None]:
+    """Return the images to train on, to validate on and to test with."""
+    train, test = load_split(
+        options.data, preprocessing, workers=options.workers, data_dir=options.data_dir, download=options.download
+    )
+    train, validation = hold_out(train, options.validation, seed)
+    for failure in (*train.failures, *(test.failures if test else ())):
+        progress.failure(failure)
+    n_train, n_validation, n_test = (len(part.labels) if part else 0 for part in (train, validation, test))
+    progress.note(
+        f"{n_train:,} picture{'s' * (n_train != 1)} to train on, {n_validation:,} to validate on, "
+        f"{n_test:,} to test with; {len(train.class_names):,} classes"
+    )
+    return train, validation, test
+
+
+def _batch_size(n_images: int, usual: int) -> int:
+    """Return a smaller batch size for a few images: with one step an epoch hardly anything would be learned."""
+    return max(2, min(usual, n_images // _MIN_STEPS))
 
 
 def _run_epochs(trainer: Trainer, history_path: Path) -> None:
@@ -176,22 +226,37 @@ def _run_epochs(trainer: Trainer, history_path: Path) -> None:
             trainer.progress.note(_epoch_line(report))
 
 
-def _make_model(options: TrainOptions, settings: _Settings, trainer: Trainer) -> Model:
-    start = settings.start
-    origin = {"name": start.name, "fingerprint": start.fingerprint, "training": dict(start.training)} if start else None
-    arrays = trainer.arrays()
+def _epoch_line(epoch: EpochReport) -> str:
+    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
+    if epoch.validation_accuracy is not None:
+        line += f", validation accuracy {epoch.validation_accuracy:.4f}"
+        line += f", mAP {epoch.validation_mean_average_precision:.4f}"
+    return f"{line}, {epoch.seconds:.0f} s"
+
+
+def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
+    with os_errors(WeightsError, "cannot write the history", path=path), atomic_write(path) as stream:
+        for report in history:
+            stream.write(f"{json.dumps(report.to_dict())}\n".encode())
+
+
+def _make_model(options: TrainOptions, start: Model | None, preprocessing: Preprocessing, trainer: Trainer) -> Model:
+    origin: dict[str, Any] = {}
+    if start:
+        origin["from"] = {"name": start.name, "fingerprint": start.fingerprint, "training": dict(start.training)}
+    if options.teacher:
+        origin["teacher"] = str(options.teacher)
     return Model(
         name=options.weights_path.stem,
         config=trainer.network.config,
-        preprocessing=settings.preprocessing,
+        preprocessing=preprocessing,
         class_names=trainer.images.class_names,
-        arrays=arrays,
+        arrays=trainer.arrays(),
         training={
-            **settings.config.to_dict(),
-            **({"from": origin} if origin else {}),
-            **({"teacher": str(options.teacher)} if options.teacher else {}),
+            **trainer.config.to_dict(),
+            **origin,
             "data": options.data,
-            "n_images": len(trainer.images.labels),
+            "n_images": len(trainer.labels),
             "validation": options.validation,
             "command": list(options.command),
             "hardware": f"{_processor()}, {n_processors()} cores, {trainer.world.size} x {trainer.device.type}",
@@ -201,104 +266,39 @@ def _make_model(options: TrainOptions, settings: _Settings, trainer: Trainer) ->
     )
 
 
-def _evaluate(model: Model, options: TrainOptions, data: _Data, progress: Progress) -> list[Evaluation]:
-    images = data.test or data.validation
+def _processor() -> str:
+    """Return the processor's name, or its architecture where the system does not name it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _measure(
+    model: Model,
+    options: TrainOptions,
+    progress: Progress,
+    train: LabelledImages,
+    *,
+    validation: LabelledImages | None,
+    test: LabelledImages | None,
+) -> tuple[Model, list[Evaluation]]:
+    """Return the model with its figures, and the evaluation of each code length; nothing where there are no images."""
+    images = test or validation
     if not images:
-        return []
-    queries, gallery = (with_views(part, model.preprocessing, workers=options.workers) for part in (images, data.train))
-    if model.preprocessing.views > 1:
+        return model, []
+    preprocessing = model.preprocessing
+    queries, gallery = (with_views(part, preprocessing, workers=options.workers) for part in (images, train))
+    if preprocessing.views > 1:  # the pictures were read again
         for failure in (*queries.failures, *gallery.failures):
             progress.failure(failure)
-    measures = Measures(code_lengths=model.config.code_lengths)
-    return evaluate_model(model, queries, gallery, measures, device=options.device)
-
-
-def _check_paths(options: TrainOptions) -> None:
-    path = options.weights_path
-    if path.suffix != ".npz":
-        hint = f"write to {path.with_suffix('.npz')}" if path.name else "name a file"
-        raise WeightsError("weights are an .npz file", path=path, hint=hint)
-    history = options.history_path
-    for place, what in ((path, "weights"), (history, "history")):
-        if place.is_dir():
-            raise WeightsError(f"a folder is in the place of the {what}", path=place, hint="choose another name")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise WeightsError(
-            "the folder cannot be written to", path=path.parent, hint="make it first, or choose another one"
-        )
-    refuse_overwrite(path, "weights", lambda head: WEIGHTS_MARK in head)
-    refuse_overwrite(history, "history", lambda head: b'"training_accuracy"' in head)
-
-
-def _check_checkpoint(options: TrainOptions) -> None:
-    checkpoint = options.checkpoint_path
-    if checkpoint.exists() and not checkpoint.is_file():
-        raise CheckpointError("no file is in the place of the checkpoint", path=checkpoint, hint="remove it")
-    if checkpoint.exists() and not options.resume:
-        raise CheckpointError(
-            "a run with this name is unfinished",
-            path=checkpoint,
-            hint="go on with it by --resume, or remove the file to start anew",
-        )
-
-
-def _resolve(options: TrainOptions, device: torch.device) -> _Settings:
-    """Check the options, as far as that needs no pictures, and add what they inherit from a preset or weights."""
-    start = None
-    if options.start is not None:
-        if options.preset is not None:
-            raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
-        start = load_model(options.start)
-        network = network_settings_from(start, options.network)
-        training = {**training_settings_from(start, network["nested"]), **options.training}
-        preprocessing = start.preprocessing
-    else:
-        preset = DEFAULT_PRESET if options.preset is None else options.preset
-        if preset not in PRESETS:
-            raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
-        network = {**PRESETS[preset], **options.network}
-        training = dict(options.training)
-        preprocessing = Preprocessing()
-    size = NetworkConfig(n_classes=2, **network).input_size
-    preprocessing = replace(preprocessing, size=size, **options.preprocessing)
-    config = TrainConfig(**{"precision": options.precision or choose_precision(device), **training})
-    if config.similarity and not network.get("nested"):
-        raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
-    if bool(config.teaching) != bool(options.teacher):
-        raise ConfigError("a teacher and the weight of its term go together", hint="give --teacher and --teaching")
-    if options.teacher:
-        require_features(options.teacher)
-    check_validation(options.validation)
-    check_augmentation(config, preprocessing.size)
-    return _Settings(start=start, network=network, config=config, preprocessing=preprocessing)
-
-
-def _load(options: TrainOptions, settings: _Settings) -> _Data:
-    train, test = load_split(
-        options.data,
-        replace(settings.preprocessing, views=1),
-        workers=options.workers,
-        data_dir=options.data_dir,
-        download=options.download,
+    evaluations = evaluate_model(
+        model, queries, gallery, Measures(code_lengths=model.config.code_lengths), device=options.device
     )
-    failures = (*train.failures, *(test.failures if test else ()))
-    train, validation = hold_out(train, options.validation, settings.config.seed)
-    return _Data(train=train, validation=validation, test=test, failures=failures)
-
-
-def _fit_to_data(settings: _Settings, options: TrainOptions, images: LabelledImages) -> _Settings:
-    """Choose what depends on the training images: channel statistics and, for a few images, the batch size."""
-    preprocessing, config = settings.preprocessing, settings.config
-    if not settings.start:
-        preprocessing = channel_statistics(images.pixels, preprocessing)
-    if "batch_size" not in options.training:
-        config = replace(config, batch_size=_batch_size(len(images.labels), config.batch_size))
-    return replace(settings, preprocessing=preprocessing, config=config)
-
-
-def _batch_size(n_images: int, usual: int) -> int:
-    """Return a smaller batch size for a few images: with one step an epoch hardly anything would be learned."""
-    return max(2, min(usual, n_images // _MIN_STEPS))
+    figures = {str(one.n_bits): {"accuracy": one.accuracy, **one.retrieval.to_dict()} for one in evaluations}
+    measured = {"on": "test" if test else "validation", "views": preprocessing.views, "lengths": figures}
+    return replace(model, measured=measured), evaluations
 
 
 def channel_statistics(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Preprocessing:
@@ -315,40 +315,6 @@ def channel_statistics(pixels: NDArray[np.uint8], preprocessing: Preprocessing) 
     # A constant channel must not be divided by zero.
     red_std, green_std, blue_std = stds.clip(min=0.01).round(4).tolist()
     return replace(preprocessing, mean=(red, green, blue), std=(red_std, green_std, blue_std))
-
-
-def _measured(evaluations: Sequence[Evaluation], *, on: str, n_views: int) -> dict[str, Any]:
-    """Return the figures of each code length for the manifest, and what they were measured on."""
-    if not evaluations:
-        return {}
-    return {
-        "on": on,
-        "views": n_views,
-        "lengths": {str(one.n_bits): {"accuracy": one.accuracy, **one.retrieval.to_dict()} for one in evaluations},
-    }
-
-
-def _epoch_line(epoch: EpochReport) -> str:
-    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
-    if epoch.validation_accuracy is not None and epoch.validation_mean_average_precision is not None:
-        line += f", validation accuracy {epoch.validation_accuracy:.4f}"
-        line += f", mAP {epoch.validation_mean_average_precision:.4f}"
-    return f"{line}, {epoch.seconds:.0f} s"
-
-
-def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
-    with os_errors(WeightsError, "cannot write the history", path=path), atomic_write(path) as stream:
-        for report in history:
-            stream.write(f"{json.dumps(report.to_dict())}\n".encode())
-
-
-def _processor() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @contextmanager
@@ -370,11 +336,8 @@ def keep_freed_memory() -> bool:
 
     By default it returns blocks above 32 MiB to the system, which has to clear each page again when the next step
     touches it: about 120,000 page faults and a tenth of the time of a step of 500 pictures. The process then never
-    shrinks. ``M_MMAP_MAX`` and not ``M_MMAP_THRESHOLD``, which some versions refuse above 32 MiB; see
-    https://man7.org/linux/man-pages/man3/mallopt.3.html.
-
-    Returns:
-        Whether it did; False where there is no ``mallopt``.
+    shrinks. Returns False where there is no ``mallopt``. It sets ``M_MMAP_MAX`` and not ``M_MMAP_THRESHOLD``, which
+    some versions refuse above 32 MiB; see https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

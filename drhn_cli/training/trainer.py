@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,7 @@ from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment, check_augmentation
-from drhn_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from drhn_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from drhn_cli.training.distillation import DistillationHead
 from drhn_cli.training.distributed import World
 from drhn_cli.training.losses import total_loss
@@ -42,7 +43,7 @@ _BATCH_NORM_IMAGES = 10_000
 """Training images, in whole batches, that batch-norm statistics of averaged weights are estimated from."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EpochReport:
     """The figures of an epoch; those of validation are None without validation images."""
 
@@ -54,45 +55,19 @@ class EpochReport:
     seconds: float  # wall-clock time of the run so far
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures by the names that the history has."""
+        """Return the figures by their names in the history file."""
         names = {"validation_mean_average_precision": "mAP"}
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Augmented images of a step."""
-
-    images: Tensor  # (b, 3, s, s) float32
-    labels: Tensor  # (b,) int64
-    features: Tensor | None  # (b, d) float16, the teacher's
-
-    def __getitem__(self, part: slice) -> Batch:
-        features = None if self.features is None else self.features[part]
-        return Batch(images=self.images[part], labels=self.labels[part], features=features)
-
-
 class Trainer:
-    """Trains a network on images in memory.
+    """Trains a network on images in memory, of one view.
 
     An epoch's random numbers depend on the seed and its own number alone, so a run that was interrupted and resumed
     ends with the same weights as one that was not.
 
     The processes of a connected ``world`` divide the images of each step; the order of the images does not depend on
     their number, the augmentation does.
-
-    Args:
-        images: the training images, of one view.
-        network_config: shape of the network.
-        config: how it is trained.
-        preprocessing: mean and standard deviation of the channels.
-        device: where it is trained.
-        world: the processes that train together; None: this one alone.
-        start: a model to start from, see ``load_pretrained``; None: random weights.
-        features: (n, d) of unit length, a teacher's, for distillation.
-        validation: images to measure after every epoch.
-        checkpoint_path: where the state is kept between epochs.
-        progress: is told of the steps of each epoch ("training"), in the main process.
     """
 
     def __init__(
@@ -103,24 +78,25 @@ class Trainer:
         config: TrainConfig,
         preprocessing: Preprocessing,
         device: torch.device,
-        world: World | None = None,
-        start: Model | None = None,
-        features: NDArray[np.float16] | None = None,
-        validation: LabelledImages | None = None,
-        checkpoint_path: Path | None = None,
+        world: World | None = None,  # the processes that train together; None: this one alone
+        start: Model | None = None,  # a model to start from, see load_pretrained; None: random weights
+        features: NDArray[np.float16] | None = None,  # (n, d) of unit length, a teacher's, for distillation
+        validation: LabelledImages | None = None,  # images to measure after every epoch
+        checkpoint_path: Path | None = None,  # where the state is kept between epochs
         progress: Progress = SILENT,
     ) -> None:
         n_images = len(images.labels)
         if n_images < 2:
             raise DrhnError("too few training images", expected="2 or more", found=str(n_images))
         check_augmentation(config, network_config.input_size)
-        self.images, self.validation, self.features = images, validation, features
-        self.config, self.preprocessing, self.device = config, preprocessing, device
-        self.world = world or World()
-        self.checkpoint_path = checkpoint_path
+        self.images, self.validation, self.checkpoint_path = images, validation, checkpoint_path
+        self.config, self.device, self.world = config, device, world or World()
+        self.preprocessing = replace(preprocessing, views=1)
         self.progress = progress if self.world.is_main else SILENT
         self.batch_size = min(config.batch_size, n_images)
-        self.steps_per_epoch = n_images // self.batch_size  # the images left over are others in each epoch
+        self.steps_per_epoch = n_images // self.batch_size  # each epoch leaves out other images
+        self.labels = torch.from_numpy(images.labels).to(device)
+        self.features = None if features is None else torch.from_numpy(features).to(device)
 
         torch.manual_seed(config.seed)
         self.network = DRHN(network_config)
@@ -131,10 +107,12 @@ class Trainer:
         self.trained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.network, config, self.head)
         self.average = AveragedModel(self.network) if config.average else None
+        modules = {"network": self.network, "head": self.head, "average": self.average}
+        self._modules = {name: module for name, module in modules.items() if module}  # by their names in a checkpoint
         self.history: list[EpochReport] = []
         self.cpu_seconds = 0.0
         self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
-        self._run = self._describe_run(start)
+        self._run = self._describe_run(start, features)
 
     @property
     def seconds(self) -> float:
@@ -145,32 +123,23 @@ class Trainer:
         """Train the epochs that are left, and save the state after each."""
         earlier_cpu_seconds = self.cpu_seconds
         for epoch in range(len(self.history), self.config.epochs):
-            loss, accuracy = self.train_epoch(epoch)
-            validated = self.validate() if self.validation and self.world.is_main else (None, None)
+            report = EpochReport(epoch + 1, *self.train_epoch(epoch), *self.validate(), seconds=self.seconds)
             cpu_seconds = self.world.all_reduce_sum(time.process_time() - self._cpu_start, self.device)
             self.cpu_seconds = earlier_cpu_seconds + cpu_seconds
-            report = EpochReport(
-                epoch=epoch + 1,
-                loss=loss,
-                training_accuracy=accuracy,
-                validation_accuracy=validated[0],
-                validation_mean_average_precision=validated[1],
-                seconds=self.seconds,
-            )
             self.history.append(report)
             self.save()
             yield report
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Train on all images once; return the mean loss and the accuracy on the way."""
+        """Train on all images once; return the mean loss and the accuracy, each of the weights before a step."""
         self.network.train()
         self.progress.phase("training", self.steps_per_epoch)
         loss_sum, n_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         first_step = epoch * self.steps_per_epoch
-        for step, batch in enumerate(self.batches(epoch, self.world)):
-            loss, scores = self.step(first_step + step, batch)
+        for step, (images, indices) in enumerate(self.batches(epoch, self.world)):
+            loss, scores = self.step(first_step + step, images, indices)
             loss_sum += loss
-            n_right += (scores.argmax(dim=1) == batch.labels).sum()
+            n_right += (scores.argmax(dim=1) == self.labels[indices]).sum()
             self.progress.advance()
         # Each process has its own batch-norm statistics, from its own images.
         self.world.all_reduce_mean(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
@@ -184,15 +153,12 @@ class Trainer:
         n_images = self.steps_per_epoch * self.batch_size
         return mean_loss, self.world.all_reduce_sum(n_right.item(), self.device) / n_images
 
-    def step(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    def step(self, step: int, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights once; return the loss and the (b, n_classes) scores of this process's images."""
         n_steps = self.config.epochs * self.steps_per_epoch
         set_learning_rates(self.optimizers, lr_schedule(step, n_steps, self.config), self.config)
-        if self.config.sharpness:
-            rho, n_images = self.config.sharpness, len(batch.labels)
-            loss, scores = sam_gradients(self.trained, rho, n_images, lambda part: self._backward(batch[part]))
-        else:
-            loss, scores = self._backward(batch)
+        backward, rho = partial(self._backward, images, indices), self.config.sharpness
+        loss, scores = sam_gradients(self.trained, rho, len(indices), backward) if rho else backward(slice(None))
         self.world.all_reduce_mean(p.grad for p in self.trained.parameters() if p.grad is not None)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -200,13 +166,13 @@ class Trainer:
             self.average.update_parameters(self.network)
         return loss, scores
 
-    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Overwrite the gradients by those of a batch; return its loss and scores, detached."""
+    def _backward(self, images: Tensor, indices: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """Overwrite the gradients by those of a part of the images; return its loss and its scores, detached."""
         with self._autocast():
-            activations = self.network(batch.images)  # (b, bits)
-        loss, scores = total_loss(
-            self.network, activations, batch.labels, self.config, head=self.head, features=batch.features
-        )
+            activations = self.network(images[part])  # (b, bits)
+        labels, head = self.labels[indices[part]], self.head
+        features = None if self.features is None else self.features[indices[part]]
+        loss, scores = total_loss(self.network, activations, labels, self.config, head=head, features=features)
         share = self.world.share_of(self.batch_size)
         # The mean over processes is to be the mean over images, though shares differ by one.
         loss = loss * ((share.stop - share.start) * self.world.size / self.batch_size)
@@ -215,41 +181,36 @@ class Trainer:
         loss.backward()
         return loss.detach(), scores.detach()
 
-    def batches(self, epoch: int, world: World) -> Iterator[Batch]:
-        """Yield the augmented batches of an epoch: of each batch the share of this process."""
+    def batches(self, epoch: int, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the steps of an epoch: this process's augmented images, (b, 3, s, s), and their (b,) indices."""
         generator = epoch_generator(self.config.seed, epoch)
-        order = torch.randperm(len(self.images.labels), generator=generator)
+        order = torch.randperm(len(self.labels), generator=generator)
         share, generator = world.share_of(self.batch_size), world.own_generator(generator)
-        pixels, labels = torch.from_numpy(self.images.pixels), torch.from_numpy(self.images.labels)
-        features = None if self.features is None else torch.from_numpy(self.features)
+        pixels = torch.from_numpy(self.images.pixels)
         for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
             indices = order[start : start + self.batch_size][share]
             images = normalize(pixels[indices].to(self.device).permute(0, 3, 1, 2), self.preprocessing)
-            yield Batch(
-                images=augment(images, indices, epoch, self.config, generator),
-                labels=labels[indices].to(self.device),
-                features=None if features is None else features[indices].to(self.device),
-            )
+            yield augment(images, indices, epoch, self.config, generator), indices
 
-    def validate(self) -> tuple[float, float]:
-        """Return accuracy and mean average precision of the validation images, with training images as the gallery.
+    def validate(self) -> tuple[float | None, float | None]:
+        """Return accuracy and mean average precision of the validation images, looked up in training images.
 
-        With SWA they are those of the averaged weights, as soon as there are some.
+        They are those of the averaged weights as soon as SWA has some, and None without validation images or in a
+        process that is not the main one.
         """
-        assert self.validation is not None  # noqa: S101 - the caller has looked
-        network, seed, n_bits = self.trained_network(), self.config.seed, self.network.config.bits
-        network.eval()
-        rows = np.random.default_rng(seed).permutation(len(self.images.labels))[:GALLERY_LIMIT]
+        if self.validation is None or not self.world.is_main:
+            return None, None
+        network, n_bits = self.trained_network().eval(), self.network.config.bits
+        rows = np.random.default_rng(self.config.seed).permutation(len(self.labels))[:GALLERY_LIMIT]
         backend = torch_backend(network, self.preprocessing, self.config.precision)
-        query_activations, gallery_activations = (
-            encode_views(backend, pixels) for pixels in (self.validation.pixels, self.images.pixels[rows])
-        )
+        queries = encode_views(backend, self.validation.pixels)
+        gallery = encode_views(backend, self.images.pixels[rows])
         metrics = retrieval_metrics(
-            LabelledCodes(codes_of(query_activations, network.config, n_bits), self.validation.labels, n_bits),
-            LabelledCodes(codes_of(gallery_activations, network.config, n_bits), self.images.labels[rows], n_bits),
+            LabelledCodes(codes_of(queries, network.config, n_bits), self.validation.labels, n_bits),
+            LabelledCodes(codes_of(gallery, network.config, n_bits), self.images.labels[rows], n_bits),
         )
-        is_right = predict_classes(network, query_activations, n_bits) == self.validation.labels
-        # Python's own numbers: a checkpoint that is read without pickle has no others.
+        is_right = predict_classes(network, queries, n_bits) == self.validation.labels
+        # Python's own numbers: a checkpoint is read without pickle, which numpy's would need.
         return float(is_right.mean()), float(metrics.mean_average_precision)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -269,7 +230,7 @@ class Trainer:
         averaged = cast(DRHN, self.average.module)
         batches = islice(self.batches(self.config.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
         with self._autocast():
-            update_bn((batch.images for batch in batches), averaged)
+            update_bn((images for images, _ in batches), averaged)
         return averaged
 
     def resume(self) -> None:
@@ -288,47 +249,44 @@ class Trainer:
         if saved:
             self._load_state(saved)
 
-    def _load_state(self, saved: Checkpoint) -> None:
-        self.network.load_state_dict(saved.network)
-        if self.head and saved.head:
-            self.head.load_state_dict(saved.head)
-        if self.average and saved.average:
-            self.average.load_state_dict(saved.average)
-        for optimizer, state in zip(self.optimizers, saved.optimizers, strict=True):
+    def _load_state(self, saved: dict[str, Any]) -> None:
+        for name, module in self._modules.items():
+            module.load_state_dict(saved[name])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        self.history = [EpochReport(**report) for report in saved.history]
-        self.cpu_seconds = saved.cpu_seconds
-        self._clock_start = time.monotonic() - saved.seconds
+        self.history = [EpochReport(**report) for report in saved["history"]]
+        self.cpu_seconds = saved["cpu_seconds"]
+        self._clock_start = time.monotonic() - saved["seconds"]
 
     def save(self) -> None:
         """Write the checkpoint, in the main process."""
         if self.checkpoint_path is None or not self.world.is_main:
             return
-        checkpoint = Checkpoint(
-            run=self._run,
-            network=self.network.state_dict(),
-            head=self.head.state_dict() if self.head else None,
-            average=self.average.state_dict() if self.average else None,
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-            history=[asdict(report) for report in self.history],
-            seconds=self.seconds,
-            cpu_seconds=self.cpu_seconds,
-        )
-        save_checkpoint(self.checkpoint_path, checkpoint)
+        state = {
+            "run": self._run,
+            **{name: module.state_dict() for name, module in self._modules.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "history": [asdict(report) for report in self.history],
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+        }
+        save_checkpoint(self.checkpoint_path, state)
 
-    def _describe_run(self, start: Model | None) -> dict[str, Any]:
-        """Return what a run must have in common with the one that it continues."""
+    def _describe_run(self, start: Model | None, features: NDArray[np.float16] | None) -> dict[str, Any]:
+        """Return the settings and digests of the data that must be equal in the run that continues this one."""
+        images = sha256(np.ascontiguousarray(self.images.pixels).data)
+        images.update(self.images.labels.data)
         run = {
             "network": self.network.config.to_dict(),
             "training": self.config.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
-            "images": _digest(self.images),
+            "images": images.hexdigest(),
             "processes": self.world.size,  # each augments its images with random numbers of its own
         }
         if start:
             run["start"] = start.fingerprint
-        if self.features is not None:
-            run["teacher"] = sha256(self.features.data).hexdigest()
+        if features is not None:
+            run["teacher"] = sha256(features.data).hexdigest()
         return run
 
     def _autocast(self) -> torch.autocast:
@@ -362,10 +320,3 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     Torch uses 32 bits of a seed there, so seed and epoch are hashed together, not put side by side.
     """
     return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
-
-
-def _digest(images: LabelledImages) -> str:
-    digest = sha256()
-    for array in (images.pixels, images.labels):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ from drhn_cli import __main__, __version__
 from drhn_cli.cli import app as app_module
 from drhn_cli.codes.reader import CodeFile
 
-COMMANDS = sorted(typer.main.get_command(app_module.app).commands)
+COMMANDS = sorted(typer.main.get_command(app_module.app).list_commands(None))
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
@@ -51,7 +51,7 @@ def test_a_help_page_of_80_columns_has_whole_examples_and_sentences_and_none_of_
     monkeypatch.setenv("COLUMNS", "80")
     page = drhn(*arguments, "--help").out.decode()
     command = typer.main.get_command(app_module.app)
-    text = inspect.cleandoc((command.commands[arguments[0]] if arguments else command).help)
+    text = inspect.cleandoc((command.get_command(None, arguments[0]) if arguments else command).help)
     examples = [line for line in text.split("\n\n") if "\n" not in line and "drhn " in line]
     assert examples
     assert all(f"  {example}\n" in page for example in examples)

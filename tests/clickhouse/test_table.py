@@ -7,6 +7,7 @@ import secrets
 import struct
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -100,8 +101,10 @@ def push(path, address, name=b"codes.bin"):
         return load_codes(file, connection, name)
 
 
+@contextmanager
 def open_table(address):
-    return CodeTable(Connection(address))
+    with Connection(address) as connection:
+        yield CodeTable(connection)
 
 
 def ask(codes, n_bits, queries, under=(), **options):
@@ -151,7 +154,7 @@ def test_answers_are_those_of_the_code_file(database, tmp_path_factory, drawn, d
     def check(*paths):
         merge_codes(paths, folder / "merged")
         with CodeFile.open(folder / "merged") as file, open_table(address) as table:
-            assert (len(table), table.root, table.n_bits) == (len(file), file.root, n_bits)
+            assert (len(table), table.manifest.root, table.manifest.n_bits) == (len(file), file.root, n_bits)
             assert ask(table, n_bits, queries, **options) == ask(file, n_bits, queries, **options)
             assert ask(table, n_bits, queries, top_k=3) == ask(file, n_bits, queries, top_k=3)
 
@@ -189,7 +192,7 @@ def test_roots_of_several_files_may_lie_anywhere(address, tmp_path):
         push(write(tmp_path / os.fsdecode(name), {b"c/%d" % i: i for i in range(9)}, root=root), address, name)
     merge_codes([tmp_path / os.fsdecode(name) for name in roots if name != b"y"], tmp_path / "merged")
     with open_table(address) as table:
-        assert table.root == "/a"
+        assert table.manifest.root == "/a"
         everything = ask(table, 48, [1], top_k=None)[0].matches
         assert everything == sorted(everything, key=lambda match: (match.distance, match.path))
         assert len(everything) == 27
@@ -215,7 +218,7 @@ def test_what_was_pushed_is_not_sent_again(address, tmp_path, monkeypatch):
     write(path, SOME, root="/moved")
     assert push(path, address).n_sent == 0
     with open_table(address) as table:
-        assert table.root == "/moved"
+        assert table.manifest.root == "/moved"
     again = push(path, address, b"another name")
     assert (again.n_sent, again.n_files, again.n_table) == (100, 2, 200)
 
@@ -359,7 +362,7 @@ def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkey
         insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
         query=lambda _: list(enumerate(sent)),
     )
-    assert load._Slices(File(), connection, SimpleNamespace(rows="rows"), 7).fill(SILENT) == n_items
+    assert load.send_missing(File(), SimpleNamespace(connection=connection, rows="rows"), 7, SILENT) == n_items
     assert sent == slices
 
 
@@ -439,23 +442,22 @@ def test_a_table_of_two_models_is_not_searched(address, tmp_path):
         (pushed,) = schema.read_files()[:1]
         manifest = replace(file.manifest, fingerprint="e" * 64)
         schema.write_file(replace(pushed, name=b"other", state=b"live", version=9, manifest=manifest))
-    with pytest.raises(TableError, match=r"several models.*ffff.*eeee"):
-        open_table(address)
+    with pytest.raises(TableError, match=r"several models.*ffff.*eeee"), open_table(address):
+        pass
 
 
 def test_a_table_of_files_without_a_folder_in_common_is_refused(address, tmp_path):
     push(write(tmp_path / "codes.bin", SOME), address)
     push(write(tmp_path / "other.bin", SOME, root="D:\\photos"), address, b"other.bin")
-    with pytest.raises(
-        TableError, match=r"no folder in common .found /photos, D:.photos.; push the code files of each"
-    ):
-        open_table(address)
+    message = r"no folder in common .found /photos, D:.photos.; push the code files of each"
+    with pytest.raises(TableError, match=message), open_table(address):
+        pass
 
 
 def test_what_is_no_table_of_codes_is_refused(address, tmp_path):
     path = write(tmp_path / "codes.bin", SOME)
-    with pytest.raises(TableError, match=r"no such table; load one with drhn push"):
-        open_table(address)
+    with pytest.raises(TableError, match=r"no such table; load one with drhn push"), open_table(address):
+        pass
     with Connection(address) as connection:
         schema = Schema(connection)
         schema.create(48)
@@ -486,7 +488,8 @@ def test_a_wrong_password_is_not_repeated(database, monkeypatch, tmp_path):
     (tmp_path / "password").write_text(f"{SECRET}\n")
     if database.user == "me":
         monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
-        Connection(database).close()
+        with Connection(database):
+            pass
 
 
 def test_a_server_that_is_not_there_and_a_password_file_that_is_not(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drhn_cli.errors import SourceError
+from drhn_cli.errors import SourceError, about
 from drhn_cli.images.archive import read_members
 from tests.archives import write_tar
 
@@ -15,7 +15,8 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def members_of(content):
-    return list(read_members(io.BytesIO(content), len(content), "a.tar"))
+    with about("a.tar"):
+        return list(read_members(io.BytesIO(content)))
 
 
 def header(name="a.jpg", **fields):

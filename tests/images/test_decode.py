@@ -311,7 +311,7 @@ def test_unusable_files_are_refused_each_with_its_reason(tmp_path: Path, monkeyp
 
 
 def test_a_kind_of_file_without_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_KINDS", ())
+    monkeypatch.setattr(source_module, "_KINDS", {})
     assert "found something else" in refusal("/dev/null").message
 
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_asked():
 
 @pytest.mark.parametrize(("free", "fits"), [(1 << 29, False), ((1 << 29) + 300 * 6, True)])
 def test_codes_that_do_not_fit_are_left_where_they_are(free, fits, monkeypatch):
-    monkeypatch.setattr(module, "_free_bytes", lambda device: free if device == CPU else 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free if device == CPU else 0, 1 << 40))
     assert (load_on_gpu(random_codes(300, 48), 48, CPU) is not None) == fits
 
 

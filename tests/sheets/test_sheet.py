@@ -13,7 +13,7 @@ from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
 from drhn_cli.sheets.card import MAX_SIDE, About, Card, Section, make_thumbnail
-from drhn_cli.sheets.html import HtmlSheet, file_uri
+from drhn_cli.sheets.html import HtmlSheet
 from drhn_cli.sheets.sheet import answer_on_sheet
 from tests.drawing import draw_gradient, draw_picture
 
@@ -142,7 +142,7 @@ def test_a_link_to_a_folder_is_followed_before_dots(draw, tmp_path):
     draw_picture("circle", 5).save(tmp_path / "deep/own.png")
     os.symlink(tmp_path / "deep/er", "link")
     page = draw(Query(name=b"q", image="link/../own.png"), top_k=1)
-    assert page.all("a")[0]["href"] == file_uri(os.fsencode(tmp_path.resolve() / "deep/own.png"))
+    assert page.all("a")[0]["href"] == (tmp_path.resolve() / "deep/own.png").as_uri()
 
 
 def test_folders_are_told_relative_to_the_root(draw, tmp_path):

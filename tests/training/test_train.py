@@ -30,7 +30,7 @@ from tests.drawing import KINDS, write_class_folders
 from tests.hearing import Hearing
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
-TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0}
+TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,6 @@ def options_of(data, folder, **changes):
         network=NETWORK,
         training=TRAINING,
         device="cpu",
-        precision="float32",
         workers=1,
         command=("drhn", "train"),
     )
@@ -269,10 +268,10 @@ def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
 
 def test_precision_is_that_of_the_device_unless_told(data, tmp_path, monkeypatch):
     monkeypatch.setattr(train_job, "choose_precision", lambda _: "bfloat16")
-    assert train(data, tmp_path, precision=None)[0].training["precision"] == "bfloat16"
-    assert train(data, tmp_path, precision="float32")[0].training["precision"] == "float32"
+    usual = {name: value for name, value in TRAINING.items() if name != "precision"}
+    assert train(data, tmp_path, training=usual)[0].training["precision"] == "bfloat16"
     told = {**TRAINING, "precision": "float32"}
-    assert train(data, tmp_path, precision=None, training=told)[0].training["precision"] == "float32"
+    assert train(data, tmp_path, training=told)[0].training["precision"] == "float32"
 
 
 def test_pictures_that_are_not_square_are_fitted_as_told(tmp_path):
@@ -335,7 +334,7 @@ def started(data, tmp_path_factory):
 
 
 def go_on(data, folder, path, **changes):
-    standing_still = {"epochs": 1, "batch_size": 8, "conv_rate": 1e-9, "rate": 1e-9}
+    standing_still = {"epochs": 1, "batch_size": 8, "conv_rate": 1e-9, "rate": 1e-9, "precision": "float32"}
     return train(
         data, folder, **{"preset": None, "network": {}, "training": standing_still, "start": str(path), **changes}
     )
