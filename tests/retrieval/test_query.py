@@ -263,14 +263,13 @@ def test_a_gpu_that_is_not_there(ask):
 
 def test_a_gpu_that_is_asked_for_searches_where_the_codes_fit(ask, monkeypatch):
     from drhn_cli.network import devices
-    from drhn_cli.search import cuda as device_search
 
     monkeypatch.setattr(devices, "choose_device", lambda _: torch.device("cpu"))
     with CodeFile.open("codes.bin") as file:
         code = format_hex(file.codes[3])
     expected = {options: ask(code=code, under=options) for options in ((), ("photos/circle",))}
     for free in (0, 1 << 40):
-        monkeypatch.setattr(device_search, "_free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
         if free:
             monkeypatch.delattr(gallery, "search")
         for under, answer in expected.items():
