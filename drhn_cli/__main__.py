@@ -15,7 +15,7 @@ def main() -> None:
 
 
 def _reopen_closed_streams() -> None:
-    """Put the null device where a standard stream was closed, so that no file that is opened takes its number."""
+    """Open the null device for closed standard streams, so that no other file gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115

@@ -32,8 +32,8 @@ class FileStamp(NamedTuple):
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970.
-        inode: the file's number on its device; 0 where unknown. Of a member of an archive, the upper half is made of
-            its place in the archive and the archive's size, and the lower half of the archive's inode.
+        inode: the file's number on its device; 0 where unknown. For an archive member: in the upper 32 bits a
+            checksum of archive size and member offset, in the lower 32 bits one of the archive's inode.
     """
 
     size: int
@@ -144,7 +144,7 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         temporary.replace(target)
     finally:
-        # Renamed already if all went well. An error here, after Ctrl-C for example, would hide the first one.
+        # After a successful rename there is nothing to remove. An error here would hide the original one.
         with suppress(OSError):
             temporary.unlink()
     _sync_directory(target.parent)
@@ -164,7 +164,7 @@ def _temporary_name(target: Path, token: str) -> str:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the rename survive a power cut. Windows cannot: it opens no folders."""
+    """Fsync the folder, so the rename survives a power cut. Windows cannot."""
     # The new file is in place, so an error here would be misleading.
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
@@ -221,8 +221,8 @@ def lock_file(
         remove_leftovers(target)
         yield
     finally:
-        # The lock file stays beside the file, but not after a failed run that was to make the file. It is removed while
-        # it is held: a filelock that waits for it notices, and starts again.
+        # The lock file stays, unless a run fails before it has created the file. It is removed while it is held: a
+        # filelock that waits for it notices, and retries.
         if is_new and not target.exists():
             with suppress(OSError):  # Windows removes no open file
                 lock_path.unlink()

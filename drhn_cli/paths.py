@@ -1,4 +1,4 @@
-"""Paths: bytes, made absolute where they come in."""
+"""Paths are bytes, and made absolute on input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from drhn_cli.errors import AnyPath, DrhnError, SourceError
 def absolute_path(path: AnyPath) -> bytes:
     """Return an absolute path without ``.`` and ``..``; symbolic links are kept.
 
-    Only before a ``..`` links are resolved where it matters: there it means the folder above the link's target and not
-    the folder that the link is in.
+    Links before a ``..`` are resolved only where it matters: ``..`` is the parent of the link's target, and not the
+    folder that the link is in.
     """
     raw = os.fsencode(path)
     plain = os.path.abspath(raw)

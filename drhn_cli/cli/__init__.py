@@ -1,4 +1,4 @@
-"""The command line. A command reads its arguments, calls one function of a room below and writes the result.
+"""The command line. A command reads its arguments, calls one function of the core and writes the result.
 
 Read ``app`` first (the commands, exit statuses, errors and signals), then ``options`` (shared by several commands),
 ``output`` (stdout, stderr, progress) and the commands: ``collection``, ``retrieval`` and ``training``.

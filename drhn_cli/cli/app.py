@@ -140,7 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
-        # The reader of the pipe has enough, which is no failure. Typer makes a SystemExit of it in a command.
+        # The pipe's reader has closed it, which is no error. In a command, typer raises SystemExit instead.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         discard(sys.stdout)

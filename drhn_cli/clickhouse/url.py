@@ -1,6 +1,6 @@
 """Addresses of tables: ``clickhouse://user@host:8123/database.table``, or ``chdb:./folder`` for an embedded database.
 
-Every command that takes a code file calls ``is_table``, so this module imports nothing else of its room.
+Every command that takes a code file calls ``is_table``, so this module imports no sibling module.
 """
 
 from __future__ import annotations

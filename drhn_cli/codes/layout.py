@@ -37,7 +37,7 @@ from drhn_cli.files import FileStamp
 
 FORMAT_VERSION = 1
 INDEXED_VERSION = 2  # read, never written
-BLOCK_ROWS = 4096  # some 300 KB: ten paths out of ten million cost ten of these, not the whole section
+BLOCK_ROWS = 4096  # about 300 KB: looking up one path reads one block, not all entries
 FAISS_MAGIC = b"IBxF"
 MAGIC = b"DRHNCODE"
 MAX_PATH_BYTES = 1 << 16  # far beyond any file system; keeps a block's offsets within 32 bits

@@ -15,7 +15,7 @@ from drhn_cli.errors import AnyPath, CodeFileError, ConfigError
 
 IMPORTED_MODEL = "imported"
 IMPORTED_FINGERPRINT = "0" * 64
-"""Of codes that no model of ours made: not the sha256 of anything."""
+"""For codes that no drhn model made; not a real sha256."""
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("root", "model", "fingerprint", "drhn_version"), str),
@@ -31,7 +31,7 @@ class Shard:
     Attributes:
         number: of this shard, from 1.
         count: of shards.
-        finished: whether all of its pictures are in its file, of sources that could all be read.
+        finished: whether all of its pictures are in its file, and all sources could be read.
 
     Raises:
         ConfigError: there is no such shard.
@@ -46,10 +46,10 @@ class Shard:
             raise ConfigError(f"no such part: {self.number}/{self.count}", expected=f"1 to {self.count}")
 
     def holds(self, name: bytes) -> bool:
-        """Tell whether a picture with this path, relative to the folder of all sources, belongs to this shard.
+        """Return whether a picture with this path, relative to the sources' common folder, belongs to this shard.
 
-        That follows from the path alone: a picture that comes or goes moves no other one to another shard, and
-        processes that list a folder at different times still agree on all that they have both seen.
+        The path's hash decides: added or deleted pictures move no others to another shard, and processes that list
+        a folder at different times agree on the pictures that both have listed.
         """
         from hashlib import blake2b  # two milliseconds, which reading a code file does without
 
@@ -87,7 +87,7 @@ class CodeManifest:
             fingerprints cannot be compared.
         preprocessing: how a picture became the network's input, JSON-ready.
         drhn_version: version of drhn that wrote the file.
-        shard: of the collection; None: the file has all that was asked for.
+        shard: which the file holds; None: the file is not a shard.
 
     Raises:
         ConfigError: ``n_bits`` is out of its range.

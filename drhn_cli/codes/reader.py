@@ -1,4 +1,4 @@
-"""Read a code file. ``layout`` has its bytes, ``writer`` makes one."""
+"""Read a code file. Its format is in ``layout``."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
 
 
 def lock_code_file(path: AnyPath, progress: Progress) -> AbstractContextManager[None]:
-    """Return what holds the lock of a code file, which need not exist yet, through a ``with`` block.
+    """Return a context manager that locks a code file, which need not exist yet.
 
     Raises:
         CodeFileError: on entering: another writer still holds it, or it cannot be locked.
@@ -91,10 +91,10 @@ def lock_code_file(path: AnyPath, progress: Progress) -> AbstractContextManager[
 
 
 def refuse_foreign_file(path: AnyPath) -> None:
-    """Refuse to replace what is no code file, not even a damaged one; a missing or empty file is fine.
+    """Refuse to replace a file of another kind; a missing, empty or damaged code file is fine.
 
     Raises:
-        CodeFileError: it begins as no code file does, cannot be read, or stands for stdout.
+        CodeFileError: it does not begin like a code file, cannot be read, or is ``-``.
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
@@ -142,7 +142,7 @@ def _write_parts(stream: BinaryIO, blocks: Iterable[Block], n_items: int, manife
     for block, (codes, entries) in enumerate(blocks):
         if (codes[:, -1] & padding).any():
             raise DrhnError(f"codes have more than {manifest.n_bits} bits", expected="padding bits of zero")
-        # Codes and entries grow side by side, so that one pass over the blocks does.
+        # Write both sections in one pass over the blocks, by seeking between them.
         raw = codes.tobytes()
         codes_crc = zlib.crc32(raw, codes_crc)
         stream.seek(codes_end)

@@ -143,8 +143,8 @@ def import_codes(
 ) -> ImportSummary:
     """Write a code file, replacing one that is there.
 
-    The stamp of a path is that of its file now, so that a picture that changes later no longer counts as the one that
-    has the code. A path without a file is allowed.
+    Each path gets the current stamp of its file, so that later changes of the picture are noticed. A path without a
+    file is allowed.
 
     Args:
         array_path: a ``.npy`` file: (n, code_size) uint8, packed as in a code file, or (n, bits) bool.

@@ -1,4 +1,4 @@
-"""Join code files that were made apart, a few blocks at a time."""
+"""Merge code files, a few blocks at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def merge_codes(
     Args:
         parts: code files that have no picture in common.
         codes_path: the code file to write; one that is there is replaced, and it may be one of the parts.
-        partial: join what there is of the shards of a collection, even if some are missing or unfinished.
+        partial: merge the given shards even if others are missing or some are unfinished.
         progress: gets a note when this waits for another run that writes the code file.
 
     Raises:
@@ -96,7 +96,7 @@ def _describe(file: CodeFile) -> str:
 
 
 def _require_complete(files: Sequence[CodeFile]) -> None:
-    """Refuse shards of a collection that is not all there."""
+    """Refuse unfinished or incomplete sets of shards."""
     numbers = defaultdict(set)
     for file in files:
         if shard := file.manifest.shard:
@@ -143,7 +143,7 @@ def _rows(file: CodeFile, folder: bytes) -> Iterator[_Row]:
 
 
 def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
-    """Yield rows in order of paths again, unless two have the same."""
+    """Yield the rows unchanged; refuse two with the same path."""
     previous, previous_file = None, None
     for row in rows:
         path, file = row[:2]

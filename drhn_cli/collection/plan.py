@@ -1,6 +1,6 @@
-"""What is asked for, stored and found, and what follows from it: which codes stay, which pictures are decoded.
+"""The data classes of an update, and its plan: which codes stay, and which pictures are decoded.
 
-Values only: nothing here opens or writes a file.
+Nothing here opens or writes a file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class HashOptions:
         shard: only the pictures of this shard. None: all.
         weights: a bundled model's name or a weights file. None: the code file's, or the default.
         n_bits: length of the codes. None: that of the code file, or the network's.
-        views: of each picture, 1 or 2, that activations are averaged of. None: as the code file has it, and a new one
-            as the model does.
-        rebuild: hash everything anew and forget what the code file held.
+        views: number of views whose activations are averaged, 1 or 2. None: as in the code file; for a new file, as in
+            the model.
+        rebuild: hash all pictures again, and discard the old codes.
         keep_missing: keep the codes of files that are gone.
-        root: where the folder that the code file's paths are relative to has been moved. None: it is where it was.
+        root: new location of the folder that the code file's paths are relative to. None: it was not moved.
         device: auto, cuda, mps or cpu.
         batch_size: pictures at a time.
         workers: threads that decode, and as many that run the network on the CPU. None: one for each processor.
@@ -62,16 +62,16 @@ class HashOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
-    """What a code file holds, with absolute paths, and what goes on with it. ``in`` is for pictures and their folders.
+    """The content of a code file, with absolute paths. ``path in stored``: a stored picture, or a folder above one.
 
     Attributes:
-        root: folder that its paths are relative to, where it lies now; empty if there is no file yet.
+        root: current location of its root folder; empty if there is no file yet.
         codes: (n, code_size) uint8.
         entries: of the n rows.
         model: that made the codes.
         n_bits: length of a code.
-        shard: that the file holds; None: not one of several.
-        is_new: whether there is no file, or what it holds is to be forgotten.
+        shard: which the file holds; None: it is not a shard.
+        is_new: whether there is no file, or its content is to be discarded.
     """
 
     root: bytes
@@ -102,18 +102,18 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What there is to be hashed.
+    """The pictures to be hashed.
 
     Attributes:
         files: of this shard; those of an archive in its order.
         shard: None: all of the collection.
-        n_images: pictures of all shards; perhaps not all of them are counted.
+        n_images: number of pictures in all shards, or a lower bound.
         roots: absolute paths of the sources.
         archives: the tar archives among them.
-        folder: the deepest that holds all sources, whichever shard.
-        failures: what could not be looked at.
-        missing: absolute paths of sources and folders below which nothing is known.
-        complete: whether all sources were there, and nothing vanished while it was looked at.
+        folder: deepest common folder of all sources.
+        failures: errors of the file search.
+        missing: absolute paths of sources and folders that could not be listed.
+        complete: whether all sources could be read, and nothing vanished during the search.
     """
 
     files: list[ImageFile]
@@ -127,9 +127,9 @@ class Sources:
     complete: bool
 
     def covers(self, path: bytes) -> bool:
-        """Tell whether a file of this path would have been found if it were still there.
+        """Return whether a file of this path would have been found if it still existed.
 
-        Not where nothing is known, and not in an archive that is no source: folders are not searched for archives.
+        False below a missing folder, and in an archive that is not a source: archives in folders are not opened.
         """
         if not is_below(path, self.roots) or is_below(path, self.missing):
             return False
@@ -145,10 +145,10 @@ class UpdatePlan:
         root: folder that paths will be relative to.
         unchanged: pictures whose code stays, and their rows.
         moved: the same for pictures that were found under another path.
-        kept: rows that stay without their picture having been found.
-        removed: rows that go.
+        kept: rows that stay although their picture was not found.
+        removed: rows to drop.
         pending: pictures that have to be decoded.
-        outdated: the rows of those pending pictures that had another content; they stay until that is hashed.
+        outdated: path to row, for pending pictures that changed; rows stay until the picture is hashed.
     """
 
     root: bytes
@@ -160,7 +160,7 @@ class UpdatePlan:
     outdated: dict[bytes, int] = field(default_factory=dict)
 
     def stored_part(self, stored: Stored) -> tuple[NDArray[np.uint8], Entries]:
-        """Return the codes that stay, (m, code_size) uint8, and their entries under the paths and inodes of today."""
+        """Return the codes that stay, (m, code_size) uint8, and their entries with the current paths and stamps."""
         found = [*self.unchanged, *self.moved]
         of_today = Entries.from_stamps([file.path for file, _ in found], [file.stamp for file, _ in found])
         rows = np.array([*(row for _, row in found), *self.kept], np.int64)
@@ -170,16 +170,16 @@ class UpdatePlan:
 def plan_update(
     stored: Stored, sources: Sources, *, is_there: Callable[[bytes], bool], stays: Callable[[bytes], bool]
 ) -> UpdatePlan:
-    """Decide what becomes of each picture that a code file holds, and of each that was found.
+    """Decide what to do with each picture in the code file, and with each that was found.
 
-    A picture with the size and time of its entry is unchanged; one that was only renamed has the size, time and inode
-    of an entry whose path is gone. What was not found is removed where the sources would have shown it, else kept.
+    A picture with the size and time of its entry is unchanged; a renamed one has the size, time and inode of an entry
+    whose path is gone. The entry of a picture not found is removed if the sources cover its path, unless it ``stays``.
 
     Args:
         stored: what the code file holds.
         sources: what was found.
-        is_there: tells whether there still is a file of a path that was not found: what is there has not moved.
-        stays: tells whether a picture that is gone keeps its code.
+        is_there: returns whether a path that was not found still exists; if so, it was not renamed.
+        stays: returns whether a picture not found is kept.
     """
     # Shards of a collection have the same root, even one that holds nothing yet.
     has_root = stored.rows or (sources.shard is not None and not stored.is_new)

@@ -1,4 +1,4 @@
-"""The pictures that there are to hash: those of all sources, or of this process's shard."""
+"""Find the pictures to hash: those of all sources, or of this process's shard."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def find_sources(
 ) -> Sources:
     """Find the pictures of all sources.
 
-    Tar archives are read one by one, and all members of one are in the same shard: no other shard reads it.
+    Tar archives are listed one by one. All members of one are in the same shard, so no other decodes it.
 
     Args:
         sources: files, folders and tar archives.
         options: which pictures are taken.
-        stored: what the code file has. A source that had pictures and is empty now, as the mount point of an unplugged
-            drive is, counts as missing.
-        enough: pictures of all shards; beyond so many they are not counted.
+        stored: the code file's content. A source that had pictures and is empty now, like the mount point of an
+            unplugged drive, counts as missing.
+        enough: stop counting pictures of other shards at this total.
         progress: is advanced by the pictures of each folder and archive.
 
     Raises:
@@ -140,7 +140,7 @@ def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shar
         shard, starter = Shard(number=rank + 1, count=size), "torchrun"
     elif _SLURM_ID in environment:
         (task,), (first, last, count) = _integers(environment, (_SLURM_ID,)), _integers(environment, _SLURM_BOUNDS)
-        # A single task that is submitted again is an array of its own, and does not know how many there were.
+        # A single task that is resubmitted is a new array, whose variables lack the original task count.
         if first not in (0, 1) or last - first + 1 != count or count < 2:
             problem, expected = "a Slurm array that may be some tasks of a larger one", "all tasks from 0 or 1 on"
             raise ConfigError(problem, expected=expected, found=f"{count} from {first} to {last}", hint=_BY_HAND)

@@ -1,4 +1,4 @@
-"""What a code file holds before it is brought up to date, and the model that made it."""
+"""Read a code file before an update, and load the model that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring a code file up to date with its pictures: what is stored, what there is now, a plan, and one writer."""
+"""Bring a code file up to date with its pictures: read it, find pictures, plan, hash, and write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import ThreadPool, n_processors
 
 SAVE_EVERY_SECONDS = 60.0
-"""A run that is killed loses at most so much of its work."""
+"""A killed run loses about this much work at most."""
 
 
 @dataclass(kw_only=True)
@@ -63,9 +63,9 @@ def update_collection(
     """Bring a code file up to date with its pictures.
 
     A file with the size and time that the code file has for it keeps its code; a file that was only renamed is
-    recognized by size, time and inode. Files that are gone lose theirs, but never under a source or folder that cannot
-    be read, nor under a source that is empty now. Entries outside the sources are left alone. The code file is written
-    now and then, and when the run is interrupted.
+    recognized by size, time and inode. Entries of deleted files are dropped, except below a source or folder that
+    cannot be read or a source that is now empty. Entries outside the sources are kept. The code file is saved
+    periodically, and when the run is interrupted.
 
     Args:
         sources: files and folders.
@@ -94,16 +94,16 @@ def update_collection(
         plan = plan_update(stored, found, is_there=is_there, stays=stays)
         progress.phase("hashing", len(plan.pending))
         update = _Update(codes_path, options, stored, plan, found.failures)
-        # A shard that is run again gets the codes that it would have had at once: from the same encoder.
+        # A shard that is run again uses the encoder of a first run, so it gets the same codes.
         update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
-        # A shard must not pass for whole on a machine where a drive is not there.
+        # A shard is not finished if a source, such as a drive, is missing.
         update.finish(complete=found.complete)
     update.summary.seconds = time.monotonic() - clock
     return update.summary
 
 
 class _Update:
-    """The new content of a code file while it grows, and what writes it."""
+    """Collects the new content of a code file, and writes it."""
 
     def __init__(
         self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, failures: list[DrhnError]
@@ -136,7 +136,7 @@ class _Update:
             raise
         except DrhnError:  # such as a closed stdout, to which a failure was written
             has_hashed = any(len(entries) for _, entries in self._blocks[1:])
-            if has_hashed and (self._saved or not self._options.rebuild):  # the old codes are still wanted
+            if has_hashed and (self._saved or not self._options.rebuild):  # else the old file stays
                 self._save()
             raise
 
@@ -181,7 +181,7 @@ class _Update:
         self.summary.added += len(files) - n_changed
 
     def _give_up(self, file: ImageFile) -> None:
-        """Drop what was stored of a file that cannot be read, unless it vanished or changed only now."""
+        """Drop the entry of a file that cannot be read, unless it changed or vanished during the run."""
         if not file.is_unchanged():
             self._some_changed_meanwhile = True
         elif self._outdated.pop(file.path, None) is not None:
@@ -220,7 +220,7 @@ class _Update:
         self._saved = True
 
     def finish(self, *, complete: bool) -> None:
-        """Write the code file, unless it has all of this already; a shard is finished if its sources were complete."""
+        """Write the code file if anything has changed; a shard is finished if its sources were complete."""
         try:
             if self._shard is not None:
                 self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)

@@ -39,7 +39,7 @@ class RetrievalMetrics:
     precision_at_k: float  # relevant fraction of the first k items (of all, in a smaller gallery)
     precision_at_radius2: float  # relevant fraction of the items within distance 2; 0 for a query that finds none
     n_queries: int
-    n_queries_left_out: int  # those without a relevant item in the gallery, in no mean
+    n_queries_left_out: int  # without a relevant item; excluded from all means
     n_gallery: int
     k: int
     depth: int

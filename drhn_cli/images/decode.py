@@ -53,13 +53,13 @@ _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class Decoded(NamedTuple):
-    """A decoded picture, and how it lies in its image.
+    """A decoded picture, its scale and its margins.
 
     Attributes:
         image: mode ``RGB``, upright.
-        scale: how many of the file's pixels there are to one of the image's, each way: 1, 2, 4 or 8.
-        margins: how far the image's left, top, right and bottom edge are beyond the picture's, in the image's pixels, 0
-            or more and below 1: where a side of a JPEG is no multiple of ``scale``, the last pixel is not full.
+        scale: pixels of the file per pixel of the image, each way: 1, 2, 4 or 8.
+        margins: how far the image extends beyond the picture at left, top, right and bottom, in pixels of the image,
+            0 to below 1: where a JPEG's side is no multiple of ``scale``, the last pixel is partly empty.
     """
 
     image: Image.Image

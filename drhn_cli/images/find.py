@@ -31,11 +31,11 @@ class FindResult:
 
     Attributes:
         files: sorted by path bytes, each path once.
-        failures: what could not be looked at, in the order met.
+        failures: errors, in the order in which they occur.
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
         missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
             may still exist.
-        some_vanished: a file or folder vanished between being listed and being looked at, as on an unplugged drive.
+        some_vanished: a file or folder vanished between being listed and being read, as on an unplugged drive.
     """
 
     files: Sequence[ImageFile] = field(default_factory=list)
@@ -83,9 +83,9 @@ def find_images(
 def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
-    The files are in the order of the archive; of a name that is there twice the last one counts. A member with a
-    picture's name that is no regular file below the archive is a failure. A damaged archive is a failure and missing,
-    too: what comes after the damage cannot be read.
+    The files are in the order of the archive; if a name occurs twice, the last one counts. A member with a
+    picture's name that is no regular file below the archive is a failure. A damaged archive is in ``failures`` and
+    ``missing``: the rest of it cannot be read.
     """
     suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
     files: dict[bytes, ImageFile] = {}
@@ -114,7 +114,7 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
 def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
     r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
 
-    The list is read as its paths are needed. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
+    The list is read lazily. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
     lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
     """
     separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")

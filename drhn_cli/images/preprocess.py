@@ -32,11 +32,11 @@ class Preprocessing(Settings):
         fit: how a picture that is not square fits: ``crop`` a square of it, ``squash`` it, or ``pad`` it with grey.
         mean: per-channel mean of the training pixels, in 0..1, in RGB order.
         std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
-        views: how many inputs the activations are the mean of. 1: the picture, where it is cropped the square at its
-            centre. 2: the picture and its mirror image, where it is cropped the square before its centre and the mirror
-            image of that behind it: both ends of a picture up to twice as long as wide.
-        shrink_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as so many of its pixels still go into one
-            of the input's, each way. 0: always at its full size. From 4 on, fewer than 1 % of the bits change
+        views: number of inputs whose activations are averaged. 1: the picture; with ``crop``, its central square. 2:
+            the picture and its mirror image; with ``crop``, a square on each side of the centre, the second mirrored,
+            to cover a picture up to twice as long as wide.
+        shrink_gap: decode a JPEG at 1/2, 1/4 or 1/8 of its size if at least this many of its pixels remain per pixel of
+            the input, each way. 0: always at full size. From 4 on, fewer than 1 % of the bits change
             (``tests.benchmarks.shrinking``).
 
     Raises:
@@ -61,7 +61,7 @@ class Preprocessing(Settings):
         require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; one view is not named, as fingerprints were made without it."""
+        """Return the settings as JSON-ready values; ``views`` is left out if it is 1, as in old fingerprints."""
         values = super().to_dict()
         if self.views == 1:
             del values["views"]
@@ -74,7 +74,7 @@ class Preprocessing(Settings):
 
     @property
     def min_decoded_side(self) -> int | None:
-        """How many pixels the sides of a JPEG keep at least when it is decoded; None: all."""
+        """Minimum side of a JPEG decoded at reduced size, in pixels; None: full size."""
         return self.shrink_gap * self.size or None
 
 
@@ -83,8 +83,8 @@ def fit_image(
 ) -> NDArray[np.uint8]:
     """Bring a picture to size x size pixels.
 
-    ``crop`` takes the largest square at the centre (of two views, as long as they cover it, those at both ends),
-    ``squash`` ignores the shape, ``pad`` fills up with mid-grey. A picture that has the size already is left as it is,
+    ``crop`` takes the largest square at the centre (with two views, the squares on both sides of it), ``squash``
+    ignores the shape, ``pad`` fills up with mid-grey. A picture that has the size already is left as it is,
     bit for bit. The second view is mirrored. The image has mode ``RGB``; for ``scale`` and ``margins`` see ``Decoded``:
     whole pixels of the file are cut out. Returns (views * size, size, 3) pixels in 0..255, one view below the other.
     """

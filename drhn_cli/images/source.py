@@ -58,7 +58,7 @@ class ImageFile:
     name: AnyPath | None = None
 
     def has_content(self, stamp: FileStamp) -> bool:
-        """Whether the content is the one that had this stamp, as far as stamps can say."""
+        """Whether the file has the content of this stamp, judged by stamps alone."""
         return self.stamp.is_same_content(stamp, in_archive=self.archive is not None)
 
     def is_unchanged(self) -> bool:
@@ -83,7 +83,7 @@ class ImageFile:
 
 
 ImageSource = ImageFile | AnyPath | BinaryIO
-"""A picture as it was found, or its path, which may lead into an archive; or a stream, as stdin is."""
+"""A picture that was found, a path (perhaps into an archive), or a stream such as stdin."""
 
 
 def read_source(source: ImageSource) -> bytes:

@@ -15,7 +15,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def check_device(name: str) -> None:
-    """Raise a ``ConfigError`` for a name that no device has; whether the device is there, only torch could say."""
+    """Raise a ``ConfigError`` for an invalid device name; ``choose_device`` checks if the device exists."""
     if not re.fullmatch(r"auto|(cuda|mps|cpu)(:(0|[1-9][0-9]?))?", name):
         raise ConfigError(f"unknown device {name!r}", expected="auto, cuda, mps or cpu, or such as cuda:0")
 

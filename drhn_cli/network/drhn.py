@@ -74,17 +74,17 @@ class DRHN(nn.Module):
             return torch.sigmoid(self.hash_norm(self.hash(x)))
 
     def scores(self, activations: Tensor, n_bits: int | None = None, *, first: int = 0) -> Tensor:
-        """Return the logits of the classes from ``n_bits`` bits, from ``first`` on: (n, bits) -> (n, n_classes).
+        """Return the class logits from ``n_bits`` bits, from ``first`` on: (n, bits) -> (n, n_classes).
 
-        Fewer bits weigh more, so that logits have the same range at every code length. Otherwise the first bits alone
-        would have to reach the logits that the loss asks for, and longer codes would have nothing left to learn.
+        Weights are scaled by bits / n_bits, so that logits have the same range at every code length. Otherwise the
+        first bits alone would have to reach the logits of a low loss, and the others would have nothing to learn.
         """
         n_bits = n_bits or self.config.bits
         return linear_of_bits(self.classify, activations[:, first : first + n_bits], first=first)
 
 
 def linear_of_bits(layer: nn.Linear, bits: Tensor, *, first: int = 0) -> Tensor:
-    """Apply a layer for whole codes to some of their bits, (n, n_bits) from ``first`` on, with larger weights."""
+    """Apply a layer to bits from ``first`` on, (n, n_bits), with weights scaled by in_features / n_bits."""
     n_bits = bits.shape[1]
     weight = layer.weight[:, first : first + n_bits] * (layer.in_features / n_bits)
     return functional.linear(bits, weight, layer.bias)
@@ -113,7 +113,7 @@ def build_network(model: Model, device: torch.device) -> DRHN:
     """Return the trained network, in evaluation mode."""
     network = DRHN(model.config)
     state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}
-    # Not strict: batch normalization's counters of batches are not in the weights file, and nothing reads them.
+    # Not strict: num_batches_tracked of batch normalization is not in the weights file, and not needed.
     network.load_state_dict(state, strict=False)
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -56,8 +56,8 @@ class Encoder:
     """A model that is ready to encode pictures; their number decides the backend.
 
     The code of a picture depends on the picture alone: the last batch is padded with black pictures to the size of the
-    others. A matrix product with another number of rows adds up in another order: activations then differ by about
-    1e-7, and now and then a bit does.
+    others. A matrix product with another number of rows sums in another order: activations would differ by about
+    1e-7, and rarely a bit.
 
     Args:
         model: the trained network.

@@ -131,7 +131,7 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
 
 
 def _with_current_names(figures: Any) -> Any:
-    """Give the figures of older files the names that tables have."""
+    """Rename the figures of older files to the current names."""
     if not isinstance(figures, dict):
         return figures
     names = {
@@ -206,7 +206,7 @@ def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) 
 
 
 def choose_bits(n_bits: int | None, model: Model) -> int:
-    """Return a code length that the network was trained for, the longest for None; ConfigError: it was not."""
+    """Return ``n_bits``, the longest length for None; ConfigError: the network was not trained for it."""
     lengths = model.config.code_lengths
     if n_bits is None:
         return lengths[-1]

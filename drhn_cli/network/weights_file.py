@@ -103,7 +103,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 def _member_sizes(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     members = archive.infolist()
-    # Numpy compresses in no other way, and other ways would raise other errors.
+    # numpy writes only these two, and other methods raise other errors.
     if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise WeightsError(_NOT_OURS, path=path, expected="an .npz", hint=_HINT)
     sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members}

@@ -33,10 +33,10 @@ def find_duplicates(
 
     Args:
         gallery: what is searched.
-        max_distance: pictures at this distance or nearer are linked, and all that are linked are a group. None:
+        max_distance: pictures at this distance or nearer are linked; groups are connected components. None:
             ``near_distance``.
-        across: only groups in more than one folder: of those that the gallery was opened with, if there are several,
-            else of the pictures' own.
+        across: only groups that span several folders: of ``gallery.under`` if it has several, else the folders of the
+            pictures.
     """
     file = gallery.file
     rows = np.arange(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows)

@@ -52,7 +52,7 @@ class FileGallery:
         file: the code file.
         under: search only pictures in these folders. One that is outside of the code file is a ``DrhnError``.
         exclude: globs of pictures and folders that are left out; see ``compile_excludes``.
-        device: a CUDA device searches the codes itself if they fit its memory.
+        device: on a CUDA device, search there if the codes fit its memory.
 
     Attributes:
         path: of the code file.

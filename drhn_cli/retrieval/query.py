@@ -80,7 +80,7 @@ class Answer:
 
 
 def answer_queries(gallery: Gallery, queries: Iterable[Query], options: QueryOptions) -> Generator[Answer, None, None]:
-    """Answer each query as it comes; there may be no end to them.
+    """Answer queries lazily; the iterable may be infinite.
 
     A picture that the gallery holds, unchanged, is not decoded; the network is loaded when first needed. A picture that
     cannot be read gives an answer with an error.
@@ -162,10 +162,10 @@ class _Lookup:
 
 
 def _is_current(path: bytes, entry: Entry) -> bool:
-    """Tell whether a picture is as it was when it was hashed."""
+    """Return whether the stored code is still up to date."""
     from drhn_cli.images.source import locate
 
     try:
         return locate(path).has_content(entry.stamp)
     except ImageError:
-        return True  # gone, but its code is here: that is what the codes are for
+        return True  # gone, but its stored code can still be used

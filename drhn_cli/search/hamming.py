@@ -23,7 +23,7 @@ Rows = NDArray[np.bool_] | NDArray[np.integer]
 """Some rows of n codes: an (n,) mask, or row numbers in any order."""
 
 _CHUNK_WORDS = 1 << 16  # 64-bit words of a chunk in numpy: with their counts 576 KB, which fit the L2 cache
-_NATIVE_WORDS = 1 << 28  # words compared by one call of C, of all queries: a tenth of a second, the delay of Ctrl-C
+_NATIVE_WORDS = 1 << 28  # words compared per C call, over all queries: 0.1 s, which is how long Ctrl-C may wait
 _FIRST_ROWS = 1 << 10  # without a bound every row is a hit, so the first chunk, which gives one, is small
 _THREAD_ROWS = 1 << 20  # with fewer rows, a thread costs more than it saves
 
@@ -93,7 +93,7 @@ def search(
 
 
 def count_threads(n_rows: int) -> int:
-    """Return how many threads scan so many rows: one for each million, at most one for each processor."""
+    """Return how many threads scan ``n_rows``: one per 2^20 rows, at most one per processor."""
     if n_rows < 2 * _THREAD_ROWS:
         return 1
     from drhn_cli.threads import n_processors

@@ -161,8 +161,7 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
     ordered = words[:, order]
     places = np.arange(len(order))
     for shift in count(1):
-        # Each place with the one ``shift`` further, in all buckets at once: memory for one pair a code, however long
-        # the buckets are.
+        # Pair each place with the one ``shift`` further, in all buckets at once: at most one pair per code in memory.
         places = places[places + shift <= last[places]]
         if not len(places):
             break

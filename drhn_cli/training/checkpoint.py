@@ -13,7 +13,7 @@ from drhn_cli.errors import CheckpointError
 from drhn_cli.files import CORRUPT, atomic_write, os_errors
 
 FORMAT_VERSION = 2
-_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # from the pictures, the last unless it is given
+_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # from the pictures; batch_size unless given
 _RUN_PARTS = {
     "images": "other pictures",
     "start": "other weights to start from",

@@ -26,7 +26,7 @@ def total_loss(
 
     Cross-entropy of the softmax is the paper's loss. With nested code lengths it is averaged over the lengths, as in
     Matryoshka representations (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147), and then with its mean over
-    runs of as many bits as the shortest code has: otherwise only long codes would train the last bits.
+    segments of the shortest code's length: otherwise only long codes would train the last bits.
 
     Activations are (n, bits) in 0..1, labels (n,) int64, a teacher's features (n, d) of unit length.
     """

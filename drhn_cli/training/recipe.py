@@ -15,7 +15,7 @@ _SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "has
 """Settings that decide which arrays a network has, and their shapes."""
 
 _INHERITED = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
-"""Settings of a training that suit a kind of pictures, and so the next training on such pictures."""
+"""Training settings that depend on the kind of pictures, so fine-tuning inherits them."""
 
 _RATES = {"conv_rate": 0.03, "rate": 0.05}
 """A quarter of the default learning rates, so that the first steps do not undo what has been learned."""

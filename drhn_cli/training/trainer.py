@@ -66,8 +66,8 @@ class Trainer:
     An epoch's random numbers depend on the seed and its own number alone, so a run that was interrupted and resumed
     ends with the same weights as one that was not.
 
-    The processes of a connected ``world`` divide the images of each step; the order of the images does not depend on
-    their number, the augmentation does.
+    The processes of a connected ``world`` divide the images of each step; how many there are changes the
+    augmentation, but not the order of the images.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Trainer:
             yield report
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Train on all images once; return the mean loss and the accuracy, each of the weights before a step."""
+        """Train on all images once; return the mean loss and the accuracy, measured before each step."""
         self.network.train()
         self.progress.phase("training", self.steps_per_epoch)
         loss_sum, n_right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -195,8 +195,8 @@ class Trainer:
     def validate(self) -> tuple[float | None, float | None]:
         """Return accuracy and mean average precision of the validation images, looked up in training images.
 
-        They are those of the averaged weights as soon as SWA has some, and None without validation images or in a
-        process that is not the main one.
+        With the averaged weights once SWA has started; None without validation images or in a process that is not
+        the main one.
         """
         if self.validation is None or not self.world.is_main:
             return None, None
