@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -241,7 +242,7 @@ class TrainConfig(_Stored):
     rate: float = 0.2
     momentum: float = 0.6
     weight_decay: float = 0.0005
-    warm_up: float = 0.1
+    warm_up: float = float(os.environ.get("DRHN_WARM_UP", "0.1"))
     average: float = 0.0
     sharpness: float = 0.0
     label_smoothing: float = 0.2

@@ -7,6 +7,7 @@ published; the README says how each of its words is read); residual learning and
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
 import torch
@@ -33,6 +34,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
+        nn.init.constant_(self.norm.weight, float(os.environ.get("DRHN_SCALE", "1")))
         self.pool = pool
         self.halves = pool or stride == 2
         self.new_channels = out_channels - in_channels
