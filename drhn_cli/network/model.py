@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from drhn_cli.config import NetworkConfig
+from drhn_cli.network.fused import can_fuse, fused_block
 
 
 class ResidualBlock(nn.Module):
@@ -49,6 +50,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in_channels, s, s) -> (n, out_channels, s, s) or half of s."""
+        plain = self.training and not self.halves and not self.new_channels
+        if plain and can_fuse(x, self.conv.out_channels):
+            return fused_block(x, self.conv, self.norm)
         y = self.conv(x)
         if self.pool:
             y = functional.max_pool2d(y, 2)
