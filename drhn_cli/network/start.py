@@ -12,7 +12,7 @@ from drhn_cli.errors import ConfigError
 from drhn_cli.network.model import DRHN
 from drhn_cli.network.weights import Weights
 
-_SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
+_SHAPE = ("widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
 """Settings of a network without which its arrays are of no use."""
 
 _AUGMENTATION = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
