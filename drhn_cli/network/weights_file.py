@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import ConfigError, WeightsError
+from drhn_cli.errors import ConfigError, WeightsError, about
 from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
@@ -45,10 +46,11 @@ def write_weights(
     path: Path, config: NetworkConfig, manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
     """Write a weights file, atomically. WeightsError: the arrays do not fit the network or are not finite."""
-    _check_arrays(path, config, arrays)
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise WeightsError(f"array {name!r} holds what is not a number", path=path, hint="train at lower rates")
+    with about(path):
+        _check_arrays(config, arrays)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise WeightsError(f"array {name!r} holds what is not a number", hint="train at lower rates")
     with os_errors(WeightsError, "cannot write the weights", path=path), atomic_write(path) as stream:
         np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
 
@@ -58,39 +60,41 @@ def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, An
 
     Returns the settings in its manifest, the manifest, and the arrays.
     """
-    with _reading(path), _open(path) as stream, zipfile.ZipFile(stream) as archive:
-        sizes = _member_sizes(path, archive)
+    with about(path), _reading(), _open(path) as stream, zipfile.ZipFile(stream) as archive:
+        sizes = _member_sizes(archive)
         manifest = json.loads(str(_read_array(archive, "manifest")))
-        config, preprocessing = _parse_manifest(path, manifest)
+        config, preprocessing = _parse_manifest(manifest)
         shapes = config.array_shapes()
         for name, shape in shapes.items():
             # Checked before anything is read, so that a hostile file cannot fill the memory.
             if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
-                raise WeightsError(f"array {name!r} is larger than the network it belongs to", path=path)
+                raise WeightsError(f"array {name!r} is larger than the network it belongs to")
         arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
-    _check_arrays(path, config, arrays)
+        _check_arrays(config, arrays)
     return config, preprocessing, manifest, arrays
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading() -> Iterator[None]:
     """Turn what zipfile, numpy, json and the system raise into a ``WeightsError``."""
-    absent = WeightsError("no such weights file", path=path, hint=_HINT)
+    absent = WeightsError("no such weights file", hint=_HINT)
     try:
-        with os_errors(WeightsError, "cannot read the weights", path=path, absent=absent):
+        with os_errors(WeightsError, "cannot read the weights", path=None, absent=absent):
             yield
     except zipfile.BadZipFile as error:
-        found = str(error) if path.stat().st_size else "an empty file"
-        raise WeightsError(_NOT_OURS, path=path, expected="an .npz", found=found, hint=_HINT) from error
+        raise WeightsError(_NOT_OURS, expected="an .npz", found=str(error), hint=_HINT) from error
     except CORRUPT as error:
         found = str(error) or type(error).__name__
-        raise WeightsError("the weights file is damaged or foreign", path=path, found=found) from error
+        raise WeightsError("the weights file is damaged or foreign", found=found) from error
 
 
 def _open(path: Path) -> BinaryIO:
     stream = open_regular(path)
     if stream is None:
         raise OSError(None, "a pipe or device")
+    if not os.fstat(stream.fileno()).st_size:
+        stream.close()
+        raise WeightsError(_NOT_OURS, expected="an .npz", found="an empty file", hint=_HINT)
     return stream
 
 
@@ -101,54 +105,54 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     return array
 
 
-def _member_sizes(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
+def _member_sizes(archive: zipfile.ZipFile) -> dict[str, int]:
     members = archive.infolist()
     # numpy writes only these two, and other methods raise other errors.
     if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise WeightsError(_NOT_OURS, path=path, expected="an .npz", hint=_HINT)
+        raise WeightsError(_NOT_OURS, expected="an .npz", hint=_HINT)
     sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members}
     if sizes.get("manifest", _MANIFEST_LIMIT + 1) > _MANIFEST_LIMIT:
-        raise WeightsError("not a drhn weights file", path=path, expected="an .npz with a manifest", hint=_HINT)
+        raise WeightsError("not a drhn weights file", expected="an .npz with a manifest", hint=_HINT)
     return sizes
 
 
-def _parse_manifest(path: Path, manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
+def _parse_manifest(manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
     if not isinstance(manifest, dict):
-        raise WeightsError("not a drhn weights file", path=path, expected="a manifest", found=type(manifest).__name__)
+        raise WeightsError("not a drhn weights file", expected="a manifest", found=type(manifest).__name__)
     version = manifest.get("format")
     if isinstance(version, int) and version > FORMAT_VERSION:
         problem, expected = "a newer drhn wrote these weights", f"format {FORMAT_VERSION} or older"
-        raise WeightsError(problem, path=path, expected=expected, found=f"format {version}", hint="update drhn")
+        raise WeightsError(problem, expected=expected, found=f"format {version}", hint="update drhn")
     missing = sorted(_KEYS - set(manifest))
     if missing:
-        raise WeightsError("not a drhn weights file", path=path, found=f"a manifest without {missing[0]!r}")
+        raise WeightsError("not a drhn weights file", found=f"a manifest without {missing[0]!r}")
     problem = "the manifest is not valid"
     try:
         config = NetworkConfig.from_dict(manifest["network"])
         preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
     except ConfigError as error:
-        raise WeightsError(f"{problem}: {error}", path=path) from error
+        raise WeightsError(f"{problem}: {error}") from error
     size, names = config.input_size, manifest["class_names"]
     if preprocessing.size != size:
-        raise WeightsError(problem, path=path, expected=f"pictures of {size} pixels", found=str(preprocessing.size))
+        raise WeightsError(problem, expected=f"pictures of {size} pixels", found=str(preprocessing.size))
     if not isinstance(names, list) or len(names) != config.n_classes or not all(isinstance(n, str) for n in names):
-        raise WeightsError(problem, path=path, expected=f"{config.n_classes} class names", found=repr(names))
+        raise WeightsError(problem, expected=f"{config.n_classes} class names", found=repr(names))
     for key in ("training", "measured"):
         if not isinstance(manifest[key], dict):
             found = type(manifest[key]).__name__
-            raise WeightsError(f"the manifest's {key!r} is not valid", path=path, expected="an object", found=found)
+            raise WeightsError(f"the manifest's {key!r} is not valid", expected="an object", found=found)
     return config, preprocessing
 
 
-def _check_arrays(path: Path, config: NetworkConfig, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _check_arrays(config: NetworkConfig, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Refuse arrays that do not fit the network, and dtypes that ``halve_filters`` does not return."""
     expected = {name: str(shape) for name, shape in config.array_shapes().items()}
     found = {name: str(array.shape) for name, array in arrays.items()}
     for name in [*expected, *found]:
         wanted, got = (shapes.get(name, "no such array") for shapes in (expected, found))
         if wanted != got:
-            raise WeightsError(f"array {name!r} does not fit the network", path=path, expected=wanted, found=got)
+            raise WeightsError(f"array {name!r} does not fit the network", expected=wanted, found=got)
         dtype = arrays[name].dtype
         if dtype not in (np.float16, np.float32):
             expected_type = "float16 or float32"
-            raise WeightsError(f"array {name!r} has another type", path=path, expected=expected_type, found=str(dtype))
+            raise WeightsError(f"array {name!r} has another type", expected=expected_type, found=str(dtype))
