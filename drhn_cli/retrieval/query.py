@@ -168,4 +168,4 @@ def _is_current(path: bytes, entry: Entry) -> bool:
     try:
         return locate(path).has_content(entry.stamp)
     except ImageError:
-        return True  # gone, but its stored code can still be used
+        return not os.path.exists(path)  # the stored code of a picture that is gone can still be used

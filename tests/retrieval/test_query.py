@@ -74,6 +74,13 @@ def test_a_picture_that_is_gone_is_found_by_its_code(ask):
     assert ask(STORED).matches[0].distance == 0
 
 
+def test_the_code_of_a_picture_is_not_that_of_a_folder_in_its_place(ask, weights_path):
+    os.remove(STORED)
+    os.mkdir(STORED)
+    answer = ask(STORED, weights=str(weights_path))
+    assert (answer.matches, answer.error.problem) == ([], "is a folder")
+
+
 def test_a_picture_that_has_changed_is_decoded(ask, weights_path):
     draw_picture("checker", 7, 16).save(STORED)
     changed = ask(STORED, weights=str(weights_path))
