@@ -162,9 +162,10 @@ def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
         error.show()
     for name in (name for name in arguments if name.startswith("-") and os.path.lexists(name)):
         report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
-    unknown = getattr(error, "option_name", None)
-    if unknown in _RENAMED_OPTIONS:
-        report(f"{unknown} is now {_RENAMED_OPTIONS[unknown]}")
+    unknown = getattr(error, "option_name", "")
+    today = _RENAMED_OPTIONS.get(unknown)
+    if today and any(today in parameter.opts for parameter in error.ctx.command.params):
+        report(f"{unknown} is now {today}")
 
 
 class Terminated(KeyboardInterrupt):

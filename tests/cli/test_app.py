@@ -109,6 +109,12 @@ def test_an_option_that_was_renamed_is_told_with_its_new_name(drhn):
     assert result.err.splitlines()[-1] == "drhn: --paths is now --files-from"
 
 
+def test_a_command_that_never_had_a_renamed_option_names_no_other(drhn):
+    result = drhn("train", "data", "-o", "w.npz", "--rank", "asymmetric")
+    assert result.status == 2
+    assert "is now" not in result.err
+
+
 def test_a_wrong_file_is_one_line_on_stderr_and_status_2(drhn, tmp_path):
     result = drhn("query", "x.jpg", tmp_path / "nowhere.bin")
     assert (result.status, result.out) == (2, b"")
