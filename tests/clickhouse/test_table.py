@@ -137,7 +137,7 @@ def galleries(draw):
     return n_bits, codes, one, two
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(galleries(), st.data())
 def test_answers_are_those_of_the_code_file(database, tmp_path_factory, drawn, data):
     n_bits, codes, one, two = drawn
