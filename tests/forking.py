@@ -1,8 +1,12 @@
-"""Programs that train, in processes forked from one that has loaded torch: loading takes longer than a tiny training.
+"""Programs in processes that are forked from one that has loaded torch: that takes longer than most trainings here.
 
-    python -m tests.forking FD
+    python -m tests.forking serve SOCKET
 
-Forks a process for each request that comes through this socket, until its other end is closed.
+serves until its stdin ends, and
+
+    python -m tests.forking run SOCKET -m MODULE ARGUMENT...
+
+is ``python -m MODULE ARGUMENT...`` in such a process.
 """
 
 from __future__ import annotations
@@ -12,15 +16,16 @@ import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-
-CHECKOUT = Path(__file__).parent.parent
 
 PATIENCE = 300
 """After so many seconds in which a process says nothing the test fails."""
@@ -30,13 +35,13 @@ _NUMBER = struct.Struct("i")
 class Forked:
     """A process, with what tests use of ``subprocess.Popen``."""
 
-    def __init__(self, stderr: socket.socket, status: socket.socket) -> None:
-        for each in (stderr, status):
+    def __init__(self, connection: socket.socket, stderr: socket.socket) -> None:
+        self._connection = connection
+        for each in (connection, stderr):
             each.settimeout(PATIENCE)
         self.stderr = stderr.makefile("rb")
         stderr.close()
-        self._status = status
-        self._pid = self._next_number()
+        self._pid = _read_number(connection)
         self.returncode: int | None = None
 
     def __enter__(self) -> Forked:
@@ -46,18 +51,15 @@ class Forked:
         self.communicate()
         self.stderr.close()
 
-    def _next_number(self) -> int:
-        return _NUMBER.unpack(self._status.recv(_NUMBER.size))[0]
-
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
             self.wait()
         return self.returncode
 
     def wait(self) -> int:
         if self.returncode is None:
-            self.returncode = self._next_number()
-            self._status.close()
+            self.returncode = _read_number(self._connection)
+            self._connection.close()
         return self.returncode
 
     def communicate(self) -> tuple[None, bytes]:
@@ -78,63 +80,96 @@ class Forking:
     """A process that has loaded torch, and what trains, and forks others."""
 
     def __init__(self) -> None:
-        self._requests, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forking", str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"},
-                cwd=CHECKOUT,
-                pass_fds=[theirs.fileno()],
-            )
+        self._folder = tempfile.TemporaryDirectory(prefix="drhn-")  # as a socket's path has to be short
+        self.path = Path(self._folder.name) / "socket"
+        checkout = Path(__file__).parent.parent
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.forking", "serve", self.path],
+            env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+            cwd=checkout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._server.stdout.readline()
 
-    def start(self, function: str, *arguments: object, **environment: str) -> Forked:
-        """Call ``module:function`` with a list of arguments in a process whose status is what it returns."""
-        request = {"function": function, "arguments": [*map(str, arguments)], "environment": environment}
-        (err, its_err), (status, its_status) = socket.socketpair(), socket.socketpair()
-        with its_err, its_status:
-            socket.send_fds(self._requests, [json.dumps(request).encode()], [its_err.fileno(), its_status.fileno()])
-            return Forked(err, status)
+    def start(self, *arguments: object, **environment: str) -> Forked:
+        """Do what ``python`` does with these arguments: ``-m MODULE ARGUMENT...`` or ``SCRIPT ARGUMENT...``."""
+        err, its_err = socket.socketpair()
+        with its_err, open(os.devnull, "r+b") as null:
+            streams = (null.fileno(), null.fileno(), its_err.fileno())
+            return Forked(_ask(self.path, [*map(str, arguments)], streams, environment), err)
 
     def close(self) -> None:
-        self._requests.close()
-        self._process.wait()
+        self._server.communicate()
+        self._folder.cleanup()
 
 
-def _run(request: dict[str, object], stderr: int) -> None:
-    os.dup2(stderr, 2)
+def _ask(path: Path, arguments: Sequence[str], streams: Sequence[int], environment: dict[str, str]) -> socket.socket:
+    """Ask for a process, which gets these three streams; its number and its exit status come from this socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    request = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
+    socket.send_fds(connection, [json.dumps(request).encode()], streams)
+    return connection
+
+
+def _read_number(connection: socket.socket) -> int:
+    return _NUMBER.unpack(connection.recv(_NUMBER.size))[0]
+
+
+def _run(request: dict[str, object], streams: Sequence[int]) -> None:
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     os.environ.update(request["environment"])
-    module, _, name = request["function"].partition(":")
-    sys.exit(getattr(importlib.import_module(module), name)(request["arguments"]))
+    os.chdir(request["folder"])
+    is_module = request["arguments"][0] == "-m"
+    sys.argv = request["arguments"][is_module:]
+    run = runpy.run_module if is_module else runpy.run_path
+    run(sys.argv[0], run_name="__main__", **({"alter_sys": True} if is_module else {}))
 
 
-def _answer(request: dict[str, object], stderr: int, status: int) -> None:
-    """Fork the process that was asked for, tell its number, and when it has ended its status."""
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(request, stderr))
+def _answer(connection: socket.socket) -> None:
+    """Fork the process that is asked for, tell its number, and when it has ended its status."""
+    message, streams, *_ = socket.recv_fds(connection, 65536, 3)
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(json.loads(message), streams))
     process.start()
-    os.close(stderr)
-    os.write(status, _NUMBER.pack(process.pid))
+    for stream in streams:
+        os.close(stream)
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(_NUMBER.pack(process.pid))
     process.join()
-    os.write(status, _NUMBER.pack(process.exitcode))
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(_NUMBER.pack(process.exitcode))
 
 
-def main() -> None:
-    for name in ("torch.distributed.run", "drhn_cli.cli.app", "drhn_cli.training.train"):
+def serve(path: str) -> None:
+    """Fork a process for each request."""
+    for name in ("torch.distributed.launcher.api", "drhn_cli.cli.app", "drhn_cli.training.train"):
         importlib.import_module(name)
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        while True:
-            message, descriptors, *_ = socket.recv_fds(requests, 65536, 2)
-            if not message:
-                break
-            if not os.fork():  # waits, so that this one need not
-                requests.close()
-                _answer(json.loads(message), *descriptors)
-                os._exit(0)
-            for descriptor in descriptors:
-                os.close(descriptor)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            with connection:
+                if not os.fork():  # waits, so that this one need not
+                    listener.close()
+                    _answer(connection)
+                    os._exit(0)
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
 
 
 if __name__ == "__main__":
-    main()
+    what, where, *arguments = sys.argv[1:]
+    if what == "serve":
+        serve(where)
+    else:
+        asked = _ask(Path(where), arguments, (0, 1, 2), dict(os.environ))
+        _read_number(asked)
+        sys.exit(_read_number(asked))

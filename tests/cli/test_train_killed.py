@@ -47,7 +47,7 @@ def wait_for_a_temporary_file(process, folder):
 @pytest.fixture
 def start(forking):
     def call(*arguments):
-        return forking.start("drhn_cli.cli.app:run", *arguments)
+        return forking.start("-m", "drhn_cli", *arguments)
 
     return call
 

@@ -57,9 +57,9 @@ def folder(tmp_path_factory):
 def start(folder, forking):
     def call(name, *options, launcher=TOGETHER, **environment):
         (folder / name).mkdir(exist_ok=True)
-        program = ["torch.distributed.run:main", *launcher, *FORKED, folder / "script.py"]
+        program = ["-m", "torch.distributed.run", *launcher, *FORKED, folder / "script.py"]
         if not launcher:
-            program = ["drhn_cli.cli.app:run"]
+            program = ["-m", "drhn_cli"]
         train = ("train", folder / "labelled", "-o", folder / name / "w.npz", *SETTINGS)
         return forking.start(*program, *train, *options, **environment), folder / name
 
