@@ -12,6 +12,7 @@ is ``python -m MODULE ARGUMENT...`` in such a process.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import multiprocessing
@@ -148,6 +149,7 @@ def serve(path: str) -> None:
     """Fork a process for each request."""
     for name in ("torch.distributed.launcher.api", "drhn_cli.cli.app", "drhn_cli.training.train"):
         importlib.import_module(name)
+    gc.freeze()  # what collects garbage in the others would copy these pages
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()

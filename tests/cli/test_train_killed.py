@@ -8,7 +8,7 @@ import pytest
 
 from tests.drawing import write_class_folders
 
-EPOCHS = 60
+EPOCHS = 40
 SETTINGS = (
     *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--epochs", str(EPOCHS), "--batch-size", "8"),
     *("--validation", "0.25", "--device", "cpu", "--precision", "float32", "--workers", "1"),
