@@ -156,6 +156,8 @@ def format_number(value: float | None) -> str:
 def write_description(description: Mapping[str, Any], indent: str = "") -> None:
     """Write a line for each entry; one that would be longer than 240 characters becomes indented lines."""
     for name, value in description.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            value = {str(number): each for number, each in enumerate(value, 1)}
         line = f"{indent}{name}: {_on_one_line(value)}"
         is_long = isinstance(value, Mapping) and len(line) > 240
         shown = f"{indent}{name}:" if is_long else line

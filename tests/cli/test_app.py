@@ -255,10 +255,6 @@ def test_a_closed_standard_stream_is_an_empty_one(start, update, weights_path, n
         (("query", "--code", "00", "codes.bin", "--order"), "'hamming', 'asymmetric'"),
         (("eval", "cifar10", "--order"), "'hamming', 'asymmetric'"),
         (("export", "codes.bin", "--format"), "'npy', 'tsv', 'ndjson', 'parquet'"),
-        (("train", "labelled", "-o", "w.npz", "--preset"), "'paper', 'fast', 'tiny'"),
-        (("train", "labelled", "-o", "w.npz", "--fit"), "'crop', 'squash', 'pad'"),
-        (("train", "labelled", "-o", "w.npz", "--downsample"), "'stride', 'max'"),
-        (("train", "labelled", "-o", "w.npz", "--precision"), "'float32', 'bfloat16'"),
     ],
 )
 def test_a_wrong_choice_is_told_with_the_right_ones(drhn, arguments, choices):
