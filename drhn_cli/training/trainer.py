@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -235,12 +236,13 @@ class Trainer:
     def trained_network(self) -> DRHN:
         """Return the network, with the averaged weights as soon as SWA has some.
 
-        Batch-norm statistics are re-estimated for averaged weights, from batches of one more epoch; every process does
-        so by itself, with the same images.
+        Batch-norm statistics are re-estimated from batches of one more epoch for averaged weights, and after SAM, whose
+        micro-batches are small. Every process does so by itself, with the same images.
         """
-        if self.average is None or not self.average.n_averaged:
+        averages = self.average is not None and bool(self.average.n_averaged)
+        if not averages and not self.stage.sam_rho:
             return self.network
-        network = cast(DRHN, self.average.module)
+        network = cast(DRHN, self.average.module) if self.average and averages else deepcopy(self.network)
         batches = islice(self.batches(self.stage.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
         with self._autocast():
             update_bn((images for images, _ in batches), network)

@@ -204,6 +204,15 @@ def test_a_growing_run_trains_few_blocks_first(images):
     assert trainer.model().config.blocks == 2
 
 
+def test_statistics_are_estimated_again_after_sam(images):
+    trainer = chained(images, Stage(epochs=1, sam_rho=0.05, batch_size=16))
+    assert len(list(trainer.epochs())) == 1
+    arrays, running = trainer.model().arrays, trainer.network.state_dict()
+    for name, array in arrays.items():
+        is_statistic = "running" in name
+        assert np.allclose(array, running[name].numpy().astype(array.dtype)) is not is_statistic, name
+
+
 def test_what_a_recipe_holds_is_json():
     recipe = recipe_of(tiny_config(), *SHORT, start=random_model())
     values = json.loads(json.dumps(recipe.to_dict()))
