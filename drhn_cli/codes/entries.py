@@ -49,9 +49,9 @@ class Entries(Sequence[Entry]):
     stamps: NDArray[Any]
 
     def __post_init__(self) -> None:
-        lengths = len(self.offsets) - 1, len(self.stamps)
-        if lengths[0] != lengths[1]:
-            raise DrhnError("columns of entries differ in length", found="{} {}".format(*lengths))
+        n_paths, n_stamps = len(self.offsets) - 1, len(self.stamps)
+        if n_paths != n_stamps:
+            raise DrhnError("columns of entries differ in length", found=f"{n_paths} {n_stamps}")
 
     @classmethod
     def from_stamps(cls, paths: Sequence[bytes], stamps: Sequence[FileStamp] | NDArray[Any]) -> Self:

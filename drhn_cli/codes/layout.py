@@ -47,12 +47,13 @@ TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4")])
 _HEADER = struct.Struct("<4siiqBiQ")
 _PARTS = struct.Struct("<QQQIIIII")
 _INDEX = struct.Struct("<Q12xI")
-# The tail is at the end in every version. It has the length of the trailer, which is read next.
-_TAIL = struct.Struct("<III8s")
+TAIL = struct.Struct("<III8s")
+"""Length of the trailer, version, CRC-32 and magic: the last 20 bytes of a file of any version."""
+
 _STAMP_COLUMNS = {"size": "<q", "mtime_ns": "<q", "inode": "<Q"}  # for struct, in the order of a block
 
 HEADER_SIZE = _HEADER.size
-TRAILER_SIZE = _PARTS.size + _TAIL.size
+TRAILER_SIZE = _PARTS.size + TAIL.size
 TRAILER_SIZES = {FORMAT_VERSION: TRAILER_SIZE, INDEXED_VERSION: _INDEX.size + TRAILER_SIZE}
 
 
@@ -71,24 +72,6 @@ def unpack_header(raw: bytes) -> tuple[int, int]:
     if not in_range or raw != pack_header(n_items, code_size):
         raise ValueError("fields contradict each other")
     return n_items, code_size
-
-
-class Tail(NamedTuple):
-    """The last 20 bytes of a file: enough to know a damaged file from a newer one."""
-
-    length: int
-    version: int
-    crc: int
-    magic: bytes
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        """Read the last bytes of ``raw``, which has 20 or more."""
-        return cls(*_TAIL.unpack_from(raw, len(raw) - _TAIL.size))
-
-    def matches(self, trailer: bytes) -> bool:
-        """Return whether the CRC-32 is that of a trailer of any version."""
-        return zlib.crc32(trailer[:-12]) == self.crc  # the CRC-32 and the magic do not cover themselves
 
 
 class Trailer(NamedTuple):

@@ -82,17 +82,12 @@ def merge_codes(
 
 def _require_alike(file: CodeFile, first: CodeFile) -> None:
     if (file.manifest.fingerprint, file.n_bits) != (first.manifest.fingerprint, first.n_bits):
-        raise CodeFileError(
-            "not of the model or code length of the first part",
-            path=file.path,
-            expected=_describe(first),
-            found=_describe(file),
-            hint="hash its pictures again with the weights and --bits of the others",
+        expected, found = (
+            f"{each.manifest.model} ({each.manifest.fingerprint[:12]}), {each.n_bits} bits" for each in (first, file)
         )
-
-
-def _describe(file: CodeFile) -> str:
-    return f"{file.manifest.model} ({file.manifest.fingerprint[:12]}), {file.n_bits} bits"
+        problem = "not of the model or code length of the first part"
+        hint = "hash its pictures again with the weights and --bits of the others"
+        raise CodeFileError(problem, path=file.path, expected=expected, found=found, hint=hint)
 
 
 def _require_complete(files: Sequence[CodeFile]) -> None:
@@ -110,12 +105,8 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
             hint = "name them, too, or merge what there is with --partial"
             if any(other != root and other_count == count for other, other_count in numbers):
                 hint = "there are parts of other sources, too: hash each part again with the same ones"
-            raise CodeFileError(
-                "parts are missing",
-                expected=f"all {count} of {printable(root)}",
-                found=f"{len(there)}, without {shown}",
-                hint=hint,
-            )
+            expected, found = f"all {count} of {printable(root)}", f"{len(there)}, without {shown}"
+            raise CodeFileError("parts are missing", expected=expected, found=found, hint=hint)
 
 
 def _merge_into(path: AnyPath, files: Sequence[CodeFile]) -> str:
@@ -144,17 +135,15 @@ def _rows(file: CodeFile, folder: bytes) -> Iterator[_Row]:
 
 def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
     """Yield the rows unchanged; refuse two with the same path."""
-    previous, previous_file = None, None
+    previous: _Row | None = None
     for row in rows:
-        path, file = row[:2]
-        if path == previous:
-            raise CodeFileError(
-                "two parts hold the same picture",
-                path=previous_file,
-                found=f"{printable(path)}, also in {printable(file)}",
-                hint="merge parts that have no picture in common",
+        if previous and row[0] == previous[0]:
+            found, hint = (
+                f"{printable(row[0])}, also in {printable(row[1])}",
+                "merge parts that have no picture in common",
             )
-        previous, previous_file = path, file
+            raise CodeFileError("two parts hold the same picture", path=previous[1], found=found, hint=hint)
+        previous = row
         yield row
 
 
