@@ -104,7 +104,7 @@ class Sources:
 
     Attributes:
         files: of this shard; those of an archive in its order.
-        search: what was found in folders and among the sources. Its ``files`` are those of all shards, without members of archives.
+        search: its ``files`` are those of all shards, without members of archives; its errors are those of both.
         shard: None: all of the collection.
         n_images: number of pictures in all shards, or a lower bound.
         folder: deepest common folder of all sources.
