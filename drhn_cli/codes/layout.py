@@ -32,7 +32,7 @@ import numpy as np
 
 from drhn_cli.codes.entries import STAMP_DTYPE, Entries, Entry
 from drhn_cli.codes.pack import MAX_BITS
-from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.errors import CodeFileError
 from drhn_cli.files import FileStamp
 
 FORMAT_VERSION = 1
@@ -151,8 +151,8 @@ def _blob_start(n_rows: int) -> int:
     return STAMP_DTYPE.itemsize * n_rows + 4 * (n_rows + 1)
 
 
-def require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
-    """Refuse a folder, pipe or device in the place of a code file."""
+def require_regular(status: os.stat_result, hint: str) -> None:
+    """Refuse a folder, pipe or device in the place of a code file. The caller adds the path."""
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)
+        raise CodeFileError("not a code file", expected="a regular file", found=found, hint=hint)

@@ -21,7 +21,7 @@ from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
-from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.errors import AnyPath, CodeFileError, about
 from drhn_cli.files import open_nonblocking, os_errors
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
@@ -69,11 +69,11 @@ class CodeFile:
         with os_errors(CodeFileError, "cannot open the code file", path=path, absent=absent):
             descriptor = open_nonblocking(path)
         try:
-            with os_errors(CodeFileError, "cannot read the code file", path=path):
+            with about(path), os_errors(CodeFileError, "cannot read the code file"):
                 status = os.fstat(descriptor)
-                layout.require_regular(path, status, _NAME_ONE)
+                layout.require_regular(status, _NAME_ONE)
                 if not status.st_size:
-                    raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
+                    raise CodeFileError("the code file is empty", hint=_MAKE_ONE)
                 contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)

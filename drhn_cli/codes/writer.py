@@ -14,7 +14,7 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, about, printable
 from drhn_cli.files import atomic_write, lock_file, os_errors, read_head
 from drhn_cli.progress import Progress
 
@@ -125,8 +125,8 @@ def refuse_foreign_file(path: AnyPath) -> None:
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
-    with os_errors(CodeFileError, "cannot open the code file", path=path), suppress(FileNotFoundError):
-        layout.require_regular(path, os.stat(path), "name another file")
+    with about(path), os_errors(CodeFileError, "cannot open the code file"), suppress(FileNotFoundError):
+        layout.require_regular(os.stat(path), "name another file")
     start = read_head(path, "code file")[: len(layout.FAISS_MAGIC)]
     if start not in (b"", layout.FAISS_MAGIC):
         expected, hint = f"{layout.FAISS_MAGIC.decode()} at its start", "name another file, or remove this one first"

@@ -176,11 +176,8 @@ def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], i
     n_columns_bits = columns if is_bits else 8 * columns
     length = n_columns_bits if n_bits is None else n_bits
     if not 1 <= length <= MAX_BITS or (length if is_bits else code_size(length)) != columns:
-        expected, found = (
-            f"--bits 1..{MAX_BITS} that fit its columns",
-            f"{length} bits, {columns} columns of {array.dtype}",
-        )
-        raise DrhnError("codes of another length", expected=expected, found=found)
+        found = f"{length} bits, {columns} columns of {array.dtype}"
+        raise DrhnError("codes of another length", expected=f"--bits 1..{MAX_BITS} that fit its columns", found=found)
     codes = pack_bits(array) if is_bits else array
     if len(codes) and (codes[:, -1] & padding_mask(length)).any():
         hint = f"bit j of a code is bit j % 8 of byte j / 8, and those from {length} on are zero"

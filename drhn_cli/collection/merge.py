@@ -138,10 +138,8 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
     previous: _Row | None = None
     for row in rows:
         if previous and row[0] == previous[0]:
-            found, hint = (
-                f"{printable(row[0])}, also in {printable(row[1])}",
-                "merge parts that have no picture in common",
-            )
+            found = f"{printable(row[0])}, also in {printable(row[1])}"
+            hint = "merge parts that have no picture in common"
             raise CodeFileError("two parts hold the same picture", path=previous[1], found=found, hint=hint)
         previous = row
         yield row

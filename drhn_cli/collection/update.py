@@ -114,9 +114,8 @@ def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
         refuse_foreign_file(codes_path)
         model = load_model(options.weights, views=options.views)
         n_bits = choose_bits(options.n_bits, model)
-        empty = np.empty((0, code_size(n_bits)), np.uint8)
-        entries = Entries.from_stamps([], [])
-        return Stored(root=b"", codes=empty, entries=entries, model=model, n_bits=n_bits, is_new=True)
+        codes, entries = np.empty((0, code_size(n_bits)), np.uint8), Entries.from_stamps([], [])
+        return Stored(root=b"", codes=codes, entries=entries, model=model, n_bits=n_bits, is_new=True)
     with CodeFile.open(codes_path) as file:
         model = model_of(file.manifest, options.weights, path=file.path)
         hint = "leave {} out, or hash again with --rebuild"
@@ -139,12 +138,9 @@ def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
     """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
     absolute = absolute_folder(root)
     if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
-        problem, expected = (
-            "no picture of the code file is below this folder",
-            f"the folder that was {printable(file.root)}",
-        )
+        expected = f"the folder that was {printable(file.root)}"
         hint = "paths in a code file are relative to the root that drhn info shows"
-        raise SourceError(problem, path=root, expected=expected, hint=hint)
+        raise SourceError("no picture of the code file is below this folder", path=root, expected=expected, hint=hint)
     return absolute
 
 
@@ -227,9 +223,8 @@ class _Update:
 
     def _still_outdated(self) -> list[int]:
         """Return the rows of pictures that have changed and are not hashed yet."""
-        hashed: set[bytes] = set()
-        if self._outdated:
-            hashed.update(*(entries.paths() for _, entries in self._blocks[1:]))
+        blocks = self._blocks[1:] if self._outdated else ()
+        hashed = {path for _, entries in blocks for path in entries.paths()}
         return [row for path, row in self._outdated.items() if path not in hashed]
 
     def _save(self) -> None:
