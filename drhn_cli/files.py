@@ -89,7 +89,9 @@ def open_regular(path: AnyPath) -> BinaryIO | None:
 
 
 def read_head(path: AnyPath, what: str) -> bytes:
-    """Return the first 2,048 bytes of a file that will be written, whose kind is ``what``; none if it is not there.
+    """Return the first 2,048 bytes of the file that will be replaced; none if there is none.
+
+    ``what`` is the kind of the new file, for messages.
 
     Raises:
         DrhnError: it cannot be read, or there is no such folder.

@@ -96,10 +96,6 @@ class Entries(Sequence[Entry]):
             for first, last in pairwise(self.offsets[start : start + step + 1].tolist()):
                 yield self.blob[first:last]
 
-    def with_paths(self, paths: Sequence[bytes]) -> Entries:
-        """Return the same entries under other paths, (n,) of them."""
-        return Entries.from_stamps(paths, self.stamps)
-
     def part(self, start: int, stop: int) -> Entries:
         """Return rows ``start`` to ``stop`` (0 <= start <= stop <= n), sharing the columns' memory."""
         offsets = self.offsets[start : stop + 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -163,10 +164,9 @@ def import_codes(
 
 
 def _stamp_of(path: bytes) -> FileStamp:
-    try:
+    with suppress(OSError, ValueError):
         return FileStamp.of(os.stat(path))
-    except (OSError, ValueError):
-        return FileStamp(size=0, mtime_ns=0)
+    return FileStamp(size=0, mtime_ns=0)
 
 
 def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], int]:

@@ -104,7 +104,8 @@ class Sources:
 
     Attributes:
         files: of this shard; those of an archive in its order.
-        search: its ``files`` are those of all shards, without members of archives; its errors are those of both.
+        search: errors and missing paths of all sources. Its ``files`` are those of all shards, without the members of
+            archives.
         shard: None: all of the collection.
         n_images: number of pictures in all shards, or a lower bound.
         folder: deepest common folder of all sources.
@@ -116,7 +117,7 @@ class Sources:
     n_images: int
     folder: bytes
 
-    @cached_property
+    @property
     def complete(self) -> bool:
         """Whether all sources could be read, and nothing vanished during the search."""
         return self.search.roots.isdisjoint(self.search.missing) and not self.search.some_vanished

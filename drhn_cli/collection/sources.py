@@ -70,7 +70,7 @@ def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored,
 
 
 def _why_emptied(root: bytes, stored: Stored) -> str | None:
-    """Return why a source that had pictures cannot have any now; None if it had none or can."""
+    """Return why a source cannot hold the pictures any more that it had; None if it can, or had none."""
     if root in stored.rows or root in stored.folders:
         with suppress(OSError), os.scandir(root) as entries:
             return None if any(entries) else "empty, as the mount point of an unplugged drive is"

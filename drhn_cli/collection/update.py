@@ -129,7 +129,7 @@ def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
         file.verify(index=False)
         root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
         entries = file.entries()
-        entries = entries.with_paths([os.path.join(root, path) for path in entries.paths()])
+        entries = Entries.from_stamps([os.path.join(root, path) for path in entries.paths()], entries.stamps)
         codes, shard = np.array(file.codes), file.manifest.shard
         return Stored(root=root, codes=codes, entries=entries, model=model, n_bits=file.n_bits, shard=shard)
 
@@ -241,7 +241,7 @@ class _Update:
             preprocessing=stored.model.preprocessing.to_dict(),
             shard=self._shard,
         )
-        entries = entries.with_paths([path[prefix:] for path in entries.paths()])
+        entries = Entries.from_stamps([path[prefix:] for path in entries.paths()], entries.stamps)
         write_code_file(self._codes_path, np.concatenate([codes for codes, _ in blocks]), entries, manifest)
         self._saved = True
 
