@@ -96,10 +96,14 @@ def update_collection(
         plan = plan_update(stored, found, is_there=is_there, stays=stays)
         progress.phase("hashing", len(plan.pending))
         update = _Update(codes_path, options, stored, plan, found.search.failures)
-        # A shard that is run again uses the encoder of a first run, so it gets the same codes.
-        update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
-        # A shard is not finished if a source, such as a drive, is missing.
-        update.finish(complete=found.complete)
+        try:
+            # A shard that is run again uses the encoder of a first run, so it gets the same codes.
+            update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
+            # A shard is not finished if a source, such as a drive, is missing.
+            update.finish(complete=found.complete)
+        except KeyboardInterrupt:
+            update.save()
+            raise
     update.summary.seconds = time.monotonic() - clock
     return update.summary
 
@@ -166,13 +170,10 @@ class _Update:
         try:
             if self._plan.pending:
                 self._hash(n_images, progress)
-        except KeyboardInterrupt:
-            self._save()
-            raise
         except DrhnError:  # such as a closed stdout, to which a failure was written
             has_hashed = any(len(entries) for _, entries in self._blocks[1:])
             if has_hashed and (self._saved or not self._options.rebuild):  # else the old file stays
-                self._save()
+                self.save()
             raise
 
     def _hash(self, n_images: int, progress: Progress) -> None:
@@ -217,7 +218,7 @@ class _Update:
     def _save_now_and_then(self) -> None:
         started = time.monotonic()
         if started > self._next_save:
-            self._save()
+            self.save()
             # Saving a very large file takes a while; it may take a tenth of the time.
             self._next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
 
@@ -227,7 +228,8 @@ class _Update:
         hashed = {path for _, entries in blocks for path in entries.paths()}
         return [row for path, row in self._outdated.items() if path not in hashed]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write what there is so far."""
         stored = self._stored
         outdated = self._still_outdated()
         blocks = [*self._blocks, (stored.codes[outdated], stored.entries.take(outdated))]
@@ -247,17 +249,13 @@ class _Update:
 
     def finish(self, *, complete: bool) -> None:
         """Write the code file if anything has changed; a shard is finished if its sources were complete."""
-        try:
-            if self._shard is not None:
-                self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
-            stored, summary = self._stored, self.summary
-            is_other = summary.added or summary.changed or summary.removed or summary.moved
-            is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
-            if stored.is_new or self._options.root is not None or is_other or is_other_shard:
-                self._save()
-        except KeyboardInterrupt:  # all has been hashed, and perhaps nothing of it is on disk
-            self._save()
-            raise
+        if self._shard is not None:
+            self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
+        stored, summary = self._stored, self.summary
+        is_other = summary.added or summary.changed or summary.removed or summary.moved
+        is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
+        if stored.is_new or self._options.root is not None or is_other or is_other_shard:
+            self.save()
         n_outdated = len(self._still_outdated())
         summary.kept += n_outdated
         summary.n_items = sum(len(entries) for _, entries in self._blocks) + n_outdated
