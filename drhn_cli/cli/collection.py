@@ -212,9 +212,9 @@ def import_(
     from drhn_cli.collection.exchange import import_codes
 
     listed = options.read_files_from(files_from, null=null)
-    summary = import_codes(array, listed, output, bits, progress=out.TerminalProgress(quiet=quiet))
-    line = f"{printable(output)}: {out.counted(summary.n_items, 'code')} of {out.counted(summary.n_bits, 'bit')}"
-    out.write_summary(vars(summary), line, json=json, quiet=quiet)
+    n_items, n_bits = import_codes(array, listed, output, bits, out.TerminalProgress(quiet=quiet))
+    line = f"{printable(output)}: {out.counted(n_items, 'code')} of {out.counted(n_bits, 'bit')}"
+    out.write_summary({"n_items": n_items, "n_bits": n_bits}, line, json=json, quiet=quiet)
 
 
 def push(

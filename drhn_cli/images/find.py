@@ -31,6 +31,7 @@ class FindResult:
 
     Attributes:
         files: sorted by path bytes, each path once.
+        roots: absolute paths of the sources.
         failures: errors, in the order in which they occur.
         archives: the sources that are tar archives, sorted; ``find_members`` looks into one.
         missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
@@ -39,6 +40,7 @@ class FindResult:
     """
 
     files: Sequence[ImageFile] = field(default_factory=list)
+    roots: set[bytes] = field(default_factory=set)
     failures: list[DrhnError] = field(default_factory=list)
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
@@ -151,6 +153,7 @@ class _Search:
             self._fail("not a path", path=raw or None, expected="a file or folder", hint=hint)
             return
         path = absolute_path(raw)
+        self.found.roots.add(path)
         try:
             status = os.stat(path)
         except OSError as error:

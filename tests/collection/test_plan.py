@@ -7,6 +7,7 @@ from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import Sources, Stored, plan_update
 from drhn_cli.files import FileStamp
+from drhn_cli.images.find import FindResult
 from drhn_cli.images.source import Archive, ImageFile
 from tests.networks import random_model
 
@@ -22,9 +23,11 @@ def stored(*numbers, root=b"/r", **settings):
     return Stored(root=root, codes=codes, entries=entries, model=random_model(), n_bits=8, **settings)
 
 
-def sources(*files, roots=(b"/r",), **settings):
-    fields = {"archives": set(), "folder": b"/r", "failures": [], "missing": set(), "complete": True, "shard": None}
-    return Sources(files=list(files), n_images=len(files), roots=set(roots), **{**fields, **settings})
+def sources(*files, roots=(b"/r",), missing=(), **settings):
+    search = FindResult(roots=set(roots), missing=list(missing))
+    return Sources(
+        files=list(files), search=search, n_images=len(files), **{"folder": b"/r", "shard": None, **settings}
+    )
 
 
 def found(name, number, **settings):
