@@ -13,7 +13,6 @@ from drhn_cli.errors import SourceError
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records, which are held in memory
 _AGAIN = "copy or download it again"
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -47,6 +46,11 @@ class TarMember(NamedTuple):
     offset: int
     size: int
 
+    @property
+    def parts(self) -> list[bytes]:
+        """The folders and the file that the name names."""
+        return [part for part in self.name.split(b"/") if part not in (b"", b".")]
+
 
 def read_members(stream: BinaryIO) -> Iterator[TarMember]:
     """Yield the members of a tar archive (v7, ustar, GNU, pax) in its order.
@@ -65,15 +69,14 @@ class _Reader:
         self._records: dict[bytes, bytes] = {}  # from the extension headers in front of the next member
 
     def members(self) -> Iterator[TarMember]:
-        while (block := self._read_block()) != bytes(_BLOCK):
+        while (block := self._read(self._at, _BLOCK)) != bytes(_BLOCK):
             header = self._parse_header(block)
-            kind = block[156:157]
             self._at += _BLOCK
-            if kind == tarfile.GNUTYPE_SPARSE and block[482]:
+            if header.type == tarfile.GNUTYPE_SPARSE and block[482]:
                 self._skip_sparse_map()
-            size = self._content_size(kind, header)
-            if kind in _EXTENSIONS:
-                self._read_extension(kind, size)
+            size = self._content_size(header)
+            if header.type in _EXTENSIONS:
+                self._read_extension(header.type, size)
             else:
                 yield self._member(block, header, size)
                 self._records = {}
@@ -83,18 +86,14 @@ class _Reader:
         self._stream.seek(offset)
         return self._stream.read(size)
 
-    def _read_block(self) -> bytes:
-        block = self._read(self._at, _BLOCK)
-        if len(block) < _BLOCK and (self._at or not block):
-            raise self._cut_short(f"{self._n_bytes} bytes without an end mark")
-        return block
-
     def _parse_header(self, block: bytes) -> tarfile.TarInfo:
         try:
             return tarfile.TarInfo.frombuf(block, "latin-1", "strict")
         except tarfile.HeaderError as error:
-            if self._at == 0:
+            if block and self._at == 0:
                 raise _not_an_archive(block) from error
+            if len(block) < _BLOCK:
+                raise self._cut_short(f"{self._n_bytes} bytes without an end mark") from error
             raise self._damaged(str(error)) from error
 
     def _skip_sparse_map(self) -> None:
@@ -102,9 +101,9 @@ class _Reader:
             self._at += _BLOCK
         self._at += _BLOCK
 
-    def _content_size(self, kind: bytes, header: tarfile.TarInfo) -> int:
+    def _content_size(self, header: tarfile.TarInfo) -> int:
         try:
-            size = header.size if kind in _EXTENSIONS else int(self._records.get(b"size", header.size))
+            size = header.size if header.type in _EXTENSIONS else int(self._records.get(b"size", header.size))
         except ValueError as error:
             raise self._damaged("a size that is no number") from error
         if header.type in _WITHOUT_CONTENT:
@@ -149,7 +148,7 @@ class _Reader:
         if block[257:265] == tarfile.GNU_MAGIC:  # it has times where ustar has the beginning of a long name
             short_name = block[:100].split(b"\0")[0]
         name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
-        kind = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
+        kind = _KINDS.get(header.type, "file" if header.isreg() else "of an unknown kind")
         return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
 
     def _damaged(self, found: str) -> SourceError:
