@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, read_password
-from drhn_cli.errors import ConfigError, TableError
+from drhn_cli.errors import ConfigError, TableError, about
 from drhn_cli.files import os_errors
 
 if TYPE_CHECKING:
@@ -64,27 +64,26 @@ class Connection:
             self._client.raw_insert(table, columns, rows, settings=settings, fmt="RowBinary")
 
     def _connect(self, may_create: bool) -> Client:
+        address = self.address
         try:
             import clickhouse_connect
 
             # It logs nothing that it does not raise too.
             logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-            if self.address.folder is not None:
-                prepare_folder = _make_folder if may_create else _require_database
-                prepare_folder(self.address.folder, str(self.address))
-                return clickhouse_connect.get_client(
-                    interface="chdb", path=self.address.folder, database=self.address.database
-                )
+            if address.folder is not None:
+                with about(str(address)):
+                    (_make_folder if may_create else _require_database)(address.folder)
+                return clickhouse_connect.get_client(interface="chdb", path=address.folder, database=address.database)
         except ImportError as error:
             hint = "install them: pip install 'drhn[clickhouse]'"
             raise ConfigError("tables need packages that are not here", found=error.name, hint=hint) from error
         return clickhouse_connect.get_client(
-            host=self.address.host,
-            port=self.address.port,
-            interface="https" if self.address.port in _TLS_PORTS else "http",
-            username=self.address.user,
+            host=address.host,
+            port=address.port,
+            interface="https" if address.port in _TLS_PORTS else "http",
+            username=address.user,
             password=self._password,
-            database=self.address.database,
+            database=address.database,
             # Statements of a session run one at a time, and cannot be retried on another node.
             autogenerate_session_id=False,
         )
@@ -126,7 +125,7 @@ def _find_os_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _require_database(folder: str, url: str) -> None:
+def _require_database(folder: str) -> None:
     """Refuse a folder that holds no database, where the engine would make one."""
     if not os.path.isdir(folder):
         found = "no folder but a file" if os.path.lexists(folder) else "no folder of that name"
@@ -134,20 +133,20 @@ def _require_database(folder: str, url: str) -> None:
         return
     else:
         found = "a folder without a database"
-    raise TableError("no such table", path=url, found=found, hint=PUSH_HINT)
+    raise TableError("no such table", found=found, hint=PUSH_HINT)
 
 
-def _make_folder(folder: str, url: str) -> None:
+def _make_folder(folder: str) -> None:
     """Make the folder of a database if there is none; refuse a folder with other files in it."""
-    with os_errors(TableError, "no place for a database", path=url, hint=_ELSEWHERE):
+    problem = "no place for a database"
+    with os_errors(TableError, problem, path=None, hint=_ELSEWHERE):
         os.makedirs(folder, exist_ok=True)
         names = os.listdir(folder)
     if not _holds_database(names) and not _STARTED.issuperset(names):
         expected, hint = "a database, or an empty folder", "name a folder of its own"
-        raise TableError("no place for a database", path=url, expected=expected, found="other files", hint=hint)
+        raise TableError(problem, expected=expected, found="other files", hint=hint)
     if not os.access(folder, os.W_OK | os.X_OK):
-        found = "a folder that may not be written"
-        raise TableError("no place for a database", path=url, found=found, hint=_ELSEWHERE)
+        raise TableError(problem, found="a folder that may not be written", hint=_ELSEWHERE)
 
 
 def _holds_database(names: Collection[str]) -> bool:

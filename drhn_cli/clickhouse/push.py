@@ -13,7 +13,7 @@ from drhn_cli.clickhouse.connection import Connection
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, PushedFile, Schema, live_files, pack_rows
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import AnyPath, TableError, printable
+from drhn_cli.errors import AnyPath, TableError, about, printable
 from drhn_cli.progress import SILENT, Progress
 
 SLICE_ROWS = 1_000_000
@@ -69,7 +69,7 @@ def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progre
     name = os.path.abspath(os.fsdecode(codes_path)) if name is None else name
     with CodeFile.open(codes_path) as file:
         file.verify(index=False)  # rows of a table have no checksum
-        with Connection(address, may_create=True) as connection:
+        with Connection(address, may_create=True) as connection, about(str(address)):
             summary = load_codes(file, connection, os.fsencode(name), progress)
     return replace(summary, seconds=time.monotonic() - clock)
 
@@ -78,18 +78,16 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
     """Load an open code file, and make the table if there is none; the summary has no time yet.
 
     Readers see the previous rows until the last row has arrived. Slices that an interrupted push has sent are not sent
-    again.
+    again. Errors do not name the table.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)
     pushed = schema.read_files()
     live = live_files(pushed)
-    _require_alike(file, live, str(connection.address))
+    _require_alike(file, live)
     generation = int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
     n_items, version = len(file), max((each.version for each in pushed), default=0) + 1
-    push = PushedFile(
-        name=name, generation=generation, state=LOADING, version=version, n_items=n_items, manifest=file.manifest
-    )
+    push = PushedFile(name, generation, LOADING, version, n_items, file.manifest)
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         schema.write_file(push)
     n_sent = send_missing(file, schema, generation, progress)
@@ -129,11 +127,8 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
             n_sent += sizes[place]
         progress.advance(sizes[place])
     if n_sent and _count(schema, generation, n_rows) != sizes:
-        raise TableError(
-            "not all rows have arrived, or others push the same name",
-            path=str(schema.connection.address),
-            hint="push again; readers still see what was there before",
-        )
+        problem = "not all rows have arrived, or others push the same name"
+        raise TableError(problem, hint="push again; readers still see what was there before")
     return n_sent
 
 
@@ -162,16 +157,12 @@ def _count(schema: Schema, generation: int, n_rows: int) -> dict[int, int]:
     return {int(place): int(count) for place, count in counts}
 
 
-def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:
+def _require_alike(file: CodeFile, others: list[PushedFile]) -> None:
     for other in others:
         if (other.manifest.fingerprint, other.manifest.n_bits) != (file.manifest.fingerprint, file.n_bits):
+            problem = f"the table holds codes of another model, those of {printable(other.name)}"
             expected, found = (
                 f"{m.model} ({m.fingerprint[:12]}), {m.n_bits} bits" for m in (other.manifest, file.manifest)
             )
-            raise TableError(
-                f"the table holds codes of another model, those of {printable(other.name)}",
-                path=path,
-                expected=expected,
-                found=found,
-                hint="push to another table, or hash the pictures with that model",
-            )
+            hint = "push to another table, or hash the pictures with that model"
+            raise TableError(problem, expected=expected, found=found, hint=hint)

@@ -22,7 +22,7 @@ from drhn_cli.clickhouse.connection import PUSH_HINT, Connection
 from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_bytes
 from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
-from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
+from drhn_cli.errors import AnyPath, DrhnError, TableError, about, printable
 from drhn_cli.files import FileStamp
 from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
@@ -45,12 +45,9 @@ class CodeTable:
         self._files: list[PushedFile] = []
         self._read_files()
         roots = [os.fsencode(file.manifest.root) for file in self._files]
-        apart = TableError(
-            "the code files of the table have no folder in common",
-            path=self.path,
-            found=", ".join(map(printable, roots)),
-            hint="push the code files of each drive to a table of their own",
-        )
+        problem, found = "the code files of the table have no folder in common", ", ".join(map(printable, roots))
+        hint = "push the code files of each drive to a table of their own"
+        apart = TableError(problem, path=self.path, found=found, hint=hint)
         self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
 
     @classmethod
@@ -88,15 +85,11 @@ class CodeTable:
             for file in self._files
             if path.startswith(file.prefix)
         )
-        statement = (
-            f"SELECT path, size, mtime_ns, inode, code FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"
-        )
-        rows = self._connection.query(statement) if where else []
-        if not rows:
-            return None
-        found, size, mtime_ns, inode, code = rows[0]
-        stamp = FileStamp(size=size, mtime_ns=mtime_ns, inode=inode)
-        return Entry(path=found, stamp=stamp), np.frombuffer(code, np.uint8)
+        columns = "path, code, size, mtime_ns, inode"
+        statement = f"SELECT {columns} FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"
+        for found, code, *stamp in self._connection.query(statement) if where else ():
+            return Entry(path=found, stamp=FileStamp(*stamp)), np.frombuffer(code, np.uint8)
+        return None
 
     def search(
         self,
@@ -193,26 +186,21 @@ class CodeTable:
 
     def _require(self, found: int, expected: int) -> None:
         if found != expected:
-            raise TableError(
-                "the table does not hold what was pushed",
-                path=self.path,
-                expected=f"{expected} rows",
-                found=str(found),
-                hint="push the code files again; on a cluster, see first whether a replica lags behind",
-            )
+            problem = "the table does not hold what was pushed"
+            hint = "push the code files again; on a cluster, see first whether a replica lags behind"
+            raise TableError(problem, path=self.path, expected=f"{expected} rows", found=str(found), hint=hint)
 
     def _read_files(self) -> None:
-        if not self._schema.exists():
-            raise TableError("no such table", path=self.path, hint=PUSH_HINT)
-        files = live_files(self._schema.read_files())
-        if not files:
-            raise TableError("no code file has been pushed here to its end", path=self.path, hint=PUSH_HINT)
-        models = {(file.manifest.fingerprint, file.manifest.n_bits): file.manifest for file in (*self._files, *files)}
-        if len(models) > 1:
-            raise TableError(
-                "the table holds codes of several models, which cannot be compared",
-                path=self.path,
-                found=", ".join(f"{each.model} ({each.fingerprint[:12]})" for each in models.values()),
-                hint="push the code files of one model to a table of their own",
-            )
+        with about(self.path):
+            if not self._schema.exists():
+                raise TableError("no such table", hint=PUSH_HINT)
+            files = live_files(self._schema.read_files())
+            if not files:
+                raise TableError("no code file has been pushed here to its end", hint=PUSH_HINT)
+            models = {(each.manifest.fingerprint, each.manifest.n_bits): each.manifest for each in self._files + files}
+            if len(models) > 1:
+                problem = "the table holds codes of several models, which cannot be compared"
+                found = ", ".join(f"{each.model} ({each.fingerprint[:12]})" for each in models.values())
+                hint = "push the code files of one model to a table of their own"
+                raise TableError(problem, found=found, hint=hint)
         self._files = files
