@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import Connection, TableAddress
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, PushedFile, Schema, live_files, pack_rows
-from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, TableError, about, printable
 from drhn_cli.progress import SILENT, Progress
@@ -120,7 +120,8 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
     progress.phase("pushing", n_items)
     n_sent = 0
     whole = {place for place, size in sizes.items() if counts.get(place) == size}
-    for place, rows in _slices(file, generation, n_rows, whole):
+    for place, parts in groupby(_packed_rows(file, generation, n_rows, whole), key=itemgetter(0)):
+        rows = b"".join(part for _, part in parts)
         if rows:
             token = {"insert_deduplication_token": f"{generation}-{n_rows}-{place}"}
             schema.connection.insert(schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
@@ -132,20 +133,16 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
     return n_sent
 
 
-def _slices(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield the number of each slice and its rows, none for a slice that is skipped."""
-    held: list[bytes] = []
+def _packed_rows(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield rows and the number of the slice that they belong to, no rows for a slice that is skipped."""
     row = 0
     for codes, entries in file.blocks():
         cuts = {0, *range(-row % n_rows, len(entries), n_rows), len(entries)}  # where slices begin in the block
         for start, stop in pairwise(sorted(cuts)):
             place = row // n_rows
-            if place not in skipped:
-                held.append(pack_rows(generation, row, codes[start:stop], entries.part(start, stop)))
+            is_sent = place in skipped
+            yield place, b"" if is_sent else pack_rows(generation, row, codes[start:stop], entries.part(start, stop))
             row += stop - start
-            if row % n_rows == 0 or row == len(file):
-                yield place, b"".join(held)
-                held = []
 
 
 def _count(schema: Schema, generation: int, n_rows: int) -> dict[int, int]:

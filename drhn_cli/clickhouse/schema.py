@@ -152,10 +152,10 @@ class Schema:
 
     def drop_generation(self, generation: int) -> None:
         """Drop the rows of a push, on all shards of a Distributed table."""
-        found = self.connection.query(f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}")
-        distributed = _DISTRIBUTED.match(found[0][0].decode()) if found else None
+        statement = f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}"
+        ((engine,),) = self.connection.query(statement)
         where = self.rows
-        if distributed:
+        if distributed := _DISTRIBUTED.match(engine.decode()):
             cluster, database, table = distributed.groups()
             where = f"{quote_table(database or self._database, table)} ON CLUSTER '{cluster}'"
         self.connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")

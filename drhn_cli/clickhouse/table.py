@@ -18,9 +18,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.connection import PUSH_HINT, Connection
+from drhn_cli.clickhouse.connection import PUSH_HINT, Connection, TableAddress
 from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_bytes
-from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import AnyPath, DrhnError, TableError, about, printable
 from drhn_cli.files import FileStamp

@@ -27,7 +27,6 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 _PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE}
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX}
 _SPARSE = b"GNU.sparse."
-_SPARSE_NAME = b"GNU.sparse.name"
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
 
@@ -136,10 +135,8 @@ class _Reader:
             end = at + int(match[1]) if match else 0
             if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
                 raise self._damaged("a damaged pax header")
-            if match[2] in (b"path", b"size", _SPARSE_NAME):
+            if match[2] in (b"path", b"size") or match[2].startswith(_SPARSE):
                 records[match[2]] = content[match.end() : end - 1]
-            if match[2].startswith(_SPARSE):
-                records[_SPARSE] = b""
             at = end
         return records
 
@@ -147,9 +144,11 @@ class _Reader:
         short_name = header.name.encode("latin-1")
         if block[257:265] == tarfile.GNU_MAGIC:  # it has times where ustar has the beginning of a long name
             short_name = block[:100].split(b"\0")[0]
-        name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
+        name = self._records.get(_SPARSE + b"name", self._records.get(b"path", short_name))
         kind = _KINDS.get(header.type, "file" if header.isreg() else "of an unknown kind")
-        return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
+        if any(key.startswith(_SPARSE) for key in self._records):
+            kind = "a sparse file"
+        return TarMember(name, kind, self._at, size)
 
     def _damaged(self, found: str) -> SourceError:
         return SourceError("damaged archive", found=f"{found} at byte {self._at}", hint=_AGAIN)

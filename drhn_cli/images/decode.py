@@ -89,8 +89,7 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
         ImageError: it cannot be read, is no picture, is damaged or cut short, has more than ``max_pixels`` pixels, or
             has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
     """
-    _ignore_pillow_warnings()
-    _raise_pillow_limit(max_pixels)
+    _prepare_pillow(max_pixels)
     name = source_name(source)
     with about(name), _decoder_errors():
         data = read_source(source)
@@ -126,14 +125,17 @@ def _decoder_errors() -> Iterator[None]:
         raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
 
 
-def _ignore_pillow_warnings() -> None:
-    """Silence Pillow's warnings about odd metadata: damage that matters raises an error.
+def _prepare_pillow(max_pixels: int) -> None:
+    """Silence Pillow's warnings about odd metadata, and have it take pictures of ``max_pixels``.
 
-    ``warnings.catch_warnings`` restores a list that all threads share, so it is not thread-safe; adding one filter is.
-    It is looked for at each call, as other code in the process may have reset the list.
+    Damage that matters raises an error. ``warnings.catch_warnings`` restores a list that all threads share, so it is
+    not thread-safe; adding one filter is. It is looked for at each call, as other code in the process may have reset
+    the list. Pillow refuses pictures of more than twice its own limit.
     """
     if _IGNORE_PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=_IGNORE_PILLOW[3].pattern)
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
 
 
 def _ignore_libtiff_messages() -> None:
@@ -151,12 +153,6 @@ def _ignore_libtiff_messages() -> None:
 # Pillow logs some damage as errors, which Python prints to stderr if nobody has set up logging.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
-
-
-def _raise_pillow_limit(max_pixels: int) -> None:
-    """Have Pillow take pictures of ``max_pixels``: it refuses those of more than twice its own limit."""
-    if Image.MAX_IMAGE_PIXELS is not None:
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
 
 
 def _open(data: bytes, name: AnyPath | None) -> Image.Image:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedIOBase
 from itertools import accumulate, chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -77,7 +76,7 @@ def find_images(
     search = _Search(excluded=excluded, hidden=hidden, follow=follow, progress=progress, suffixes=suffixes)
     for source in sources:
         search.add(source)
-    search.found.files = sorted(search.files.values(), key=attrgetter("path"))
+    search.found.files = [search.files[path] for path in sorted(search.files)]
     search.found.archives = sorted(set(search.found.archives))
     return search.found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 
@@ -92,12 +93,11 @@ def formats_of(prefix: bytes) -> tuple[str, ...]:
 def register_heif() -> bool:
     """Make Pillow read HEIC pictures, if pillow-heif is installed; return whether it does."""
     if _HEIF_FORMAT not in Image.OPEN:
-        try:
+        with suppress(ImportError):
             import pillow_heif
-        except ImportError:
-            return False
-        pillow_heif.register_heif_opener()
-    return True
+
+            pillow_heif.register_heif_opener()
+    return _HEIF_FORMAT in Image.OPEN
 
 
 def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
@@ -111,11 +111,10 @@ def refuse_thumbnail(picture: Image.Image) -> None:
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
     """
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        tags = picture.tag_v2
-        kind = tags.get(_NEW_SUBFILE_TYPE, 0)
-        if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
-            raise _raw_error()
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+    if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
+        raise _raw_error()
 
 
 def _raw_error() -> ImageError:

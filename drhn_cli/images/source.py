@@ -143,11 +143,8 @@ def is_there(path: bytes) -> bool:
 
 def is_gone(path: bytes) -> bool:
     """Whether no file of this absolute path exists, neither on disk nor in an archive."""
-    if os.path.lexists(path):
-        return False
     with suppress(ImageError):
-        locate(path)
-        return False
+        return not (os.path.lexists(path) or locate(path))
     return True
 
 
@@ -228,10 +225,11 @@ def _opening(hint: str | None = None) -> Iterator[None]:
         raise ImageError("no such file", hint=hint or "check the path; it may have been moved") from error
     except PermissionError as error:
         raise ImageError("may not be read", hint="check its permissions") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        found = error.strerror if isinstance(error, OSError) else str(error)
-        hint = "check the path" if isinstance(error, OSError) else "use -0 if the list of files is NUL-separated"
-        raise ImageError("cannot be opened", found=found, hint=hint) from error
+    except OSError as error:
+        raise ImageError("cannot be opened", found=error.strerror, hint="check the path") from error
+    except ValueError as error:  # a NUL in the path
+        hint = "use -0 if the list of files is NUL-separated"
+        raise ImageError("cannot be opened", found=str(error), hint=hint) from error
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytes:

@@ -179,11 +179,6 @@ static __attribute__((noinline)) VECTORS void keep_rows(const struct search *sea
             keep(search, query, first + i, distances[order[i]]);
 }
 
-INLINE __mmask64 first_bytes(size_t n)
-{
-    return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
-}
-
 /* Each vector holds 8 / n_vectors rows, and the bytes between them are masked. Of a row of more than 64 bytes, which
  * takes several vectors, it holds the last bytes: `whole` bytes come before. */
 INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
@@ -194,7 +189,7 @@ INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, co
     const uint8_t *wanted = search->queries + query * spread_size(search);
     const __m512i last_wanted = _mm512_loadu_si512(wanted + whole), mask = _mm512_loadu_si512(search->mask + whole);
     const __m512i places = _mm512_loadu_si512(search->places);
-    const __mmask64 loaded = first_bytes(step - whole);
+    const __mmask64 loaded = ~UINT64_C(0) >> (64 - (step - whole)); /* the first step - whole bytes: 1 to 64 */
     __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
     uint8_t padded[8 * 8 * MAX_WORDS];
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.url import is_table
+from drhn_cli.clickhouse.connection import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable

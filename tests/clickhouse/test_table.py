@@ -18,11 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drhn_cli.clickhouse import push as load
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import PASSWORD, PASSWORD_FILE, Connection, TableAddress, is_table
 from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.schema import Schema, pack_rows, pack_string
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
