@@ -72,7 +72,9 @@ class _Reader:
             header = self._parse_header(block)
             self._at += _BLOCK
             if header.type == tarfile.GNUTYPE_SPARSE and block[482]:
-                self._skip_sparse_map()
+                while self._at < self._n_bytes and self._read(self._at + 504, 1) != b"\0":  # the map of holes goes on
+                    self._at += _BLOCK
+                self._at += _BLOCK
             size = self._content_size(header)
             if header.type in _EXTENSIONS:
                 self._read_extension(header.type, size)
@@ -95,11 +97,6 @@ class _Reader:
                 raise self._cut_short(f"{self._n_bytes} bytes without an end mark") from error
             raise self._damaged(str(error)) from error
 
-    def _skip_sparse_map(self) -> None:
-        while self._at < self._n_bytes and self._read(self._at + 504, 1) != b"\0":
-            self._at += _BLOCK
-        self._at += _BLOCK
-
     def _content_size(self, header: tarfile.TarInfo) -> int:
         try:
             size = header.size if header.type in _EXTENSIONS else int(self._records.get(b"size", header.size))
@@ -120,25 +117,18 @@ class _Reader:
         content = self._read(self._at, size)
         if kind == tarfile.GNUTYPE_LONGNAME:
             self._records[b"path"] = content.split(b"\0")[0]
-        elif kind in _PAX:
-            records = self._parse_records(content)
-            if kind == tarfile.XGLTYPE and records:
-                raise self._damaged("a name or size for all members")
-            self._records |= records
-
-    def _parse_records(self, content: bytes) -> dict[bytes, bytes]:
-        """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here."""
-        records = {}
         at = 0
-        while at < len(content) and content[at]:
+        # A pax header is records "LENGTH KEY=VALUE", each with a newline at its end, of which few matter here.
+        while kind in _PAX and at < len(content) and content[at]:
             match = _RECORD.match(content, at)
             end = at + int(match[1]) if match else 0
             if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
                 raise self._damaged("a damaged pax header")
             if match[2] in (b"path", b"size") or match[2].startswith(_SPARSE):
-                records[match[2]] = content[match.end() : end - 1]
+                if kind == tarfile.XGLTYPE:
+                    raise self._damaged("a name or size for all members")
+                self._records[match[2]] = content[match.end() : end - 1]
             at = end
-        return records
 
     def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
         short_name = header.name.encode("latin-1")

@@ -25,7 +25,6 @@ _START = re.compile(r"^\.?/")
 # Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
 _TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
 _WILDCARDS = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "?": "[^/]"}
-_NOTHING = "(?!)"  # a regular expression that matches nothing
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,10 +69,7 @@ def find_images(
         follow: follow symbolic links inside folders.
         progress: is advanced by the files of each folder.
     """
-    from drhn_cli.images.formats import picture_suffixes  # imports Pillow
-
-    excluded, suffixes = compile_excludes(exclude), picture_suffixes()
-    search = _Search(excluded=excluded, hidden=hidden, follow=follow, progress=progress, suffixes=suffixes)
+    search = _Search(exclude, hidden, follow, progress)
     for source in sources:
         search.add(source)
     search.found.files = [search.files[path] for path in sorted(search.files)]
@@ -88,30 +84,10 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
     picture's name that is no regular file below the archive is a failure. A damaged archive is in ``failures`` and
     ``missing``: the rest of it cannot be read.
     """
-    from drhn_cli.images.formats import picture_suffixes  # imports Pillow
-
-    suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
-    files: dict[bytes, ImageFile] = {}
-    found = FindResult()
-    try:
-        for member, file in list_archive(archive):
-            parts = member.parts
-            if not parts or os.path.splitext(parts[-1])[1].lower() not in suffixes:
-                continue
-            if not hidden and any(part.startswith(b".") and part != b".." for part in parts):
-                continue
-            names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
-            if any(excluded(name, name != names[-1]) for name in names):
-                continue
-            if isinstance(file, SourceError):
-                found.failures.append(file)
-            else:
-                files[file.path] = file
-    except SourceError as error:
-        found.failures.append(error)
-        found.missing.append(archive)
-    found.files = list(files.values())
-    return found
+    search = _Search(exclude, hidden)
+    search.add_members(archive)
+    search.found.files = list(search.files.values())
+    return search.found
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
@@ -134,7 +110,7 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
 
 
 def _compile(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(_to_regex(glob) for glob in globs if glob) or _NOTHING, re.DOTALL)
+    return re.compile("|".join(_to_regex(glob) for glob in globs if glob) or "(?!)", re.DOTALL)  # (?!) matches nothing
 
 
 def _to_regex(glob: str) -> str:
@@ -185,18 +161,36 @@ def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
             yield from filter(None, (path.removesuffix(dropped) for path in paths))
 
 
-@dataclass(kw_only=True)
 class _Search:
-    """One run of ``find_images``: the rules, and what has been found so far."""
+    """One search: the rules, and what has been found so far."""
 
-    excluded: Callable[[str, bool], bool]
-    hidden: bool
-    follow: bool
-    progress: Progress
-    suffixes: frozenset[bytes]
-    files: dict[bytes, ImageFile] = field(default_factory=dict)
-    found: FindResult = field(default_factory=FindResult)
-    n_reported: int = 0  # files that progress was advanced by
+    def __init__(self, exclude: Sequence[str], hidden: bool, follow: bool = False, progress: Progress = SILENT) -> None:
+        from drhn_cli.images.formats import picture_suffixes  # imports Pillow
+
+        self._suffixes, self._excluded = picture_suffixes(), compile_excludes(exclude)
+        self._hidden, self._follow, self._progress = hidden, follow, progress
+        self._n_reported = 0  # files that progress was advanced by
+        self.files: dict[bytes, ImageFile] = {}
+        self.found = FindResult()
+
+    def add_members(self, archive: bytes) -> None:
+        try:
+            for member, file in list_archive(archive):
+                parts = member.parts
+                if not parts or os.path.splitext(parts[-1])[1].lower() not in self._suffixes:
+                    continue
+                if not self._hidden and any(part.startswith(b".") and part != b".." for part in parts):
+                    continue
+                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
+                if any(self._excluded(name, name != names[-1]) for name in names):
+                    continue
+                if isinstance(file, SourceError):
+                    self.found.failures.append(file)
+                else:
+                    self.files[file.path] = file
+        except SourceError as error:
+            self.found.failures.append(error)
+            self.found.missing.append(archive)
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -247,25 +241,25 @@ class _Search:
                     # that is deleted for good is not listed the next time. A link may lead to an unplugged drive.
                     self.found.some_vanished |= isinstance(error, FileNotFoundError) and not entry.is_symlink()
                     self._miss(entry.path, error)
-            self.progress.advance(len(self.files) - self.n_reported)
-            self.n_reported = len(self.files)
+            self._progress.advance(len(self.files) - self._n_reported)
+            self._n_reported = len(self.files)
 
     def _visit(self, entry: os.DirEntry[bytes], relative: str) -> bool:
         """Keep a picture; return whether it is a folder that is to be searched."""
-        is_skipped = entry.name.startswith(b".") and not self.hidden
-        if is_skipped or (entry.is_symlink() and not self.follow):
+        is_skipped = entry.name.startswith(b".") and not self._hidden
+        if is_skipped or (entry.is_symlink() and not self._follow):
             return False
         if entry.is_dir():
-            if self.excluded(relative, True):
+            if self._excluded(relative, True):
                 return False
             if entry.is_symlink() and _leads_back(entry.path, relative):
                 hint = "remove the link or leave it out with --exclude"
                 self.found.failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return False
             return True
-        is_picture = os.path.splitext(entry.name)[1].lower() in self.suffixes
+        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
         is_broken = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # perhaps of a folder
-        if (is_picture or is_broken) and not self.excluded(relative, is_broken):
+        if (is_picture or is_broken) and not self._excluded(relative, is_broken):
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
                 self.files[entry.path] = ImageFile(path=entry.path, stamp=FileStamp.of(status))

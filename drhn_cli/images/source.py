@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError, about
@@ -31,16 +31,9 @@ _STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
 
 
-class Archive(NamedTuple):
-    """A tar archive as it was when a member was found in it."""
-
-    path: bytes
-    stamp: FileStamp
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """A picture file as it was when it was found.
+    """A picture file, or a tar archive of them, as it was when it was found.
 
     Attributes:
         path: absolute; a symbolic link keeps its own name. A member of an archive has the archive's path, a slash, and
@@ -52,7 +45,7 @@ class ImageFile:
 
     path: bytes
     stamp: FileStamp
-    archive: Archive | None = None
+    archive: ImageFile | None = None
     offset: int = 0
 
     def has_content(self, stamp: FileStamp) -> bool:
@@ -61,17 +54,17 @@ class ImageFile:
 
     def is_unchanged(self) -> bool:
         """Whether the file, or its archive, is still there and as it was when it was found."""
-        path, stamp = self.archive or (self.path, self.stamp)
+        file = self.archive or self
         with suppress(OSError):
-            return FileStamp.of(os.stat(path)).is_same_content(stamp)
+            return FileStamp.of(os.stat(file.path)).is_same_content(file.stamp)
         return False
 
     def read(self) -> bytes:
         """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``."""
-        path = self.archive.path if self.archive else self.path
-        with about(path if self.archive else None), _opening():
-            _regular_stamp(path)
-            stream = open_regular(path)
+        file = self.archive or self
+        with about(file.path if self.archive else None), _opening():
+            _regular_file(file.path)
+            stream = open_regular(file.path)
             if stream is None:  # a FIFO or device has taken its place meanwhile
                 raise ImageError("not a regular file", expected="a picture file", hint=_STREAM_HINT)
         with stream:
@@ -113,11 +106,11 @@ def locate(path: AnyPath) -> ImageFile:
     archive = archive_of(absolute)
     with about(path):
         if archive is None:
-            return ImageFile(path=absolute, stamp=_regular_stamp(absolute, hint_for_absent(path)))
+            return _regular_file(absolute, hint_for_absent(path))
         with about(archive):
-            stamp = _regular_stamp(archive)
+            archive_file = _regular_file(archive)
         with _listing:  # otherwise all threads that make thumbnails would list the same archive
-            files, damage = _files_of(Archive(archive, stamp))
+            files, damage = _files_of(archive_file)
         if absolute not in files:
             found, hint = (damage.problem, damage.hint) if damage else (None, None)
             raise ImageError("not in its archive, or no file there", found=found, hint=hint or "check the path")
@@ -160,10 +153,10 @@ def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | Source
     from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
 
     with about(archive), os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", 0) as stream:
-        found = Archive(archive, FileStamp.of(os.fstat(stream.fileno())))
+        archive_file = ImageFile(path=archive, stamp=FileStamp.of(os.fstat(stream.fileno())))
         for member in read_members(stream):
             if member.kind != "a folder":
-                yield member, _member_file(member, found)
+                yield member, _member_file(member, archive_file)
 
 
 def hint_for_absent(path: AnyPath) -> str | None:
@@ -177,7 +170,7 @@ def hint_for_absent(path: AnyPath) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _files_of(archive: Archive) -> tuple[dict[bytes, ImageFile], SourceError | None]:
+def _files_of(archive: ImageFile) -> tuple[dict[bytes, ImageFile], SourceError | None]:
     files: dict[bytes, ImageFile] = {}
     try:
         # Of a name that is there twice the last one counts, as for tar.
@@ -187,7 +180,7 @@ def _files_of(archive: Archive) -> tuple[dict[bytes, ImageFile], SourceError | N
     return files, None
 
 
-def _member_file(member: TarMember, archive: Archive) -> ImageFile | SourceError:
+def _member_file(member: TarMember, archive: ImageFile) -> ImageFile | SourceError:
     problem = None
     if member.kind != "file":
         problem = f"{member.kind} in an archive"
@@ -204,8 +197,8 @@ def _member_file(member: TarMember, archive: Archive) -> ImageFile | SourceError
     return ImageFile(path=path, stamp=stamp, archive=archive, offset=member.offset)
 
 
-def _regular_stamp(path: bytes, hint: str | None = None) -> FileStamp:
-    """Return the stamp of a regular file, which is not opened: opening a device may do something."""
+def _regular_file(path: bytes, hint: str | None = None) -> ImageFile:
+    """Return a regular file, which is not opened: opening a device may do something."""
     with _opening(hint):
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -213,7 +206,7 @@ def _regular_stamp(path: bytes, hint: str | None = None) -> FileStamp:
     if not stat.S_ISREG(status.st_mode):
         found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise ImageError("not a regular file", expected="a picture file", found=found, hint=_STREAM_HINT)
-    return FileStamp.of(status)
+    return ImageFile(path=path, stamp=FileStamp.of(status))
 
 
 @contextmanager

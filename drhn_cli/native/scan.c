@@ -147,16 +147,14 @@ INLINE VECTORS __m512i add_pairs(__m512i a, __m512i b)
 }
 
 /* Sums of the words of each of 8 rows, which n = 1, 2, 4 or 8 vectors hold in order. */
-INLINE VECTORS __m512i sum_rows(const __m512i *v, const int n)
+INLINE VECTORS __m512i sum_rows(__m512i *v, const int n)
 {
-    if (n == 1)
-        return v[0];
-    if (n == 2)
-        return add_neighbours(v[0], v[1]);
-    if (n == 4)
-        return add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3]));
-    return add_pairs(add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3])),
-                     add_pairs(add_neighbours(v[4], v[5]), add_neighbours(v[6], v[7])));
+    for (int i = 0; i + 1 < n; i += 2)
+        v[i / 2] = add_neighbours(v[i], v[i + 1]);
+    for (int left = n / 2; left > 1; left /= 2)
+        for (int i = 0; i + 1 < left; i += 2)
+            v[i / 2] = add_pairs(v[i], v[i + 1]);
+    return v[0];
 }
 
 /* Which word of sum_rows() belongs to each row, by the number of vectors. */
