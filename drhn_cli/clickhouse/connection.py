@@ -64,10 +64,9 @@ class TableAddress:
             ConfigError: not a table's URL, or one with a password, which the message does not repeat.
         """
         if url.startswith(EMBEDDED):
-            folder = url.removeprefix(EMBEDDED)
-            if not folder:
+            if url == EMBEDDED:
                 raise ConfigError("no folder for the embedded database", expected=_FORMS, found=url)
-            return cls(folder=folder)
+            return cls(folder=url.removeprefix(EMBEDDED))
         if _WITH_PASSWORD.match(url):
             hint = f"leave it out, and put it in ${PASSWORD} or in a file that ${PASSWORD_FILE} names"
             raise ConfigError("a password in a URL is seen by everyone on the machine", hint=hint)
@@ -170,8 +169,7 @@ class Connection(AbstractContextManager["Connection"]):
         name = getattr(error, "name", None)
         problem, hint = "ClickHouse refuses", None
         text, *_ = str(error).partition(", Stack trace")
-        os_error = _find_os_error(error) if self.address.folder is None else None
-        if os_error is not None:
+        if self.address.folder is None and (os_error := _find_os_error(error)):
             problem, hint = "ClickHouse cannot be reached", "see whether host and port are right, and it runs"
             text = os_error.strerror or str(os_error)
         elif name in _NO_ACCESS:

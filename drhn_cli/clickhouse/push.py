@@ -91,8 +91,7 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         schema.write_file(push)
     n_sent = send_missing(file, schema, generation, progress)
-    current = next((each for each in live if each.name == name), None)
-    if current is None or (current.generation, current.manifest) != (generation, file.manifest):
+    if not any((each.name, each.generation, each.manifest) == (name, generation, file.manifest) for each in live):
         schema.write_file(replace(push, state=LIVE, version=version + 1))
     for each in pushed:
         if each.name == name and each.generation != generation and each.state != DROPPED:
@@ -111,23 +110,23 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
     """
     n_items = len(file)
     n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (file.codes.shape[1] + _PATH_BYTES)))  # depends only on the file
-    sizes = {start // n_rows: min(n_rows, n_items - start) for start in range(0, n_items, n_rows)}
-    counts = _count(schema, generation, n_rows)
+    sizes: dict[int, int] = {start // n_rows: min(n_rows, n_items - start) for start in range(0, n_items, n_rows)}
+    counted = f"intDiv(id, {n_rows})", f"generation = {generation}"
+    counts = schema.count_rows(*counted)
     if any(count > sizes.get(place, 0) for place, count in counts.items()):
         # Rows came twice, because the table no longer recognizes blocks that it has.
         schema.drop_generation(generation)
         counts = {}
     progress.phase("pushing", n_items)
-    n_sent = 0
     whole = {place for place, size in sizes.items() if counts.get(place) == size}
+    n_sent = n_items - sum(sizes[place] for place in whole)
     for place, parts in groupby(_packed_rows(file, generation, n_rows, whole), key=itemgetter(0)):
         rows = b"".join(part for _, part in parts)
         if rows:
             token = {"insert_deduplication_token": f"{generation}-{n_rows}-{place}"}
             schema.connection.insert(schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
-            n_sent += sizes[place]
         progress.advance(sizes[place])
-    if n_sent and _count(schema, generation, n_rows) != sizes:
+    if n_sent and schema.count_rows(*counted) != sizes:
         problem = "not all rows have arrived, or others push the same name"
         raise TableError(problem, hint="push again; readers still see what was there before")
     return n_sent
@@ -143,15 +142,6 @@ def _packed_rows(file: CodeFile, generation: int, n_rows: int, skipped: set[int]
             is_sent = place in skipped
             yield place, b"" if is_sent else pack_rows(generation, row, codes[start:stop], entries.part(start, stop))
             row += stop - start
-
-
-def _count(schema: Schema, generation: int, n_rows: int) -> dict[int, int]:
-    """Return how many rows of each slice are in the table."""
-    counts = schema.connection.query(
-        f"SELECT intDiv(id, {n_rows}) AS place, count() FROM {schema.rows} "
-        f"WHERE generation = {generation} GROUP BY place"
-    )
-    return {int(place): int(count) for place, count in counts}
 
 
 def _require_alike(file: CodeFile, others: list[PushedFile]) -> None:

@@ -38,9 +38,7 @@ CREATE TABLE IF NOT EXISTS {name} (
     id UInt64 CODEC(Delta, LZ4),
     code FixedString({n_bytes}) CODEC(NONE),
     path String CODEC(ZSTD(1)),
-    size UInt64,
-    mtime_ns Int64,
-    inode UInt64,
+    size UInt64, mtime_ns Int64, inode UInt64,
     INDEX paths path TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree
 PARTITION BY generation ORDER BY (generation, id)
@@ -149,6 +147,11 @@ class Schema:
         row = pack_string(file.name) + struct.pack("<Q", file.generation) + pack_string(file.state)
         row += struct.pack("<QQ", file.version, file.n_items) + pack_string(manifest)
         self.connection.insert(self.files, FILE_COLUMNS, row, {})
+
+    def count_rows(self, group: str, where: str) -> dict[int, int]:
+        """Return how many rows there are for each value of an expression."""
+        statement = f"SELECT {group} AS value, count() FROM {self.rows} WHERE {where} GROUP BY value"
+        return {int(value): int(count) for value, count in self.connection.query(statement)}
 
     def drop_generation(self, generation: int) -> None:
         """Drop the rows of a push, on all shards of a Distributed table."""

@@ -40,6 +40,7 @@ class CodeTable:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._schema = Schema(connection)
+        self._rows = self._schema.rows
         self.path = str(connection.address)
         self._files: list[PushedFile] = []
         self._read_files()
@@ -84,8 +85,7 @@ class CodeTable:
             for file in self._files
             if path.startswith(file.prefix)
         )
-        columns = "path, code, size, mtime_ns, inode"
-        statement = f"SELECT {columns} FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"
+        statement = f"SELECT path, code, size, mtime_ns, inode FROM {self._rows} WHERE {where} ORDER BY id LIMIT 1"
         for found, code, *stamp in self._connection.query(statement) if where else ():
             return Entry(path=found, stamp=FileStamp(*stamp)), np.frombuffer(code, np.uint8)
         return None
@@ -111,10 +111,7 @@ class CodeTable:
         return self._retry_after_push(lambda: self._search(query, top_k, max_distance, under))
 
     def _verify(self) -> None:
-        counts = self._connection.query(
-            f"SELECT generation, count() FROM {self._schema.rows} WHERE {self._where(())} GROUP BY generation"
-        )
-        there = {int(generation): int(count) for generation, count in counts}
+        there = self._schema.count_rows("generation", self._where(()))
         for file in self._files:
             self._require(there.get(file.generation, 0), file.n_items)
 
@@ -123,10 +120,9 @@ class CodeTable:
     ) -> list[tuple[int, bytes]]:
         distance = f"bitHammingDistance(code, toFixedString({quote_bytes(query.tobytes())}, {query.shape[1]}))"
         where = self._where(under)
-        rows = self._schema.rows
-        statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"
+        statement = f"SELECT {distance} AS distance, count() FROM {self._rows} WHERE {where} GROUP BY distance"
         if under:  # the rows of a folder are not known in advance, so all are counted too, which takes no scan
-            statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"
+            statement += f" UNION ALL SELECT NULL, count() FROM {self._rows} WHERE {self._where(())}"
         counts = self._connection.query(statement)
         self._require(sum(count for each, count in counts if (each is None) == bool(under)), len(self))
         limit = self.manifest.n_bits if max_distance is None else max_distance
@@ -138,17 +134,15 @@ class CodeTable:
         radius = near[bisect_left(totals, wanted) - 1][0]
         root, order = self._order()
         found = self._connection.query(
-            f"SELECT {distance} AS distance, {root} AS root, path FROM {rows} WHERE ({where}) AND distance <= {radius} "
-            f"ORDER BY distance, {order} LIMIT {wanted}"
+            f"SELECT {distance} AS distance, {root} AS root, path FROM {self._rows} "
+            f"WHERE ({where}) AND distance <= {radius} ORDER BY distance, {order} LIMIT {wanted}"
         )
         self._require(len(found), wanted)
         return [(each, root + path) for each, root, path in found]
 
     def _order(self) -> tuple[str, str]:
-        """Return expressions for the root of a row and for the order of absolute paths.
-
-        Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
-        """
+        """Return expressions for the root of a row and for the order of absolute paths."""
+        # Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
         if len(self._files) == 1:
             return quote_bytes(self._files[0].prefix), "id"
         generations = ", ".join(str(file.generation) for file in self._files)

@@ -357,11 +357,11 @@ def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkey
             return Rows(stop - start)
 
     connection = SimpleNamespace(
-        address="chdb:./x",
+        address=TableAddress(folder="x"),
         insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
         query=lambda _: list(enumerate(sent)),
     )
-    assert load.send_missing(File(), SimpleNamespace(connection=connection, rows="rows"), 7, SILENT) == n_items
+    assert load.send_missing(File(), Schema(connection), 7, SILENT) == n_items
     assert sent == slices
 
 
