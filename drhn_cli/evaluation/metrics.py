@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drhn_cli.codes.pack import check_codes, unpack_bits
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import DrhnError
 from drhn_cli.search.hamming import hamming_distances
+from drhn_cli.settings import require
 
 _CHUNK_BYTES = 1 << 23  # of distances at a time
 
@@ -75,9 +76,8 @@ def retrieval_metrics(
         DrhnError: arrays of another shape or dtype, an empty one, or no query with a relevant item in the gallery.
         ConfigError: a number out of range.
     """
-    for name, value in (("k", k), ("depth", depth)):
-        if value < 1:
-            raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
+    require(k >= 1, "k", "1 or more", k)
+    require(depth >= 1, "depth", "1 or more", depth)
     distinct, repeats, grouped = _prepare(queries, gallery, seed)
     parts = _parts(distinct, len(grouped.codes))
     scores = np.concatenate([grouped.score(part, k, depth) for part in parts])
