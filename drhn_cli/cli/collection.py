@@ -245,11 +245,8 @@ def info(
 
     drhn info codes.bin --verify
     """
-    description = _describe(file, verify=verify)
-    if json:
-        out.write_json(description)
-    else:
-        out.write_description(description)
+    write = out.write_json if json else out.write_description
+    write(_describe(file, verify=verify))
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:

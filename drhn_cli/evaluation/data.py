@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,7 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
         inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
         train_folder = inside.pop("train", None)
         test_folder = next((inside[name] for name in TEST_FOLDERS if name in inside), None)
-        # Its classes are meant, and not the classes "train" and "dev".
+        # The folders inside train/ are classes then; "train" and, say, "dev" are none.
         if train_folder and inside and not test_folder and _has_only_folders(train_folder):
             raise SourceError(
                 "there are class folders in train/, and no test pictures beside it",
@@ -171,65 +172,55 @@ def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers:
 
 
 def load_split(
-    data: str,
-    preprocessing: Preprocessing,
-    *,
-    workers: int | None = None,
-    data_dir: Path | None = None,
-    download: bool = False,
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Load training pictures, and test pictures if there are any.
-
-    Args:
-        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
-        preprocessing: how a picture becomes square.
-        workers: threads that decode; None: one for each processor.
-        data_dir: where torchvision keeps CIFAR-10; None: ``data`` in the working directory.
-        download: fetch CIFAR-10 if it is not there.
-
-    Raises:
-        SourceError: a folder cannot be read or has no classes, or CIFAR-10 is not there.
-    """
-    if _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)
-    train, test = find_split(data)
-    load = partial(load_labelled, preprocessing=preprocessing, workers=workers)
-    return load(train), load(test) if test else None
-
-
-def load_queries_and_gallery(
     data: str | tuple[str, str],
     preprocessing: Preprocessing,
     *,
     workers: int | None = None,
     data_dir: Path | None = None,
     download: bool = False,
+    needs_test: bool = False,
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Load training pictures, and test pictures if there are any.
+
+    Args:
+        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``; or two folders of
+            class folders, for training and for testing.
+        preprocessing: how a picture becomes square.
+        workers: threads that decode; None: one for each processor.
+        data_dir: where torchvision keeps CIFAR-10; None: ``data`` in the working directory.
+        download: fetch CIFAR-10 if it is not there.
+        needs_test: refuse data without test pictures before any picture is loaded.
+
+    Raises:
+        ConfigError: there are no test pictures, but they are needed.
+        SourceError: a folder cannot be read or has no classes, or CIFAR-10 is not there.
+    """
+    if data == CIFAR10 and not Path(CIFAR10).exists():
+        return _load_cifar10(preprocessing, data_dir, download)
+    if isinstance(data, str):
+        train, test = find_split(data)
+    else:
+        train = find_classes(data[0])
+        test = find_classes(data[1], class_names=train.class_names, min_classes=1)
+    if needs_test and test is None:
+        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
+    load = partial(load_labelled, preprocessing=preprocessing, workers=workers)
+    return load(train), load(test) if test else None
+
+
+def load_queries_and_gallery(
+    data: str | tuple[str, str], preprocessing: Preprocessing, **options: Any
 ) -> tuple[LabelledImages, LabelledImages]:
     """Load the queries, and the gallery that they are looked up in.
 
     ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of
-    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments
-    are those of ``load_split``.
-
-    Raises:
-        ConfigError: there are no test pictures.
-        SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
+    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The options and the
+    errors are those of ``load_split``.
     """
-    if isinstance(data, str) and _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)[::-1]
-    if isinstance(data, str):
-        gallery, queries = find_split(data)
-    else:
-        gallery = find_classes(data[1])
-        queries = find_classes(data[0], class_names=gallery.class_names, min_classes=1)
-    if queries is None:
-        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
-    load = partial(load_labelled, preprocessing=preprocessing, workers=workers)
-    return load(queries), load(gallery)
-
-
-def _is_cifar10(data: str) -> bool:
-    return data == CIFAR10 and not Path(data).exists()
+    split = data if isinstance(data, str) else data[::-1]
+    gallery, queries = load_split(split, preprocessing, needs_test=True, **options)
+    assert queries is not None  # noqa: S101 - they are needed
+    return queries, gallery
 
 
 def _load_cifar10(
@@ -239,11 +230,8 @@ def _load_cifar10(
     from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
 
     if preprocessing.size != 32:
-        raise SourceError(
-            "CIFAR-10 has pictures of 32x32 pixels",
-            expected="a network for that size: the cifar10 weights, or one trained with --input-size 32",
-            found=str(preprocessing.size),
-        )
+        expected = "a network for that size: the cifar10 weights, or one trained with --input-size 32"
+        raise SourceError("CIFAR-10 has pictures of 32x32 pixels", expected=expected, found=str(preprocessing.size))
     data_dir = data_dir or Path("data")
 
     def load(*, train: bool) -> LabelledImages:

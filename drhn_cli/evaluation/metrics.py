@@ -221,9 +221,10 @@ class _Gallery:
     def score(self, queries: LabelledCodes, k: int, depth: int) -> NDArray[np.float64]:
         """Return the measures of each query, (q, 4), in the order of RetrievalMetrics, NaN if nothing is relevant."""
         distances, items, relevant = self.counts(queries)
-        at_depth = np.empty(len(distances))
-        for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            at_depth[row] = _average_precision(self._first_labels(to_codes, items[row], depth) == label)
+        at_depth = [
+            _average_precision(self._first_labels(to_codes, n_at, depth) == label)
+            for to_codes, n_at, label in zip(distances, items, queries.labels, strict=True)
+        ]
         taken = np.clip(k - (np.cumsum(items, axis=1) - items), 0, items)  # a tie at place k counts in proportion
         at_k = (relevant * taken / np.maximum(items, 1)).sum(axis=1) / taken.sum(axis=1)
         within, relevant_within = items[:, :3].sum(axis=1), relevant[:, :3].sum(axis=1)  # a radius of 2
@@ -233,13 +234,11 @@ class _Gallery:
     def counts(self, queries: LabelledCodes) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
         """Return the distances to the codes, (q, u); items at each distance, (q, n_bits + 1); relevant ones of them."""
         distances = hamming_distances(queries.codes, self._codes)
-        none = np.empty(0, dtype=np.int64)
-        items = np.empty((len(distances), queries.n_bits + 1), dtype=np.int64)
-        relevant = np.empty_like(items)
-        for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            items[row] = np.bincount(to_codes, weights=self._repeats, minlength=items.shape[1])
-            relevant[row] = np.bincount(to_codes[self._ids_of_label.get(label, none)], minlength=items.shape[1])
-        return distances, items, relevant
+        n, none = queries.n_bits + 1, np.empty(0, dtype=np.int64)
+        ids = [self._ids_of_label.get(label, none) for label in queries.labels.tolist()]
+        items = [np.bincount(row, weights=self._repeats, minlength=n) for row in distances]
+        relevant = [np.bincount(row[near], minlength=n) for row, near in zip(distances, ids, strict=True)]
+        return distances, np.array(items, np.int64), np.array(relevant, np.int64)
 
     def _first_labels(self, to_codes: NDArray[np.uint16], items: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
         """Return the labels of the first ``depth`` items of a stable sort by distance of the shuffled gallery."""
