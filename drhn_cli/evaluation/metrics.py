@@ -157,9 +157,7 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
 
 
 def asymmetric_mean_average_precision(
-    probabilities: NDArray[np.float64],
-    query_labels: NDArray[np.integer],
-    gallery: LabelledCodes,
+    probabilities: NDArray[np.float64], query_labels: NDArray[np.integer], gallery: LabelledCodes
 ) -> float:
     """Return the mean average precision of full rankings by asymmetric distance, with ties as the expectation.
 
