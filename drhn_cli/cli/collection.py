@@ -269,7 +269,7 @@ def info(
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
     """Describe a code file, a weights file or a table."""
-    from drhn_cli.clickhouse.url import is_table
+    from drhn_cli.clickhouse.connection import is_table
 
     opened: Any
     if is_table(path):

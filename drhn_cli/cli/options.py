@@ -20,7 +20,7 @@ _T = TypeVar("_T", bound="DataclassInstance")
 
 
 def _refuse_table(codes: str) -> str:
-    from drhn_cli.clickhouse.url import TableAddress, is_table
+    from drhn_cli.clickhouse.connection import TableAddress, is_table
 
     if is_table(codes):
         TableAddress.parse(codes)  # refuses a password, and does not repeat it

@@ -13,9 +13,8 @@ from PIL import Image
 
 from drhn_cli.errors import SourceError
 from drhn_cli.images import formats
-from drhn_cli.images.find import FindResult, find_images, read_path_list
+from drhn_cli.images.find import FindResult, compile_excludes, find_images, read_path_list
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
-from drhn_cli.images.globs import compile_excludes
 
 
 def write(root: Path, *names: str | bytes) -> None:
