@@ -1,8 +1,8 @@
 """The program: its commands, how errors and signals end it, and its exit statuses.
 
 A command's module is imported when the command is asked for: the options of all commands take longer to build than most
-answers. Errors become a line on stderr and an exit status in ``run``. Ctrl-C ends a command by ``KeyboardInterrupt``;
-so does SIGTERM in ``saving_on_sigterm``.
+answers. In ``run`` errors become a line on stderr, with ``--json`` an object on stdout too, and an exit status. Ctrl-C
+ends a command by ``KeyboardInterrupt``; so does SIGTERM in ``saving_on_sigterm``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from drhn_cli import __version__
-from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
+from drhn_cli.cli.output import discard, flush, json_path, messages, report, report_error, stdout_error, write_json
 from drhn_cli.errors import DrhnError, printable
 
 _COMMANDS = {
@@ -131,11 +132,12 @@ def drhn(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with these arguments, the process's own by default, and return the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
         flush()
     except _UsageError as error:
-        _show_usage_error(error, sys.argv[1:] if arguments is None else arguments)
+        _show_usage_error(error, given)
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
@@ -147,6 +149,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return ExitStatus.DONE
     except DrhnError as error:
         report_error(error)
+        if "--json" in takewhile("--".__ne__, given):  # an error may come before the options are parsed
+            _write_json_error(error)
         return ExitStatus.ERROR
     except OSError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -155,6 +159,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report_error(stdout_error(error))
         return ExitStatus.ERROR
     return int(status or ExitStatus.DONE)
+
+
+def _write_json_error(error: DrhnError) -> None:
+    try:
+        write_json({"error": error.reason, "path": json_path(error.path)})
+        flush()
+    except (BrokenPipeError, DrhnError):  # stderr has the error
+        discard(sys.stdout)
 
 
 def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from io import BufferedIOBase
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
@@ -142,25 +140,6 @@ def _character_class(body: str) -> str:
     except re.error:  # a range the wrong way round, such as [z-a]
         return re.escape(f"[{body}]")
     return candidate
-
-
-def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
-    r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
-
-    The list is read lazily. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
-    lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
-    """
-    separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
-    begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
-    # read1 does not wait for a full block: the program that writes the list may wait for the answer to its last path.
-    read = partial(cast("BufferedIOBase", stream).read1, 1 << 16)
-    for block in chain(iter(read, b""), [separator]):
-        first, *others = block.split(separator)
-        begun.append(first)
-        if others:
-            paths = [b"".join(begun), *others[:-1]]
-            begun = others[-1:]
-            yield from filter(None, (path.removesuffix(dropped) for path in paths))
 
 
 class _Search:
