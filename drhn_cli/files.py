@@ -59,7 +59,7 @@ def os_errors(
     error_type: type[DrhnError],
     problem: str,
     *,
-    path: AnyPath | None,
+    path: AnyPath | None = None,
     expected: str | None = None,
     hint: str | None = None,
     absent: DrhnError | None = None,
@@ -88,30 +88,33 @@ def open_regular(path: AnyPath) -> BinaryIO | None:
     return None
 
 
-def refuse_overwrite(
-    path: AnyPath, what: str, is_ours: Callable[[bytes], bool], refusal: Callable[[bytes], DrhnError] | None = None
-) -> None:
-    """Refuse to replace a file of another kind, a photograph perhaps. An empty file may be replaced.
+def read_head(path: AnyPath, what: str) -> bytes:
+    """Return the first 2,048 bytes of the file that will be replaced; none if there is none.
 
-    Args:
-        path: the file that will be written.
-        what: its kind, for messages.
-        is_ours: whether the first 2,048 bytes of a file are those of this kind.
-        refusal: makes the error from those bytes, instead of a general one.
+    ``what`` is the kind of the new file, for messages.
 
     Raises:
-        DrhnError: another file is there, or it cannot be read; or there is no such folder.
+        DrhnError: it cannot be read, or there is no such folder.
     """
     folder = os.path.dirname(os.fsencode(path)) or b"."
     if not os.path.isdir(folder):
         raise DrhnError(f"cannot write the {what}", path=path, found="no such folder", hint="make the folder first")
     if not os.path.isfile(path):
-        return
+        return b""
     with os_errors(DrhnError, f"cannot write the {what}", path=path), open(path, "rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+        return stream.read(_HEAD_BYTES)
+
+
+def refuse_overwrite(path: AnyPath, what: str, is_ours: Callable[[bytes], bool]) -> None:
+    """Refuse to replace a file of another kind, a photograph perhaps. An empty file may be replaced.
+
+    ``is_ours`` tells from the first 2,048 bytes whether a file is of this kind.
+
+    Raises:
+        DrhnError: another file is there, or it cannot be read; or there is no such folder.
+    """
+    head = read_head(path, what)
     if head and not is_ours(head):
-        if refusal:
-            raise refusal(head)
         hint = "remove it, or choose another name"
         raise DrhnError(f"another file is in the place of the {what}", path=path, hint=hint)
 

@@ -8,18 +8,30 @@ import numpy as np
 
 from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network.config import PRESETS, NetworkConfig
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
+from drhn_cli.training.recipe import Recipe, Stage
 from tests.drawing import KINDS, draw_picture
 
 # Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+TINY = {"blocks": 1, "widths": (8, 8, 16, 16, 32, 32)}
+
+
 def tiny_config(**settings: object) -> NetworkConfig:
-    """Return the ``tiny`` preset for four classes and 16 x 16 pixels, changed as told."""
-    return NetworkConfig(**{**PRESETS["tiny"], "n_classes": 4, "input_size": 16, "bits": 16, **settings})
+    """Return a tiny network for four classes and 16 x 16 pixels, changed as told."""
+    return NetworkConfig(**{**TINY, "n_classes": 4, "input_size": 16, "bits": 16, **settings})
+
+
+def recipe_of(network: NetworkConfig, *stages: Stage, n_images: int = 48, **fields: object) -> Recipe:
+    """Return a recipe for this network, with everything that pictures decide."""
+    recipe = Recipe(
+        name="test", network=network, preprocessing=Preprocessing(size=network.input_size), stages=stages, **fields
+    )
+    return recipe.for_pictures(n_images, network.n_classes, recipe.preprocessing, "float32")
 
 
 def random_model(config: NetworkConfig | None = None, seed: int = 0, **fields: object) -> Model:

@@ -14,45 +14,27 @@ from drhn_cli.cli import options
 from drhn_cli.cli import output as out
 from drhn_cli.cli.app import saving_on_sigterm
 from drhn_cli.errors import ConfigError
-from drhn_cli.images.preprocess import Fit
-from drhn_cli.network.config import DEFAULT_PRESET, Downsample, Preset
-from drhn_cli.network.devices import Precision
 
 if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
 
-_SETTINGS = {
-    "network": (
-        *("blocks", "bits", "threshold", "widths", "downsample_at", "downsample", "input_size", "stem_stride"),
-        *("hash_norm", "nested"),
-    ),
-    "training": (
-        *("epochs", "batch_size", "seed", "conv_rate", "rate", "average", "sharpness", "label_smoothing"),
-        *("quantisation", "similarity", "teaching", "translate", "cutout", "crop", "colour", "flip", "precision"),
-    ),
-    "preprocessing": ("fit", "views"),
-}
-"""Fields of ``TrainOptions`` that are settings, and the options of ``drhn train`` in each."""
-
-
-def _numbers(text: str | None, setting: str) -> tuple[int, ...] | None:
-    """Return the whole numbers of a comma-separated list."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ConfigError(f"{setting} is not a list of numbers", expected="such as 64,128,256", found=text) from error
-
 
 def train(
     data: Annotated[
-        str,
+        str | None,
         Argument(metavar="DATA", help="A folder of class folders, a folder with train/ and test/ of them, or cifar10."),
-    ],
+    ] = None,
     *,
-    output: Annotated[Path, Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")],
-    preset: Annotated[Preset | None, Option(help=f"The shape of the network.  [default: {DEFAULT_PRESET}]")] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", metavar="FILE.npz", help="The weights file to make.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        Option(
+            metavar="NAME|FILE",
+            help="How to train: a bundled recipe or a TOML file.  [default: fast, with --from fine-tune]",
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         Option(
@@ -60,17 +42,6 @@ def train(
             metavar="NAME|FILE",
             help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
         ),
-    ] = None,
-    teacher: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE.npz",
-            help="Distill another network's features: arrays `paths` and `features`, one row for each picture.",
-        ),
-    ] = None,
-    teaching: Annotated[
-        float | None,
-        Option(metavar="X", help="Weight of the distillation loss, by which codes predict those features."),
     ] = None,
     blocks: Annotated[
         int | None, Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
@@ -81,86 +52,23 @@ def train(
     threshold: Annotated[
         float | None, Option(metavar="X", help="A bit is set where the activation is above it; the paper's t.")
     ] = None,
-    widths: Annotated[str | None, Option(metavar="N,N,N,N,N,N", help="Channels of the six groups.")] = None,
-    downsample_at: Annotated[
-        str | None, Option(metavar="N,...", help="Groups, from 1, that begin by halving the resolution.")
-    ] = None,
-    downsample: Annotated[Downsample | None, Option(help="How these groups halve the resolution.")] = None,
-    input_size: Annotated[int | None, Option(metavar="N", help="Side of the input, in pixels.")] = None,
-    stem_stride: Annotated[
-        int | None, Option(metavar="N", help="2 halves the resolution of large inputs at once.")
-    ] = None,
-    hash_norm: Annotated[
-        bool | None,
-        Option("--hash-norm/--no-hash-norm", help="Batch normalization in the hash layer; not in the paper."),
-    ] = None,
-    nested: Annotated[
-        str | None,
-        Option(metavar="N,...", help="Shorter code lengths trained as well; each code is a prefix of the longest."),
-    ] = None,
-    fit: Annotated[Fit | None, Option(help="How a picture becomes square.")] = None,
-    tta: Annotated[
-        bool | None,
-        Option("--tta/--no-tta", help="Whether `drhn hash` averages two views by default with these weights."),
-    ] = None,
-    epochs: Annotated[int | None, Option(metavar="N", help="Passes over the pictures.")] = None,
+    epochs: Annotated[int | None, Option(metavar="N", help="Passes over the pictures, in each stage.")] = None,
     batch_size: Annotated[int | None, Option(metavar="N", help="Pictures in a step.")] = None,
     seed: Annotated[
         int | None, Option(metavar="N", help="Seed of the initial weights, the order of pictures and the augmentation.")
     ] = None,
-    conv_rate: Annotated[
-        float | None,
-        Option(metavar="X", help="Peak learning rate of the convolutions.  [default: 0.12, with --from 0.03]"),
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="Change any setting of the recipe, as stage.lr=0.1. Repeatable."),
     ] = None,
-    rate: Annotated[
-        float | None,
-        Option(metavar="X", help="Peak learning rate of everything else.  [default: 0.2, with --from 0.05]"),
-    ] = None,
-    average: Annotated[
-        float | None,
-        Option(
-            metavar="X", help="Average the weights over this last share of the run (SWA), at constant learning rates."
-        ),
-    ] = None,
-    sharpness: Annotated[
-        float | None,
-        Option(
-            metavar="X", help="Radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time."
-        ),
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, Option(metavar="X", help="Share of a label spread over all classes.")
-    ] = None,
-    quantisation: Annotated[
-        float | None,
-        Option(metavar="X", help="Weight of the quantization loss, which pushes activations away from the threshold."),
-    ] = None,
-    similarity: Annotated[
-        float | None,
-        Option(metavar="X", help="Weight of the loss that makes shorter codes rank pictures as the longest does."),
-    ] = None,
-    translate: Annotated[int | None, Option(metavar="N", help="Largest shift of a picture, in pixels.")] = None,
-    cutout: Annotated[
-        int | None, Option(metavar="N", help="Side of the square blanked in a picture; 0 for none.")
-    ] = None,
-    crop: Annotated[
-        float | None,
-        Option(metavar="X", help="Smallest share of a picture's area that a random crop keeps; 1 for no crops."),
-    ] = None,
-    colour: Annotated[
-        float | None,
-        Option(metavar="X", help="Largest relative change of brightness, contrast and saturation; 0 for none."),
-    ] = None,
-    flip: Annotated[bool | None, Option("--flip/--no-flip", help="Mirror every picture in every other epoch.")] = None,
+    print_recipe: Annotated[
+        bool, Option("--print", help="Print the recipe as it would run, with all its settings, and stop.")
+    ] = False,
     validation: Annotated[
-        float, Option(metavar="X", help="Share of the pictures held out for validation after every epoch.")
-    ] = 0.0,
+        float | None, Option(metavar="X", help="Share of the pictures held out for validation after every epoch.")
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="Resume an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
-    precision: Annotated[
-        Precision | None,
-        Option(help="Number format of matrix products.  [default: bfloat16 where the hardware supports it]"),
-    ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
     workers: options.Workers = None,
@@ -173,28 +81,39 @@ def train(
 
     drhn train ./labelled --from photos -o weights.npz
 
-    drhn train cifar10 --download --epochs 30 -o weights.npz
+    drhn train cifar10 --download --recipe paper -o paper.npz
 
-    The shape of the network comes from the preset where it is not given; with --from it comes from those weights, and
-    so do preprocessing, loss and augmentation. The state of the run is saved beside the weights after every epoch, so a
-    run that is stopped can be resumed with --resume and ends with the same weights. A history of the epochs is written
-    beside the weights.
+    A recipe holds the network and one or more stages of training; with --from the shape of the network, preprocessing,
+    loss and augmentation come from those weights. The state of the run is saved beside the weights after every epoch,
+    so a run that is stopped can be resumed with --resume and ends with the same weights. A history of the epochs is
+    written beside the weights.
     """
+    from drhn_cli.training.recipe import load_recipe, parse_change
+
+    command = ["drhn", *sys.argv[1:]]
+    given = {
+        **{"from": start, "network.blocks": blocks, "network.bits": bits, "network.threshold": threshold},
+        **{"stage.epochs": epochs, "stage.batch_size": batch_size, "seed": seed, "validation": validation},
+    }
+    changes = [parse_change(text) for text in settings or ()]
+    changes += [(key, value) for key, value in given.items() if value is not None]
+    run = load_recipe(recipe, changes)
+    if print_recipe:
+        out.write_bytes(run.to_toml().encode())
+        return
+    if data is None or output is None:
+        missing = "argument 'DATA'" if data is None else "option '--output' / '-o'"
+        raise ConfigError(f"Missing {missing}", expected="drhn train DATA -o FILE.npz")
     from drhn_cli.training.distributed import World
     from drhn_cli.training.train import TrainOptions, train_model
 
-    command = ["drhn", *sys.argv[1:]]
-    given: dict[str, Any] = {**locals(), "weights_path": output, "views": options.n_views(tta)}
-    for name in ("widths", "downsample_at", "nested"):
-        given[name] = _numbers(given[name], f"--{name.replace('_', '-')}")
-    for field, names in _SETTINGS.items():
-        given[field] = {name: given[name] for name in names if given[name] is not None}
+    choices = {**locals(), "recipe": run, "weights_path": output}
     world = World.from_environment()
     hint = "--resume goes on after the last whole epoch, if there is one"
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
     with stopping, out.TerminalProgress(quiet=quiet or not world.is_main, resume_hint=lambda _: hint) as progress:
-        model, evaluations = train_model(options.collect(TrainOptions, given), progress)
+        model, evaluations = train_model(options.collect(TrainOptions, choices), progress)
     _write_evaluations(evaluations, str(output), json=json, tta=model.preprocessing.views == 2)
 
 

@@ -49,9 +49,9 @@ class Entries(Sequence[Entry]):
     stamps: NDArray[Any]
 
     def __post_init__(self) -> None:
-        lengths = len(self.offsets) - 1, len(self.stamps)
-        if lengths[0] != lengths[1]:
-            raise DrhnError("columns of entries differ in length", found="{} {}".format(*lengths))
+        n_paths, n_stamps = len(self.offsets) - 1, len(self.stamps)
+        if n_paths != n_stamps:
+            raise DrhnError("columns of entries differ in length", found=f"{n_paths} {n_stamps}")
 
     @classmethod
     def from_stamps(cls, paths: Sequence[bytes], stamps: Sequence[FileStamp] | NDArray[Any]) -> Self:
@@ -95,10 +95,6 @@ class Entries(Sequence[Entry]):
         for start in range(0, len(self), step):
             for first, last in pairwise(self.offsets[start : start + step + 1].tolist()):
                 yield self.blob[first:last]
-
-    def with_paths(self, paths: Sequence[bytes]) -> Entries:
-        """Return the same entries under other paths, (n,) of them."""
-        return Entries.from_stamps(paths, self.stamps)
 
     def part(self, start: int, stop: int) -> Entries:
         """Return rows ``start`` to ``stop`` (0 <= start <= stop <= n), sharing the columns' memory."""

@@ -32,7 +32,7 @@ import numpy as np
 
 from drhn_cli.codes.entries import STAMP_DTYPE, Entries, Entry
 from drhn_cli.codes.pack import MAX_BITS
-from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.errors import CodeFileError
 from drhn_cli.files import FileStamp
 
 FORMAT_VERSION = 1
@@ -47,12 +47,13 @@ TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4")])
 _HEADER = struct.Struct("<4siiqBiQ")
 _PARTS = struct.Struct("<QQQIIIII")
 _INDEX = struct.Struct("<Q12xI")
-# The tail is at the end in every version. It has the length of the trailer, which is read next.
-_TAIL = struct.Struct("<III8s")
+TAIL = struct.Struct("<III8s")
+"""Length of the trailer, version, CRC-32 and magic: the last 20 bytes of a file of any version."""
+
 _STAMP_COLUMNS = {"size": "<q", "mtime_ns": "<q", "inode": "<Q"}  # for struct, in the order of a block
 
 HEADER_SIZE = _HEADER.size
-TRAILER_SIZE = _PARTS.size + _TAIL.size
+TRAILER_SIZE = _PARTS.size + TAIL.size
 TRAILER_SIZES = {FORMAT_VERSION: TRAILER_SIZE, INDEXED_VERSION: _INDEX.size + TRAILER_SIZE}
 
 
@@ -71,24 +72,6 @@ def unpack_header(raw: bytes) -> tuple[int, int]:
     if not in_range or raw != pack_header(n_items, code_size):
         raise ValueError("fields contradict each other")
     return n_items, code_size
-
-
-class Tail(NamedTuple):
-    """The last 20 bytes of a file: enough to know a damaged file from a newer one."""
-
-    length: int
-    version: int
-    crc: int
-    magic: bytes
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        """Read the last bytes of ``raw``, which has 20 or more."""
-        return cls(*_TAIL.unpack_from(raw, len(raw) - _TAIL.size))
-
-    def matches(self, trailer: bytes) -> bool:
-        """Return whether the CRC-32 is that of a trailer of any version."""
-        return zlib.crc32(trailer[:-12]) == self.crc  # the CRC-32 and the magic do not cover themselves
 
 
 class Trailer(NamedTuple):
@@ -168,8 +151,8 @@ def _blob_start(n_rows: int) -> int:
     return STAMP_DTYPE.itemsize * n_rows + 4 * (n_rows + 1)
 
 
-def require_regular(path: AnyPath, status: os.stat_result, hint: str) -> None:
-    """Refuse a folder, pipe or device in the place of a code file."""
+def require_regular(status: os.stat_result, hint: str) -> None:
+    """Refuse a folder, pipe or device in the place of a code file. The caller adds the path."""
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise CodeFileError("not a code file", path=path, expected="a regular file", found=found, hint=hint)
+        raise CodeFileError("not a code file", expected="a regular file", found=found, hint=hint)

@@ -17,11 +17,8 @@ IMPORTED_MODEL = "imported"
 IMPORTED_FINGERPRINT = "0" * 64
 """For codes that no drhn model made; not a real sha256."""
 
-_TYPES: dict[str, type] = {
-    **dict.fromkeys(("root", "model", "fingerprint", "drhn_version"), str),
-    **dict.fromkeys(("bits", "n_items"), int),
-    "preprocessing": dict,
-}
+_TEXTS = ("root", "model", "fingerprint", "drhn_version")
+_TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), "bits": int, "n_items": int, "preprocessing": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +62,8 @@ class Shard:
     def from_json(cls, value: Any) -> Self:
         """Undo ``dataclasses.asdict``. What is no shard is a CodeFileError, to which the caller adds the path."""
         types = {"number": int, "count": int, "finished": bool}
-        if (
-            not isinstance(value, dict)
-            or {name: type(inner) for name, inner in value.items()} != types
-            or not 1 <= value["number"] <= value["count"]
-        ):
+        is_shard = isinstance(value, dict) and {name: type(inner) for name, inner in value.items()} == types
+        if not is_shard or not 1 <= value["number"] <= value["count"]:
             expected = "'part': a number, a count, whether finished"
             raise CodeFileError("damaged manifest", expected=expected, found=repr(value))
         return cls(**value)
@@ -143,7 +137,7 @@ class CodeManifest:
             if type(values.get(name)) is not kind:
                 found = type(values[name]).__name__ if name in values else "nothing"
                 raise CodeFileError("damaged manifest", expected=f"{name!r} of type {kind.__name__}", found=found)
-        kept = {name: values[name] for name in _TYPES if name not in ("bits", "n_items")}
+        kept = {name: values[name] for name in (*_TEXTS, "preprocessing")}
         try:
             shard = Shard.from_json(values["part"]) if "part" in values else None
             manifest = cls(n_bits=values["bits"], shard=shard, **kept)

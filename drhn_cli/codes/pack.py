@@ -27,14 +27,9 @@ def code_size(n_bits: int) -> int:
     return (n_bits + 7) // 8
 
 
-def last_byte_mask(n_bits: int) -> int:
-    """Return which bits of a code's last byte belong to the code, 0x01..0xff; the others are padding."""
-    return 0xFF >> (-n_bits % 8)
-
-
 def padding_mask(n_bits: int) -> int:
     """Return which bits of a code's last byte are padding, 0x00..0xfe."""
-    return 0xFF & ~last_byte_mask(n_bits)
+    return 0xFF - (0xFF >> (-n_bits % 8))
 
 
 def check_codes(codes: NDArray[np.uint8], n_bits: int, name: str = "codes") -> None:
@@ -46,11 +41,8 @@ def check_codes(codes: NDArray[np.uint8], n_bits: int, name: str = "codes") -> N
     """
     size = code_size(n_bits)
     if codes.ndim != 2 or codes.shape[1] != size or codes.dtype != np.uint8:
-        raise DrhnError(
-            f"{name} do not hold {n_bits}-bit codes",
-            expected=f"shape (n, {size}) uint8",
-            found=f"shape {codes.shape} {codes.dtype}",
-        )
+        expected, found = f"shape (n, {size}) uint8", f"shape {codes.shape} {codes.dtype}"
+        raise DrhnError(f"{name} do not hold {n_bits}-bit codes", expected=expected, found=found)
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -95,9 +87,6 @@ def parse_hex(text: str, n_bits: int) -> NDArray[np.uint8]:
         raise DrhnError("hexadecimal code of another length", expected=expected, found=f"{len(text)} digits")
     code = np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy()
     if code[-1] & padding_mask(n_bits):
-        raise DrhnError(
-            "hexadecimal code of more bits",
-            expected=f"{n_bits} bits, so a last byte of at most {last_byte_mask(n_bits):02x}",
-            found=text[-2:],
-        )
+        expected = f"{n_bits} bits, so a last byte of at most {0xFF - padding_mask(n_bits):02x}"
+        raise DrhnError("hexadecimal code of more bits", expected=expected, found=text[-2:])
     return code

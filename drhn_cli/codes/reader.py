@@ -21,7 +21,7 @@ from drhn_cli.codes.entries import Entries, Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
-from drhn_cli.errors import AnyPath, CodeFileError
+from drhn_cli.errors import AnyPath, CodeFileError, about
 from drhn_cli.files import open_nonblocking, os_errors
 
 _CHECKED_AT_OPEN = 8 << 20  # bytes of entries, some 6 ms; larger sections are checked block by block when first read
@@ -40,6 +40,8 @@ class CodeFile:
         path: as it was given.
         n_items: number of codes, 0 or more.
         manifest: what made the codes.
+        n_bits: length of a code, in bits.
+        root: folder that the paths are relative to.
     """
 
     def __init__(self, path: AnyPath, contents: mmap.mmap) -> None:
@@ -49,6 +51,7 @@ class CodeFile:
         self._trailer = self._read_trailer()
         self.n_items, self._code_size = self._read_header()
         self.manifest = self._read_manifest()
+        self.n_bits, self.root = self.manifest.n_bits, self.manifest.root
         self._block_starts, self._block_crcs = self._read_table()
         self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
         if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
@@ -66,11 +69,11 @@ class CodeFile:
         with os_errors(CodeFileError, "cannot open the code file", path=path, absent=absent):
             descriptor = open_nonblocking(path)
         try:
-            with os_errors(CodeFileError, "cannot read the code file", path=path):
+            with about(path), os_errors(CodeFileError, "cannot read the code file"):
                 status = os.fstat(descriptor)
-                layout.require_regular(path, status, _NAME_ONE)
+                layout.require_regular(status, _NAME_ONE)
                 if not status.st_size:
-                    raise CodeFileError("the code file is empty", path=path, hint=_MAKE_ONE)
+                    raise CodeFileError("the code file is empty", hint=_MAKE_ONE)
                 contents = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
@@ -95,16 +98,6 @@ class CodeFile:
     def __iter__(self) -> Iterator[Entry]:
         for _, entries in self.blocks():
             yield from entries
-
-    @property
-    def n_bits(self) -> int:
-        """Length of a code, in bits."""
-        return self.manifest.n_bits
-
-    @property
-    def root(self) -> str:
-        """Folder that the paths are relative to."""
-        return self.manifest.root
 
     @property
     def codes(self) -> NDArray[np.uint8]:
@@ -173,7 +166,7 @@ class CodeFile:
                     raise self._damaged("entries", "paths in ascending order", repr(path))
                 previous = path
 
-    def _trailer_size(self) -> int:
+    def _read_trailer(self) -> layout.Trailer:
         size = len(self._map)
         if size < layout.TRAILER_SIZE or self._map[-8:] != layout.MAGIC:
             expected, found = f"{layout.FAISS_MAGIC.decode()} at its start", repr(self._map[:4])
@@ -181,18 +174,16 @@ class CodeFile:
                 raise self._error("not a code file", expected, found, _NAME_ONE)
             expected, found = f"{layout.MAGIC.decode()} at its end", f"{size} bytes that end in {self._map[-8:]!r}"
             raise self._error("truncated, or a faiss index without paths", expected, found)
-        tail = layout.Tail.unpack(self._map[-layout.TRAILER_SIZE :])
-        if not layout.TRAILER_SIZE <= tail.length <= size or not tail.matches(self._map[size - tail.length :]):
+        length, version, crc, _ = layout.TAIL.unpack(self._map[-layout.TAIL.size :])
+        # The CRC-32 and the magic do not cover themselves.
+        if not layout.TRAILER_SIZE <= length <= size or zlib.crc32(self._map[size - length : -12]) != crc:
             raise self._damaged("trailer", "a trailer that fits its CRC-32", "another")
-        if tail.version not in layout.TRAILER_SIZES:
+        if version not in layout.TRAILER_SIZES:
             expected = f"format {' or '.join(map(str, layout.TRAILER_SIZES))}"
-            raise self._error("code file of a newer version", expected, f"format {tail.version}", "update drhn")
-        if tail.length != layout.TRAILER_SIZES[tail.version]:
-            raise self._damaged("trailer", f"{layout.TRAILER_SIZES[tail.version]} bytes", f"{tail.length}")
-        return tail.length
-
-    def _read_trailer(self) -> layout.Trailer:
-        self._end = len(self._map) - self._trailer_size()
+            raise self._error("code file of a newer version", expected, f"format {version}", "update drhn")
+        if length != layout.TRAILER_SIZES[version]:
+            raise self._damaged("trailer", f"{layout.TRAILER_SIZES[version]} bytes", f"{length}")
+        self._end = size - length
         trailer = layout.Trailer.unpack(self._map[self._end :])
         self._manifest_end = self._end if trailer.index_offset is None else trailer.index_offset
         bounds = (layout.HEADER_SIZE, *trailer[:3], self._manifest_end, self._end)  # where each part begins

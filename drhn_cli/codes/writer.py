@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
-from itertools import pairwise
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +14,8 @@ from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import check_codes, code_size, padding_mask
-from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
-from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite
+from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, about, printable
+from drhn_cli.files import atomic_write, lock_file, os_errors, read_head
 from drhn_cli.progress import Progress
 
 LOCK_TIMEOUT_SECONDS = 10.0
@@ -48,18 +46,18 @@ def write_code_file(path: AnyPath, codes: NDArray[np.uint8], entries: Entries, m
     check_codes(codes, manifest.n_bits)
     if len(codes) != len(entries):
         raise DrhnError("codes and entries differ in number", expected=str(len(codes)), found=str(len(entries)))
-    order = _sorting_order(entries, path)
-    if order is not None:
-        entries = entries.take(order)
-
-    def blocks() -> Iterator[Block]:
-        # A slice at a time, so that codes larger than memory pass through.
-        for start in range(0, len(codes), layout.BLOCK_ROWS):
-            rows = slice(start, start + layout.BLOCK_ROWS)
-            part = codes[rows] if order is None else codes[order[rows]]
-            yield part, entries.part(start, min(start + layout.BLOCK_ROWS, len(entries)))
-
-    write_blocks(path, blocks(), len(codes), manifest)
+    paths = list(entries.paths())
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    previous = None
+    for name in map(paths.__getitem__, order):
+        if not 0 < len(name) < layout.MAX_PATH_BYTES:
+            raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
+        if name == previous:
+            raise CodeFileError("two entries have the same path", path=path, found=printable(name))
+        previous = name
+    # Block by block, so that codes larger than memory pass through.
+    blocks = (order[start : start + layout.BLOCK_ROWS] for start in range(0, len(order), layout.BLOCK_ROWS))
+    write_blocks(path, ((codes[rows], entries.take(rows)) for rows in blocks), len(codes), manifest)
 
 
 def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest: CodeManifest) -> None:
@@ -78,7 +76,36 @@ def write_blocks(path: AnyPath, blocks: Iterable[Block], n_items: int, manifest:
     hint = "the old file, if there was one, is unchanged"
     writing = os_errors(CodeFileError, "cannot write the code file", path=path, hint=hint)
     with writing, atomic_write(path) as stream:
-        _write_parts(stream, blocks, n_items, manifest)
+        header = layout.pack_header(n_items, code_size(manifest.n_bits))
+        stream.write(header)
+        padding = padding_mask(manifest.n_bits)
+        table = np.zeros(-(-n_items // layout.BLOCK_ROWS), dtype=layout.TABLE_DTYPE)
+        entries_offset = len(header) + n_items * code_size(manifest.n_bits)
+        codes_end, table_offset, codes_crc = len(header), entries_offset, 0
+        for block, (codes, entries) in enumerate(blocks):
+            if (codes[:, -1] & padding).any():
+                raise DrhnError(f"codes have more than {manifest.n_bits} bits", expected="padding bits of zero")
+            # Write both sections in one pass over the blocks, by seeking between them.
+            raw = codes.tobytes()
+            codes_crc = zlib.crc32(raw, codes_crc)
+            stream.seek(codes_end)
+            codes_end += stream.write(raw)
+            raw = layout.pack_block(entries)
+            stream.seek(table_offset)
+            table_offset += stream.write(raw)
+            table[block] = (table_offset - entries_offset, zlib.crc32(raw))
+        text = manifest.to_json(n_items=n_items, format_version=layout.FORMAT_VERSION)
+        trailer = layout.Trailer(
+            entries_offset=entries_offset,
+            table_offset=table_offset,
+            manifest_offset=table_offset + table.nbytes,
+            block_rows=layout.BLOCK_ROWS,
+            header_crc=zlib.crc32(header),
+            codes_crc=codes_crc,
+            table_crc=zlib.crc32(table.tobytes()),
+            manifest_crc=zlib.crc32(text),
+        )
+        stream.write(table.tobytes() + text + trailer.pack())
 
 
 def lock_code_file(path: AnyPath, progress: Progress) -> AbstractContextManager[None]:
@@ -98,68 +125,10 @@ def refuse_foreign_file(path: AnyPath) -> None:
     """
     if os.fspath(path) in ("-", b"-"):
         raise CodeFileError("a code file cannot go to stdout", hint="name a file, other than -")
-    with os_errors(CodeFileError, "cannot open the code file", path=path), suppress(FileNotFoundError):
-        layout.require_regular(path, os.stat(path), "name another file")
-
-    def refusal(head: bytes) -> CodeFileError:
-        return CodeFileError(
-            "not a code file, and it would be overwritten",
-            path=path,
-            expected=f"{layout.FAISS_MAGIC.decode()} at its start",
-            found=repr(head[: len(layout.FAISS_MAGIC)]),
-            hint="name another file, or remove this one first",
-        )
-
-    refuse_overwrite(path, "code file", lambda head: head.startswith(layout.FAISS_MAGIC), refusal)
-
-
-def _sorting_order(entries: Entries, path: AnyPath) -> NDArray[np.int64] | None:
-    """Return the rows in order of their paths, or None where they are in order already."""
-    order = None
-    paths = entries.paths()
-    if not all(first <= second for first, second in pairwise(entries.paths())):
-        names = list(paths)
-        ranked = sorted(range(len(names)), key=names.__getitem__)
-        paths = map(names.__getitem__, ranked)
-        order = np.array(ranked, dtype=np.int64)
-    previous = None
-    for name in paths:
-        if not 0 < len(name) < layout.MAX_PATH_BYTES:
-            raise DrhnError("path of no usable length", path=name, found=f"{len(name)} bytes")
-        if name == previous:
-            raise CodeFileError("two entries have the same path", path=path, found=printable(name))
-        previous = name
-    return order
-
-
-def _write_parts(stream: BinaryIO, blocks: Iterable[Block], n_items: int, manifest: CodeManifest) -> None:
-    header = layout.pack_header(n_items, code_size(manifest.n_bits))
-    stream.write(header)
-    padding = padding_mask(manifest.n_bits)
-    table = np.zeros(-(-n_items // layout.BLOCK_ROWS), dtype=layout.TABLE_DTYPE)
-    entries_offset = len(header) + n_items * code_size(manifest.n_bits)
-    codes_end, table_offset, codes_crc = len(header), entries_offset, 0
-    for block, (codes, entries) in enumerate(blocks):
-        if (codes[:, -1] & padding).any():
-            raise DrhnError(f"codes have more than {manifest.n_bits} bits", expected="padding bits of zero")
-        # Write both sections in one pass over the blocks, by seeking between them.
-        raw = codes.tobytes()
-        codes_crc = zlib.crc32(raw, codes_crc)
-        stream.seek(codes_end)
-        codes_end += stream.write(raw)
-        raw = layout.pack_block(entries)
-        stream.seek(table_offset)
-        table_offset += stream.write(raw)
-        table[block] = (table_offset - entries_offset, zlib.crc32(raw))
-    text = manifest.to_json(n_items=n_items, format_version=layout.FORMAT_VERSION)
-    trailer = layout.Trailer(
-        entries_offset=entries_offset,
-        table_offset=table_offset,
-        manifest_offset=table_offset + table.nbytes,
-        block_rows=layout.BLOCK_ROWS,
-        header_crc=zlib.crc32(header),
-        codes_crc=codes_crc,
-        table_crc=zlib.crc32(table.tobytes()),
-        manifest_crc=zlib.crc32(text),
-    )
-    stream.write(table.tobytes() + text + trailer.pack())
+    with about(path), os_errors(CodeFileError, "cannot open the code file"), suppress(FileNotFoundError):
+        layout.require_regular(os.stat(path), "name another file")
+    start = read_head(path, "code file")[: len(layout.FAISS_MAGIC)]
+    if start not in (b"", layout.FAISS_MAGIC):
+        expected, hint = f"{layout.FAISS_MAGIC.decode()} at its start", "name another file, or remove this one first"
+        problem = "not a code file, and it would be overwritten"
+        raise CodeFileError(problem, path=path, expected=expected, found=repr(start), hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,8 +17,8 @@ from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, IMPORTED_MODEL, CodeMa
 from drhn_cli.codes.pack import MAX_BITS, code_size, format_hex, pack_bits, padding_mask
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import lock_code_file, refuse_foreign_file, write_code_file
-from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
-from drhn_cli.files import CORRUPT, FileStamp, atomic_write, os_errors, refuse_overwrite
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError, about
+from drhn_cli.files import CORRUPT, FileStamp, atomic_write, os_errors, read_head
 from drhn_cli.paths import absolute_path, common_folder
 from drhn_cli.progress import SILENT, Progress
 
@@ -111,36 +111,18 @@ def _require_no_other_kind(path: AnyPath) -> None:
         return
     from drhn_cli.images.formats import picture_suffixes  # Pillow, which is seldom needed
 
-    def refusal(kind: str) -> ConfigError:
-        return ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")
-
-    no_codes = lambda head: not head.startswith(FAISS_MAGIC)  # noqa: E731
-    refuse_overwrite(path, "export", no_codes, lambda _: refusal("another code file"))
-    if os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
-        raise refusal("a picture")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportSummary:
-    """What was imported.
-
-    Attributes:
-        n_items: codes.
-        n_bits: length of a code.
-    """
-
-    n_items: int
-    n_bits: int
+    kind = None
+    if read_head(path, "export").startswith(FAISS_MAGIC):
+        kind = "another code file"
+    elif os.path.splitext(os.fsencode(path))[1].lower() in picture_suffixes():
+        kind = "a picture"
+    if kind:
+        raise ConfigError(f"the export would replace {kind}", path=path, hint="give it another name")
 
 
 def import_codes(
-    array_path: AnyPath,
-    paths: Iterable[bytes],
-    codes_path: AnyPath,
-    n_bits: int | None,
-    *,
-    progress: Progress = SILENT,
-) -> ImportSummary:
+    array_path: AnyPath, paths: Iterable[bytes], codes_path: AnyPath, n_bits: int | None, progress: Progress = SILENT
+) -> tuple[int, int]:
     """Write a code file, replacing one that is there.
 
     Each path gets the current stamp of its file, so that later changes of the picture are noticed. A path without a
@@ -153,11 +135,15 @@ def import_codes(
         n_bits: length of a code. None: all columns.
         progress: gets a note when this waits for another run that writes the code file.
 
+    Returns:
+        How many codes there are, and the length of a code.
+
     Raises:
         DrhnError: no such array, another number of paths than of rows, a length that does not fit, bits set beyond it.
         CodeFileError: a path is given twice, or the code file is locked, something else, or cannot be written.
     """
-    codes, length = _load_codes(array_path, n_bits)
+    with about(array_path):
+        codes, length = _load_codes(array_path, n_bits)
     absolute = [absolute_path(path) for path in paths]
     if len(absolute) != len(codes):
         found = f"{len(absolute)} paths"
@@ -174,14 +160,13 @@ def import_codes(
     with lock_code_file(codes_path, progress):
         refuse_foreign_file(codes_path)
         write_code_file(codes_path, codes, entries, manifest)
-    return ImportSummary(n_items=len(codes), n_bits=length)
+    return len(codes), length
 
 
 def _stamp_of(path: bytes) -> FileStamp:
-    try:
+    with suppress(OSError, ValueError):
         return FileStamp.of(os.stat(path))
-    except (OSError, ValueError):
-        return FileStamp(size=0, mtime_ns=0)
+    return FileStamp(size=0, mtime_ns=0)
 
 
 def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], int]:
@@ -191,16 +176,12 @@ def _load_codes(path: AnyPath, n_bits: int | None) -> tuple[NDArray[np.uint8], i
     n_columns_bits = columns if is_bits else 8 * columns
     length = n_columns_bits if n_bits is None else n_bits
     if not 1 <= length <= MAX_BITS or (length if is_bits else code_size(length)) != columns:
-        raise DrhnError(
-            "codes of another length",
-            path=path,
-            expected=f"--bits 1..{MAX_BITS} that fit its columns",
-            found=f"{length} bits, {columns} columns of {array.dtype}",
-        )
+        found = f"{length} bits, {columns} columns of {array.dtype}"
+        raise DrhnError("codes of another length", expected=f"--bits 1..{MAX_BITS} that fit its columns", found=found)
     codes = pack_bits(array) if is_bits else array
     if len(codes) and (codes[:, -1] & padding_mask(length)).any():
         hint = f"bit j of a code is bit j % 8 of byte j / 8, and those from {length} on are zero"
-        raise DrhnError("codes have bits set beyond their length", path=path, expected=f"{length} bits", hint=hint)
+        raise DrhnError("codes have bits set beyond their length", expected=f"{length} bits", hint=hint)
     return codes, length
 
 
@@ -209,14 +190,14 @@ def _open_array(path: AnyPath) -> NDArray[Any]:
     problem, expected = "cannot read the codes", "a .npy file"
     if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for a writer
         hint, found = "write it to a file first: it is mapped, not read", "a folder, pipe or device"
-        raise DrhnError(problem, path=path, expected=expected, found=found, hint=hint)
+        raise DrhnError(problem, expected=expected, found=found, hint=hint)
     try:
         # numpy computes the size of more rows than there can be without a check.
-        with os_errors(DrhnError, problem, path=path, expected=expected), np.errstate(over="ignore"):
+        with os_errors(DrhnError, problem, expected=expected), np.errstate(over="ignore"):
             array = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # no pickles, and no other kind of file
     except CORRUPT as error:
-        raise DrhnError(problem, path=path, expected=expected, found=" ".join(str(error).split())) from error
+        raise DrhnError(problem, expected=expected, found=" ".join(str(error).split())) from error
     if array.ndim != 2 or array.dtype not in (np.uint8, np.bool_):
-        found = f"shape {array.shape} {array.dtype}"
-        raise DrhnError("no codes", path=path, expected="shape (n, bytes) uint8 or (n, bits) bool", found=found)
+        expected, found = "shape (n, bytes) uint8 or (n, bits) bool", f"shape {array.shape} {array.dtype}"
+        raise DrhnError("no codes", expected=expected, found=found)
     return array

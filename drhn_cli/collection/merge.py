@@ -75,24 +75,25 @@ def merge_codes(
         for file in files:
             # The codes get a new checksum, and the merge relies on the order of paths.
             file.verify()
-        root = _merge_into(codes_path, files)
-        n_items = sum(map(len, files))
-    return MergeSummary(n_parts=len(parts), n_items=n_items, root=root, seconds=time.monotonic() - clock)
+        n_items, last = sum(map(len, files)), files[-1]
+        apart = CodeFileError("the parts have no folder in common", path=last.path, found=printable(last.root))
+        root = common_folder((os.fsencode(file.root) for file in files), apart)
+        # A prefix that all paths of a file have leaves their order as it is.
+        rows = heapq.merge(*(_rows(file, root) for file in files), key=itemgetter(0))
+        manifest = replace(files[0].manifest, root=os.fsdecode(root), drhn_version=__version__, shard=None)
+        write_blocks(codes_path, _blocks(_distinct(rows)), n_items, manifest)
+    seconds = time.monotonic() - clock
+    return MergeSummary(n_parts=len(parts), n_items=n_items, root=manifest.root, seconds=seconds)
 
 
 def _require_alike(file: CodeFile, first: CodeFile) -> None:
     if (file.manifest.fingerprint, file.n_bits) != (first.manifest.fingerprint, first.n_bits):
-        raise CodeFileError(
-            "not of the model or code length of the first part",
-            path=file.path,
-            expected=_describe(first),
-            found=_describe(file),
-            hint="hash its pictures again with the weights and --bits of the others",
+        expected, found = (
+            f"{each.manifest.model} ({each.manifest.fingerprint[:12]}), {each.n_bits} bits" for each in (first, file)
         )
-
-
-def _describe(file: CodeFile) -> str:
-    return f"{file.manifest.model} ({file.manifest.fingerprint[:12]}), {file.n_bits} bits"
+        problem = "not of the model or code length of the first part"
+        hint = "hash its pictures again with the weights and --bits of the others"
+        raise CodeFileError(problem, path=file.path, expected=expected, found=found, hint=hint)
 
 
 def _require_complete(files: Sequence[CodeFile]) -> None:
@@ -110,33 +111,16 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
             hint = "name them, too, or merge what there is with --partial"
             if any(other != root and other_count == count for other, other_count in numbers):
                 hint = "there are parts of other sources, too: hash each part again with the same ones"
-            raise CodeFileError(
-                "parts are missing",
-                expected=f"all {count} of {printable(root)}",
-                found=f"{len(there)}, without {shown}",
-                hint=hint,
-            )
-
-
-def _merge_into(path: AnyPath, files: Sequence[CodeFile]) -> str:
-    """Write the rows of verified files of one model, and return the root of all."""
-    roots = [os.fsencode(file.root) for file in files]
-    found = printable(files[-1].root)
-    root = common_folder(roots, CodeFileError("the parts have no folder in common", path=files[-1].path, found=found))
-    manifest = replace(files[0].manifest, root=os.fsdecode(root), drhn_version=__version__, shard=None)
-    inner = [each[len(os.path.join(root, b"")) :] for each in roots]
-    # A prefix that all paths of a file have leaves their order as it is.
-    rows = heapq.merge(*map(_rows, files, inner), key=itemgetter(0))
-    write_blocks(path, _blocks(_distinct(rows)), sum(map(len, files)), manifest)
-    return manifest.root
+            expected, found = f"all {count} of {printable(root)}", f"{len(there)}, without {shown}"
+            raise CodeFileError("parts are missing", expected=expected, found=found, hint=hint)
 
 
 _Row = tuple[bytes, AnyPath, NDArray[np.uint8], np.void]  # path, code file, code, stamp
 
 
-def _rows(file: CodeFile, folder: bytes) -> Iterator[_Row]:
-    """Yield the rows of a file, whose root is ``folder`` below the common one."""
-    prefix = os.path.join(folder, b"")
+def _rows(file: CodeFile, root: bytes) -> Iterator[_Row]:
+    """Yield the rows of a file, with paths relative to a folder above it."""
+    prefix = os.path.join(os.fsencode(file.root), b"")[len(os.path.join(root, b"")) :]
     for codes, entries in file.blocks():
         for path, code, stamp in zip(entries.paths(), codes, entries.stamps, strict=True):
             yield prefix + path, file.path, code, stamp
@@ -144,17 +128,13 @@ def _rows(file: CodeFile, folder: bytes) -> Iterator[_Row]:
 
 def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
     """Yield the rows unchanged; refuse two with the same path."""
-    previous, previous_file = None, None
+    previous: _Row | None = None
     for row in rows:
-        path, file = row[:2]
-        if path == previous:
-            raise CodeFileError(
-                "two parts hold the same picture",
-                path=previous_file,
-                found=f"{printable(path)}, also in {printable(file)}",
-                hint="merge parts that have no picture in common",
-            )
-        previous, previous_file = path, file
+        if previous and row[0] == previous[0]:
+            found = f"{printable(row[0])}, also in {printable(row[1])}"
+            hint = "merge parts that have no picture in common"
+            raise CodeFileError("two parts hold the same picture", path=previous[1], found=found, hint=hint)
+        previous = row
         yield row
 
 

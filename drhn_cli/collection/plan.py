@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
-from drhn_cli.errors import AnyPath, DrhnError
+from drhn_cli.errors import AnyPath
 from drhn_cli.files import FileStamp
+from drhn_cli.images.find import FindResult
 from drhn_cli.images.source import ImageFile, archive_of
 from drhn_cli.network.model import Model
 from drhn_cli.paths import common_folder, is_below
@@ -62,7 +63,7 @@ class HashOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
-    """The content of a code file, with absolute paths. ``path in stored``: a stored picture, or a folder above one.
+    """The content of a code file, with absolute paths.
 
     Attributes:
         root: current location of its root folder; empty if there is no file yet.
@@ -96,9 +97,6 @@ class Stored:
                 folders.add(path)
         return folders
 
-    def __contains__(self, path: bytes) -> bool:
-        return path in self.rows or path in self.folders
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
@@ -106,35 +104,37 @@ class Sources:
 
     Attributes:
         files: of this shard; those of an archive in its order.
+        search: errors and missing paths of all sources. Its ``files`` are those of all shards, without the members of
+            archives.
         shard: None: all of the collection.
         n_images: number of pictures in all shards, or a lower bound.
-        roots: absolute paths of the sources.
-        archives: the tar archives among them.
         folder: deepest common folder of all sources.
-        failures: errors of the file search.
-        missing: absolute paths of sources and folders that could not be listed.
-        complete: whether all sources could be read, and nothing vanished during the search.
     """
 
     files: list[ImageFile]
+    search: FindResult
     shard: Shard | None
     n_images: int
-    roots: set[bytes]
-    archives: set[bytes]
     folder: bytes
-    failures: list[DrhnError]
-    missing: set[bytes]
-    complete: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sources could be read, and nothing vanished during the search."""
+        return self.search.roots.isdisjoint(self.search.missing) and not self.search.some_vanished
+
+    @cached_property
+    def _missing(self) -> set[bytes]:
+        return set(self.search.missing)
 
     def covers(self, path: bytes) -> bool:
         """Return whether a file of this path would have been found if it still existed.
 
         False below a missing folder, and in an archive that is not a source: archives in folders are not opened.
         """
-        if not is_below(path, self.roots) or is_below(path, self.missing):
+        if not is_below(path, self.search.roots) or is_below(path, self._missing):
             return False
         archive = archive_of(path)
-        return archive is None or archive in self.archives
+        return archive is None or archive in self.search.roots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import HashOptions, Sources, Stored
 from drhn_cli.errors import AnyPath, ConfigError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
-from drhn_cli.paths import absolute_path, common_folder
-from drhn_cli.progress import SILENT, Progress
+from drhn_cli.network.encoder import NUMPY_LIMIT
+from drhn_cli.paths import common_folder
+from drhn_cli.progress import Progress
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 _SLURM_ID = "SLURM_ARRAY_TASK_ID"
@@ -20,32 +22,29 @@ _SLURM_BOUNDS = ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TA
 _BY_HAND = "name the part with --shard I/N, or all pictures with --shard 1/1"
 
 
-def find_sources(
-    sources: Sequence[AnyPath], options: HashOptions, stored: Stored, *, enough: int, progress: Progress = SILENT
-) -> Sources:
+def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored, progress: Progress) -> Sources:
     """Find the pictures of all sources.
 
-    Tar archives are listed one by one. All members of one are in the same shard, so no other decodes it.
+    Tar archives are listed one by one. All members of one are in the same shard, so no other decodes it. Members for
+    other shards are only counted, and only until there are so many pictures that more would not change the encoder.
 
     Args:
-        sources: files, folders and tar archives.
+        paths: files, folders and tar archives.
         options: which pictures are taken.
         stored: the code file's content. A source that had pictures and is empty now, like the mount point of an
             unplugged drive, counts as missing.
-        enough: stop counting pictures of other shards at this total.
         progress: is advanced by the pictures of each folder and archive.
 
     Raises:
         SourceError: no source can be read, or they lie on different drives.
     """
-    found = find_images(
-        sources, exclude=options.exclude, hidden=options.hidden, follow=options.follow, progress=progress
-    )
-    roots = _absolute_paths(sources)
-    _report_emptied(found, roots.difference(found.archives), stored)
-    _refuse_nothing(found, roots)
+    found = find_images(paths, exclude=options.exclude, hidden=options.hidden, follow=options.follow, progress=progress)
+    for root in sorted(found.roots.difference(found.archives)):
+        if problem := _why_emptied(root, stored):
+            _report_missing(found, root, problem)
+    _refuse_nothing(found)
     no_folders = {*found.archives, *(file.path for file in found.files)}
-    folder = common_folder(os.path.dirname(root) if root in no_folders else root for root in roots)
+    folder = common_folder(os.path.dirname(root) if root in no_folders else root for root in found.roots)
     prefix = len(os.path.join(folder, b""))
 
     def is_own(path: bytes) -> bool:
@@ -54,7 +53,7 @@ def find_sources(
     files = [file for file in found.files if is_own(file.path)]
     n_images = len(found.files)
     for path in sorted(found.archives, key=is_own, reverse=True):
-        if not is_own(path) and n_images >= enough:
+        if not is_own(path) and n_images >= max(NUMPY_LIMIT + 1, options.batch_size):
             break
         members = find_members(path, exclude=options.exclude, hidden=options.hidden)
         n_images += len(members.files)
@@ -63,36 +62,21 @@ def find_sources(
             files += members.files
             found.failures.extend(members.failures)
             found.missing.extend(members.missing)
-            if not members.files and path in stored and is_empty_archive(path):
+            if not members.files and path in stored.folders and is_empty_archive(path):
                 _report_missing(found, path, "an archive that holds nothing any more")
     if not files:
-        _refuse_nothing(found, roots)
-    return Sources(
-        files=files,
-        shard=options.shard,
-        n_images=n_images,
-        roots=roots,
-        archives=set(found.archives),
-        folder=folder,
-        failures=found.failures,
-        missing=set(found.missing),
-        complete=roots.isdisjoint(found.missing) and not found.some_vanished,
-    )
+        _refuse_nothing(found)
+    return Sources(files=files, search=found, shard=options.shard, n_images=n_images, folder=folder)
 
 
-def _absolute_paths(sources: Sequence[AnyPath]) -> set[bytes]:
-    # An empty name, as that of a shell variable that is not set, is no source: it does not mean the working directory.
-    raw_sources = (os.fsencode(source) for source in sources)
-    return {absolute_path(raw) for raw in raw_sources if raw and b"\0" not in raw}
-
-
-def _report_emptied(found: FindResult, roots: set[bytes], stored: Stored) -> None:
-    """Count as missing the sources that had pictures and cannot have any now."""
-    for root in sorted(root for root in roots if root in stored):
-        if _is_empty_folder(root):
-            _report_missing(found, root, "empty, as the mount point of an unplugged drive is")
-        elif root in stored.folders and os.path.isfile(root):
-            _report_missing(found, root, "a file in the place of a folder or archive")
+def _why_emptied(root: bytes, stored: Stored) -> str | None:
+    """Return why a source cannot hold the pictures any more that it had; None if it can, or had none."""
+    if root in stored.rows or root in stored.folders:
+        with suppress(OSError), os.scandir(root) as entries:
+            return None if any(entries) else "empty, as the mount point of an unplugged drive is"
+        if root in stored.folders and os.path.isfile(root):
+            return "a file in the place of a folder or archive"
+    return None
 
 
 def _report_missing(found: FindResult, source: bytes, problem: str) -> None:
@@ -101,17 +85,9 @@ def _report_missing(found: FindResult, source: bytes, problem: str) -> None:
     found.missing.append(source)
 
 
-def _refuse_nothing(found: FindResult, roots: set[bytes]) -> None:
-    if found.failures and roots.issubset(found.missing):
+def _refuse_nothing(found: FindResult) -> None:
+    if found.failures and found.roots.issubset(found.missing):
         raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
-
-
-def _is_empty_folder(path: bytes) -> bool:
-    try:
-        with os.scandir(path) as entries:
-            return not any(entries)
-    except OSError:
-        return False
 
 
 def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str | None]:

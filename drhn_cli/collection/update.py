@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CodeManifest, Shard
-from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
+from drhn_cli.codes.pack import code_size
+from drhn_cli.codes.reader import CodeFile
+from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_code_file
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
 from drhn_cli.collection.sources import find_sources
-from drhn_cli.collection.stored import read_stored
-from drhn_cli.errors import AnyPath, DrhnError
+from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile, is_gone, is_there
 from drhn_cli.network.devices import check_device
-from drhn_cli.network.encoder import NUMPY_LIMIT, Encoder
+from drhn_cli.network.encoder import Encoder
+from drhn_cli.network.model import choose_bits, load_model, model_of
+from drhn_cli.paths import absolute_folder
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import ThreadPool, n_processors
 
@@ -85,21 +88,64 @@ def update_collection(
     check_device(options.device)
     progress.phase("listing")
     with lock_code_file(codes_path, progress):
-        stored = read_stored(codes_path, options)
-        enough = max(NUMPY_LIMIT + 1, options.batch_size)
-        found = find_sources(sources, options, stored, enough=enough, progress=progress)
-        for failure in found.failures:
+        stored = _read_stored(codes_path, options)
+        found = find_sources(sources, options, stored, progress)
+        for failure in found.search.failures:
             progress.failure(failure)
         stays = is_gone if options.keep_missing else lambda _: False
         plan = plan_update(stored, found, is_there=is_there, stays=stays)
         progress.phase("hashing", len(plan.pending))
-        update = _Update(codes_path, options, stored, plan, found.failures)
-        # A shard that is run again uses the encoder of a first run, so it gets the same codes.
-        update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
-        # A shard is not finished if a source, such as a drive, is missing.
-        update.finish(complete=found.complete)
+        update = _Update(codes_path, options, stored, plan, found.search.failures)
+        try:
+            # A shard that is run again uses the encoder of a first run, so it gets the same codes.
+            update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
+            # A shard is not finished if a source, such as a drive, is missing.
+            update.finish(complete=found.complete)
+        except KeyboardInterrupt:
+            update.save()
+            raise
     update.summary.seconds = time.monotonic() - clock
     return update.summary
+
+
+def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
+    """Read what a code file holds, and load the model that made it."""
+    # An empty file is what mktemp makes.
+    if options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path):
+        if options.root is not None:
+            hint = "leave --root out"
+            raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
+        refuse_foreign_file(codes_path)
+        model = load_model(options.weights, views=options.views)
+        n_bits = choose_bits(options.n_bits, model)
+        codes, entries = np.empty((0, code_size(n_bits)), np.uint8), Entries.from_stamps([], [])
+        return Stored(root=b"", codes=codes, entries=entries, model=model, n_bits=n_bits, is_new=True)
+    with CodeFile.open(codes_path) as file:
+        model = model_of(file.manifest, options.weights, path=file.path)
+        hint = "leave {} out, or hash again with --rebuild"
+        if options.n_bits not in (None, file.n_bits):
+            problem, expected, found = "the codes have another length", f"{options.n_bits} bits", f"{file.n_bits} bits"
+            raise CodeFileError(problem, path=codes_path, expected=expected, found=found, hint=hint.format("--bits"))
+        if options.views not in (None, model.preprocessing.views):
+            made, asked = ("without", "--tta") if options.views == 2 else ("with", "--no-tta")
+            raise CodeFileError(f"the codes were made {made} --tta", path=codes_path, hint=hint.format(asked))
+        # Codes that stay get a new checksum: they have to be intact.
+        file.verify(index=False)
+        root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
+        entries = file.entries()
+        entries = Entries.from_stamps([os.path.join(root, path) for path in entries.paths()], entries.stamps)
+        codes, shard = np.array(file.codes), file.manifest.shard
+        return Stored(root=root, codes=codes, entries=entries, model=model, n_bits=file.n_bits, shard=shard)
+
+
+def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
+    """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
+    absolute = absolute_folder(root)
+    if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
+        expected = f"the folder that was {printable(file.root)}"
+        hint = "paths in a code file are relative to the root that drhn info shows"
+        raise SourceError("no picture of the code file is below this folder", path=root, expected=expected, hint=hint)
+    return absolute
 
 
 class _Update:
@@ -108,21 +154,14 @@ class _Update:
     def __init__(
         self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, failures: list[DrhnError]
     ) -> None:
-        self._codes_path = codes_path
-        self._options = options
-        self._stored = stored
-        self._plan = plan
+        self._codes_path, self._options = codes_path, options
+        self._stored, self._plan = stored, plan
         self._blocks: list[Block] = [plan.stored_part(stored)]  # with absolute paths
         self._outdated = dict(plan.outdated)
         shard = options.shard
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
-        self.summary = HashSummary(
-            unchanged=len(plan.unchanged),
-            moved=len(plan.moved),
-            removed=len(plan.removed),
-            kept=len(plan.kept),
-            failures=list(failures),
-        )
+        counts = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
+        self.summary = HashSummary(**counts, failures=list(failures))
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
@@ -131,33 +170,22 @@ class _Update:
         try:
             if self._plan.pending:
                 self._hash(n_images, progress)
-        except KeyboardInterrupt:
-            self._save()
-            raise
         except DrhnError:  # such as a closed stdout, to which a failure was written
             has_hashed = any(len(entries) for _, entries in self._blocks[1:])
             if has_hashed and (self._saved or not self._options.rebuild):  # else the old file stays
-                self._save()
+                self.save()
             raise
 
     def _hash(self, n_images: int, progress: Progress) -> None:
-        options, stored, pending = self._options, self._stored, self._plan.pending
-        n_threads = options.workers or n_processors()
+        stored, pending, device = self._stored, self._plan.pending, self._options.device
+        batch_size, n_threads = self._options.batch_size, self._options.workers or n_processors()
+        max_pixels = self._options.max_pixels or MAX_PIXELS
         batches = load_batches(
-            pending,
-            stored.model.preprocessing,
-            batch_size=options.batch_size,
-            workers=n_threads,
-            max_pixels=options.max_pixels or MAX_PIXELS,
+            pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, max_pixels=max_pixels
         )
         # Torch takes a second or two to import; pictures are decoded meanwhile.
         encoder = ThreadPool(1, "drhn-start").submit(
-            Encoder,
-            stored.model,
-            device=options.device,
-            n_images=n_images,
-            batch_size=options.batch_size,
-            n_threads=n_threads,
+            Encoder, stored.model, device=device, n_images=n_images, batch_size=batch_size, n_threads=n_threads
         )
         for batch in batches:
             for index, error in batch.failures:
@@ -190,18 +218,18 @@ class _Update:
     def _save_now_and_then(self) -> None:
         started = time.monotonic()
         if started > self._next_save:
-            self._save()
+            self.save()
             # Saving a very large file takes a while; it may take a tenth of the time.
             self._next_save = time.monotonic() + max(SAVE_EVERY_SECONDS, 10 * (time.monotonic() - started))
 
     def _still_outdated(self) -> list[int]:
         """Return the rows of pictures that have changed and are not hashed yet."""
-        hashed: set[bytes] = set()
-        if self._outdated:
-            hashed.update(*(entries.paths() for _, entries in self._blocks[1:]))
+        blocks = self._blocks[1:] if self._outdated else ()
+        hashed = {path for _, entries in blocks for path in entries.paths()}
         return [row for path, row in self._outdated.items() if path not in hashed]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write what there is so far."""
         stored = self._stored
         outdated = self._still_outdated()
         blocks = [*self._blocks, (stored.codes[outdated], stored.entries.take(outdated))]
@@ -215,23 +243,19 @@ class _Update:
             preprocessing=stored.model.preprocessing.to_dict(),
             shard=self._shard,
         )
-        entries = entries.with_paths([path[prefix:] for path in entries.paths()])
+        entries = Entries.from_stamps([path[prefix:] for path in entries.paths()], entries.stamps)
         write_code_file(self._codes_path, np.concatenate([codes for codes, _ in blocks]), entries, manifest)
         self._saved = True
 
     def finish(self, *, complete: bool) -> None:
         """Write the code file if anything has changed; a shard is finished if its sources were complete."""
-        try:
-            if self._shard is not None:
-                self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
-            stored, summary = self._stored, self.summary
-            is_other = summary.added or summary.changed or summary.removed or summary.moved
-            is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
-            if stored.is_new or self._options.root is not None or is_other or is_other_shard:
-                self._save()
-        except KeyboardInterrupt:  # all has been hashed, and perhaps nothing of it is on disk
-            self._save()
-            raise
+        if self._shard is not None:
+            self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
+        stored, summary = self._stored, self.summary
+        is_other = summary.added or summary.changed or summary.removed or summary.moved
+        is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
+        if stored.is_new or self._options.root is not None or is_other or is_other_shard:
+            self.save()
         n_outdated = len(self._still_outdated())
         summary.kept += n_outdated
         summary.n_items = sum(len(entries) for _, entries in self._blocks) + n_outdated

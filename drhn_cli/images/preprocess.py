@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from drhn_cli.settings import Settings, require
+from drhn_cli.settings import Settings, require, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,38 +27,37 @@ _Box = tuple[float, float, float, float]  # left, top, right, bottom
 class Preprocessing(Settings):
     """How a picture becomes the network's input. Part of the fingerprint: another preprocessing makes other codes.
 
-    Attributes:
-        size: side of the square input, in pixels.
-        fit: how a picture that is not square fits: ``crop`` a square of it, ``squash`` it, or ``pad`` it with grey.
-        mean: per-channel mean of the training pixels, in 0..1, in RGB order.
-        std: per-channel standard deviation of the training pixels, in 0..1, in RGB order.
-        views: number of inputs whose activations are averaged. 1: the picture; with ``crop``, its central square. 2:
-            the picture and its mirror image; with ``crop``, a square on each side of the centre, the second mirrored,
-            to cover a picture up to twice as long as wide.
-        shrink_gap: decode a JPEG at 1/2, 1/4 or 1/8 of its size if at least this many of its pixels remain per pixel of
-            the input, each way. 0: always at full size. From 4 on, fewer than 1 % of the bits change
-            (``tests.benchmarks.shrinking``).
+    With one view a picture's input is the picture, or its central square (``crop``). With two it is the picture and its
+    mirror image, or a square on each side of the center, the second one mirrored, which cover a picture up to twice as
+    long as wide. ``mean`` and ``std`` are those of the training pixels, in 0..1, in RGB order.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
-    size: int = 32
-    fit: Fit = "crop"
+    size: int = setting(32, "side of the square input, in pixels", "8..1024 pixels", lambda n: 8 <= n <= 1024)
+    fit: Fit = setting(
+        "crop",
+        "how a picture that is not square fits: crop a square of it, squash it, or pad it with gray",
+        " or ".join(get_args(Fit)),
+        lambda way: way in get_args(Fit),
+    )
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    views: int = 1
-    shrink_gap: int = 4
+    views: int = setting(
+        1, "inputs of a picture whose activations are averaged; training uses one", "1 or 2", lambda n: n in (1, 2)
+    )
+    shrink_gap: int = setting(
+        4,
+        "decode a JPEG at reduced size if so many of its pixels remain for each of the input, each way; 0: never",
+        "a whole number in 0..64",
+        lambda n: 0 <= n <= 64,
+    )
 
     def check(self) -> None:
-        """Refuse values that are out of their range."""
-        require(isinstance(self.size, int) and 8 <= self.size <= 1024, "input size", "8..1024 pixels", self.size)
-        require(self.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), self.fit)
+        """Refuse channel statistics that are out of their range."""
         require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "mean", "three values in 0..1", self.mean)
         require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
-        require(isinstance(self.views, int) and self.views in (1, 2), "views", "1 or 2", self.views)
-        is_gap = isinstance(self.shrink_gap, int) and 0 <= self.shrink_gap <= 64
-        require(is_gap, "shrink_gap", "a whole number in 0..64", self.shrink_gap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; ``views`` is left out if it is 1, as in old fingerprints."""

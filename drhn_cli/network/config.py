@@ -7,11 +7,10 @@ from itertools import product
 from math import prod
 from typing import Any, Literal, get_args
 
-from drhn_cli.settings import Settings, require
+from drhn_cli.settings import Settings, require, setting
 
 Activation = Literal["none", "relu", "relu6"]
 Downsample = Literal["stride", "max"]
-Preset = Literal["paper", "fast", "tiny"]
 
 N_GROUPS = 6
 """Residual groups in the network, fixed by the paper."""
@@ -60,53 +59,51 @@ class Layer:
         return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
 
 
+def _are_channels(widths: tuple[Any, ...]) -> bool:
+    return len(widths) == N_GROUPS and all(isinstance(w, int) and w >= 1 for w in widths)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(Settings):
-    """The shape of a Deep Residual Hashing Network.
-
-    Attributes:
-        n_classes: classes it is trained on.
-        blocks: residual blocks in each of the six groups; the paper's n, 15 there.
-        bits: units of the hash layer; the paper's h, 48 there.
-        threshold: bit i of a code is ``activation_i > threshold``; the paper's t.
-        widths: channels of each of the six groups.
-        downsample_at: groups, counted from 1, whose first block halves the resolution.
-        downsample: by the ``stride`` of the convolution (He et al. 2015), or by ``max`` pooling after it.
-        input_size: side of the square input, in pixels.
-        stem_stride: 1, or 2 to halve the resolution of large inputs at once.
-        hash_norm: batch normalization before the sigmoid of the hash layer. The paper has none.
-        nested: lengths of shorter codes, prefixes of the whole one, that the network is trained for as well.
-    """
+    """The shape of a Deep Residual Hashing Network. ``n_classes`` is the number of classes it is trained on."""
 
     n_classes: int
-    blocks: int = 2
-    bits: int = 48
-    threshold: float = 0.5
-    widths: tuple[int, ...] = (64, 64, 128, 128, 256, 256)
-    downsample_at: tuple[int, ...] = (1, 3, 5)
-    downsample: Downsample = "max"
-    input_size: int = 32
-    stem_stride: int = 1
-    hash_norm: bool = True
-    nested: tuple[int, ...] = ()
+    blocks: int = setting(
+        2, "residual blocks in each of the six groups; the paper's n, 15 there", "1..200", lambda n: 1 <= n <= 200
+    )
+    bits: int = setting(48, "units of the hash layer; the paper's h, 48 there", "1..4096", lambda n: 1 <= n <= 4096)
+    threshold: float = setting(
+        0.5, "bit i of a code is activation i > threshold; the paper's t", "above 0 and below 1", lambda t: 0 < t < 1
+    )
+    widths: tuple[int, ...] = setting(
+        (64, 64, 128, 128, 256, 256), "channels of each group", f"{N_GROUPS} channel counts of 1 or more", _are_channels
+    )
+    downsample_at: tuple[int, ...] = setting(
+        (1, 3, 5),
+        "groups, counted from 1, whose first block halves the resolution",
+        f"groups 1..{N_GROUPS}",
+        lambda groups: set(groups) <= set(range(1, N_GROUPS + 1)),
+    )
+    downsample: Downsample = setting(
+        "max",
+        "by the stride of the convolution (He et al. 2015), or by max pooling after it",
+        " or ".join(get_args(Downsample)),
+        lambda way: way in get_args(Downsample),
+    )
+    input_size: int = setting(32, "side of the square input, in pixels")
+    stem_stride: int = setting(1, "2 halves the resolution of large inputs at once", "1 or 2", lambda n: n in (1, 2))
+    hash_norm: bool = setting(True, "batch normalization before the sigmoid of the hash layer; the paper has none")
+    nested: tuple[int, ...] = setting(
+        (), "lengths of shorter codes, prefixes of the whole one, that the network is trained for as well"
+    )
 
     def check(self) -> None:
-        """Refuse values that are out of their range."""
+        """Refuse settings that do not fit each other."""
         require(isinstance(self.n_classes, int) and self.n_classes >= 2, "classes", "2 or more", self.n_classes)
-        require(isinstance(self.blocks, int) and 1 <= self.blocks <= 200, "blocks", "1..200", self.blocks)
-        require(isinstance(self.bits, int) and 1 <= self.bits <= 4096, "bits", "1..4096", self.bits)
-        require(0 < self.threshold < 1, "threshold", "above 0 and below 1", self.threshold)
-        are_counts = len(self.widths) == N_GROUPS and all(isinstance(w, int) and w >= 1 for w in self.widths)
-        require(are_counts, "widths", f"{N_GROUPS} channel counts of 1 or more", self.widths)
         rises = list(self.widths) == sorted(self.widths)
         require(rises, "widths", "no group narrower than the one before it", self.widths)
-        are_groups = set(self.downsample_at) <= set(range(1, N_GROUPS + 1))
-        require(are_groups, "downsample_at", f"groups 1..{N_GROUPS}", self.downsample_at)
-        ways = get_args(Downsample)
-        require(self.downsample in ways, "downsample", " or ".join(ways), self.downsample)
-        require(self.stem_stride in (1, 2), "stem_stride", "1 or 2", self.stem_stride)
         shrink = self.stem_stride * 2 ** len(set(self.downsample_at))
-        fits = isinstance(self.input_size, int) and self.input_size >= shrink and self.input_size % shrink == 0
+        fits = self.input_size >= shrink and self.input_size % shrink == 0
         require(fits, "input size", f"a multiple of {shrink} pixels", self.input_size)
         nested = list(self.nested)
         rises = all(isinstance(n, int) and 1 <= n < self.bits for n in nested) and nested == sorted(set(nested))
@@ -166,20 +163,3 @@ class NetworkConfig(Settings):
 
 def _norm_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
-
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "paper": {
-        "blocks": 15,
-        "bits": 48,
-        "widths": (16, 16, 32, 32, 64, 64),
-        "downsample_at": (3, 5),
-        "downsample": "stride",
-        "hash_norm": False,
-    },
-    "fast": {},
-    "tiny": {"blocks": 1, "widths": (8, 8, 16, 16, 32, 32)},
-}
-"""Named networks: the settings that differ from ``NetworkConfig``'s defaults. ``tiny`` is for trying things out."""
-
-DEFAULT_PRESET: Preset = "fast"

@@ -1,4 +1,4 @@
-"""The device that runs the network, and the precision it is trained in there."""
+"""The device that runs the network, and the number format it is trained in there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drhn_cli.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 def check_device(name: str) -> None:
@@ -54,7 +54,7 @@ def choose_device(name: str, *, is_exclusive: bool = False) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device) -> Precision:
+def choose_dtype(device: torch.device) -> Dtype:
     """Return ``bfloat16`` where the device multiplies it in hardware, else ``float32``."""
     import torch
 

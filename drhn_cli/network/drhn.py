@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import Activation, Layer, NetworkConfig
-from drhn_cli.network.devices import Precision
 from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, nn.Module] = {
@@ -124,7 +123,7 @@ def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8
 
 
 def torch_backend(
-    network: DRHN, preprocessing: Preprocessing, precision: Precision = "float32"
+    network: DRHN, preprocessing: Preprocessing, *, bfloat16: bool = False
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return the function of ``load_torch`` for a network in evaluation mode; bfloat16 activations are approximate."""
     device = next(network.parameters()).device
@@ -132,7 +131,7 @@ def torch_backend(
     @torch.inference_mode()
     def activations(views: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
         with _without_tf32(device), autocast:
             return cast("NDArray[np.float32]", network(normalize(pixels, preprocessing)).cpu().numpy())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ class Model:
         preprocessing: how pictures become its input.
         class_names: the classes it was trained on, in the order of its scores.
         arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
-        training: how it was trained: settings, data, seed, command, hardware, cost.
+        training: the runs that trained it, oldest first: of each its recipe, data, command, hardware and cost.
         measured: figures of merit for each code length, and on which pictures.
     """
 
@@ -45,7 +45,7 @@ class Model:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     drhn_version: str = __version__
 
@@ -95,7 +95,7 @@ class Model:
             "network": self.config.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "class_names": list(self.class_names),
-            "training": dict(self.training),
+            "training": [dict(run) for run in self.training],
             "measured": dict(self.measured),
             "arrays_sha256": self.arrays_sha256,
             "drhn_version": self.drhn_version,
@@ -122,26 +122,12 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
         class_names=tuple(manifest["class_names"]),
         arrays=arrays,
         training=manifest["training"],
-        measured=_with_current_names(manifest["measured"]),
+        measured=manifest["measured"],
         drhn_version=str(manifest["drhn_version"]),
     )
     if model.arrays_sha256 != manifest["arrays_sha256"]:
         raise WeightsError("the arrays do not match their checksum", path=path, hint="copy or download the file again")
     return model if views is None else model.with_views(views)
-
-
-def _with_current_names(figures: Any) -> Any:
-    """Rename the figures of older files to the current names."""
-    if not isinstance(figures, dict):
-        return figures
-    names = {
-        "mean_average_precision": "mAP",
-        "mean_average_precision_at_depth": f"mAP@{figures.get('depth')}",
-        "precision_at_k": f"precision@{figures.get('k')}",
-        "precision_at_radius2": "precision@radius2",
-    }
-    kept = {name: value for name, value in figures.items() if name not in ("k", "depth")}
-    return {names.get(name, name): _with_current_names(value) for name, value in kept.items()}
 
 
 def save_model(path: AnyPath, model: Model) -> None:
@@ -196,13 +182,9 @@ def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) 
             return model
         if name is not None:
             found = f"{model.name} ({model.fingerprint[:12]})"
-    raise CodeFileError(
-        "the codes were made with another model",
-        path=path,
-        expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
-        found=found,
-        hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
-    )
+    problem, expected = "the codes were made with another model", f"{manifest.model} ({manifest.fingerprint[:12]})"
+    hint = "name the weights it was made with by --weights FILE, or hash again with --rebuild"
+    raise CodeFileError(problem, path=path, expected=expected, found=found, hint=hint)
 
 
 def choose_bits(n_bits: int | None, model: Model) -> int:

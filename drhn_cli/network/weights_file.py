@@ -23,7 +23,9 @@ from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""In format 1, ``training`` is the last run with the one before it inside, and some names were others."""
+
 WEIGHTS_MARK = b"manifest.npy"
 """The name of the first member, which is at the beginning of every weights file."""
 
@@ -33,6 +35,14 @@ _KEYS = {
     *("format", "name", "network", "preprocessing", "class_names", "training", "measured"),
     *("arrays_sha256", "drhn_version"),
 }
+STAGE_NAMES = {
+    **{"conv_rate": "muon_lr", "rate": "lr", "warm_up": "warmup", "average": "swa", "sharpness": "sam_rho"},
+    **{"crop": "random_resized_crop", "colour": "color_jitter", "quantisation": "quantization", "precision": "dtype"},
+    **{"similarity": "prefix_similarity", "teacher": "distill_from", "teaching": "distill_weight"},
+}
+"""Settings of a stage: names of format 1 -> current names."""
+
+_OF_A_RUN = ("data", "n_images", "command", "hardware", "hours", "cpu_hours")
 _NOT_OURS = "not a drhn weights file, or a damaged one"
 _HINT = "train weights with `drhn train`, or list the bundled ones with `drhn weights`"
 
@@ -123,8 +133,7 @@ def _parse_manifest(manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
     if isinstance(version, int) and version > FORMAT_VERSION:
         problem, expected = "a newer drhn wrote these weights", f"format {FORMAT_VERSION} or older"
         raise WeightsError(problem, expected=expected, found=f"format {version}", hint="update drhn")
-    missing = sorted(_KEYS - set(manifest))
-    if missing:
+    if missing := sorted(_KEYS - set(manifest)):
         raise WeightsError("not a drhn weights file", found=f"a manifest without {missing[0]!r}")
     problem = "the manifest is not valid"
     try:
@@ -137,11 +146,51 @@ def _parse_manifest(manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
         raise WeightsError(problem, expected=f"pictures of {size} pixels", found=str(preprocessing.size))
     if not isinstance(names, list) or len(names) != config.n_classes or not all(isinstance(n, str) for n in names):
         raise WeightsError(problem, expected=f"{config.n_classes} class names", found=repr(names))
-    for key in ("training", "measured"):
-        if not isinstance(manifest[key], dict):
-            found = type(manifest[key]).__name__
-            raise WeightsError(f"the manifest's {key!r} is not valid", expected="an object", found=found)
+    if version == 1:
+        manifest["training"] = _runs_of_format_1(manifest["training"])
+        manifest["measured"] = _with_current_names(manifest["measured"])
+    if not isinstance(manifest["measured"], dict):
+        found = type(manifest["measured"]).__name__
+        raise WeightsError("the manifest's 'measured' is not valid", expected="an object", found=found)
+    if not isinstance(manifest["training"], list) or not all(_is_run(run) for run in manifest["training"]):
+        raise WeightsError("the manifest's 'training' is not valid", expected="runs and their recipes")
     return config, preprocessing
+
+
+def _is_run(run: Any) -> bool:
+    stages = run["recipe"].get("stage") if isinstance(run, dict) and isinstance(run.get("recipe"), dict) else None
+    return isinstance(stages, list) and bool(stages) and all(isinstance(stage, dict) for stage in stages)
+
+
+def _runs_of_format_1(training: Any) -> list[dict[str, Any]] | None:
+    """Return the runs, oldest first; None if they are not valid."""
+    runs: list[dict[str, Any]] = []
+    while training:
+        start = training.get("from", {}) if isinstance(training, dict) else None
+        if not isinstance(start, dict):
+            return None
+        others = (*_OF_A_RUN, "from", "seed", "validation")
+        stage = {STAGE_NAMES.get(name, name): value for name, value in training.items() if name not in others}
+        recipe = {name: training[name] for name in ("seed", "validation") if name in training} | {"stage": [stage]}
+        if start:
+            recipe["from"] = {name: start.get(name) for name in ("name", "fingerprint")}
+        runs.insert(0, {"recipe": recipe, **{name: training[name] for name in _OF_A_RUN if name in training}})
+        training = start.get("training")
+    return runs
+
+
+def _with_current_names(figures: Any) -> Any:
+    """Rename the figures of format 1 to the current names."""
+    if not isinstance(figures, dict):
+        return figures
+    names = {
+        "mean_average_precision": "mAP",
+        "mean_average_precision_at_depth": f"mAP@{figures.get('depth')}",
+        "precision_at_k": f"precision@{figures.get('k')}",
+        "precision_at_radius2": "precision@radius2",
+    }
+    kept = {name: value for name, value in figures.items() if name not in ("k", "depth")}
+    return {names.get(name, name): _with_current_names(value) for name, value in kept.items()}
 
 
 def _check_arrays(config: NetworkConfig, arrays: Mapping[str, NDArray[Any]]) -> None:

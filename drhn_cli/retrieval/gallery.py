@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.url import is_table
+from drhn_cli.clickhouse.connection import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable
@@ -197,7 +197,7 @@ def _innermost_folders(file: CodeFile, root: bytes, folders: Sequence[AnyPath]) 
 
 def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each row whether no glob matches its path or a folder above it, relative to the root."""
-    from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
+    from drhn_cli.images.find import compile_excludes  # few queries exclude anything
 
     is_excluded = compile_excludes(globs)
 

@@ -164,16 +164,12 @@ class _Scan:
             bounds = {number: kept.bound for number, kept in enumerate(nearest) if kept.bound}
             if not bounds:
                 break
-            for number, places, distances in scanner.hits(self._codes(first, last + 7), last - first, bounds):
-                rows = places + first
-                nearest[number].add(distances, rows if self.candidates is None else self.candidates[rows])
+            rows = slice(first, last + 7)
+            codes = self.codes[rows] if self.candidates is None else self.codes.take(self.candidates[rows], axis=0)
+            for number, places, distances in scanner.hits(codes, last - first, bounds):
+                places = places + first
+                nearest[number].add(distances, places if self.candidates is None else self.candidates[places])
         return nearest
-
-    def _codes(self, first: int, last: int) -> NDArray[np.uint8]:
-        """Return the codes of these candidates, fewer at the end."""
-        if self.candidates is None:
-            return self.codes[first:last]
-        return self.codes.take(self.candidates[first:last], axis=0)
 
 
 class Nearest:

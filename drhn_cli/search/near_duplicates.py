@@ -66,52 +66,28 @@ def connected_components(codes: NDArray[np.uint8], n_bits: int, max_distance: in
     is_new[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
     code_of_row = np.empty(len(order), dtype=np.int64)  # equal codes count once from here on
     code_of_row[order] = np.cumsum(is_new) - 1
-    union = UnionFind(int(is_new.sum()))
+    labels = np.arange(is_new.sum())
     if max_distance >= n_bits:
-        union.labels[:] = 0
+        labels[:] = 0
     elif max_distance:
         distinct = np.ascontiguousarray(ordered[:, is_new])
         for mask in _cheapest_masks(distinct, n_bits, max_distance):
-            _join_within_buckets(distinct, mask, max_distance, union)
-    return _group_rows(union.labels[code_of_row])
+            _join_within_buckets(distinct, mask, max_distance, labels)
+    return _group_rows(labels[code_of_row])
 
 
-class UnionFind:
-    """Disjoint sets of items 0..n-1, joined many pairs at a time.
-
-    Attributes:
-        labels: (n,) int64, the smallest item of each item's set; valid after ``flush``.
-    """
-
-    def __init__(self, n_items: int) -> None:
-        self.labels = np.arange(n_items)
-        self._pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        self._n_pairs = 0
-
-    def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        """Join items pair by pair, (p,) and (p,); few pairs are kept until there are more."""
-        self._pairs.append((first, second))
-        self._n_pairs += len(first)
-        if self._n_pairs > max(_MIN_BUFFERED, len(self.labels)):
-            self.flush()
-
-    def flush(self) -> None:
-        """Join the pairs that were kept, and update ``labels``."""
-        if not self._pairs:
+def _join(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+    """Join sets of items by pairs of them, (2, p); the label of an item is the smallest item of its set."""
+    while True:
+        roots = labels[pairs]
+        apart = roots[0] != roots[1]
+        if not apart.any():
             return
-        first, second = (np.concatenate(column) for column in zip(*self._pairs, strict=True))
-        self._pairs, self._n_pairs = [], 0
-        labels = self.labels
-        while True:
-            roots = np.stack([labels[first], labels[second]])
-            apart = roots[0] != roots[1]
-            if not apart.any():
-                return
-            first, second, roots = first[apart], second[apart], roots[:, apart]
-            # Each root is linked to the smallest root it is paired with: about half of the roots go in every round.
-            np.minimum.at(labels, roots.max(axis=0), roots.min(axis=0))
-            while not np.array_equal(shorter := labels[labels], labels):
-                labels[:] = shorter
+        pairs, roots = pairs[:, apart], roots[:, apart]
+        # Each root is linked to the smallest root it is paired with: about half of the roots go in every round.
+        np.minimum.at(labels, roots.max(axis=0), roots.min(axis=0))
+        while not np.array_equal(shorter := labels[labels], labels):
+            labels[:] = shorter
 
 
 def _cheapest_masks(words: Words, n_bits: int, max_distance: int) -> list[Words]:
@@ -152,7 +128,7 @@ def _run_bounds(keys: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.concatenate([[0], inner, [len(keys)]]).astype(np.int64)
 
 
-def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: UnionFind) -> None:
+def _join_within_buckets(words: Words, mask: Words, max_distance: int, labels: NDArray[np.int64]) -> None:
     """Join the codes within ``max_distance`` among those that agree in the masked bits."""
     keys = _keys(words, mask)
     order = np.argsort(keys)
@@ -160,18 +136,20 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, union: Un
     last = np.repeat(bounds[1:] - 1, np.diff(bounds))  # the last place of the bucket that each place is in
     ordered = words[:, order]
     places = np.arange(len(order))
+    pairs, n_pairs = [np.empty((2, 0), dtype=np.int64)], 0  # to be joined
     for shift in count(1):
         # Pair each place with the one ``shift`` further, in all buckets at once: at most one pair per code in memory.
         places = places[places + shift <= last[places]]
         if not len(places):
             break
-        first, second = order[places], order[places + shift]
-        apart = union.labels[first] != union.labels[second]
-        pairs = places[apart]
-        near = count_bits(ordered[:, pairs] ^ ordered[:, pairs + shift]) <= max_distance
-        if near.any():
-            union.join(first[apart][near], second[apart][near])
-    union.flush()
+        apart = places[labels[order[places]] != labels[order[places + shift]]]
+        near = apart[count_bits(ordered[:, apart] ^ ordered[:, apart + shift]) <= max_distance]
+        pairs.append(order[np.stack([near, near + shift])])
+        n_pairs += len(near)
+        if n_pairs > max(_MIN_BUFFERED, len(labels)):
+            _join(labels, np.concatenate(pairs, axis=1))
+            pairs, n_pairs = pairs[:1], 0
+    _join(labels, np.concatenate(pairs, axis=1))
 
 
 def _group_rows(labels: NDArray[np.int64]) -> Components:

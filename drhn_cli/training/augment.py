@@ -6,26 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.errors import ConfigError
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 
 
-def check_augmentation(config: TrainConfig, side: int) -> None:
-    """Refuse shifts and cutouts that leave nothing of images of ``side`` pixels."""
-    if config.translate >= side:  # reflection cannot fill more than the image has
-        raise ConfigError("translate is out of range", expected=f"below {side} pixels", found=str(config.translate))
-    if config.cutout >= side:
-        raise ConfigError("cutout leaves nothing", expected=f"below {side} pixels", found=str(config.cutout))
-
-
-def augment(images: Tensor, indices: Tensor, epoch: int, config: TrainConfig, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, indices: Tensor, epoch: int, stage: Stage, generator: torch.Generator) -> Tensor:
     """Augment a batch of normalized images, (n, 3, s, s) float32; ``indices`` are their (n,) places in the data."""
-    images = random_resized_crop(images, config.crop, generator)
-    images = translate(images, config.translate, generator)
-    if config.flip:
-        images = alternating_flip(images, indices, epoch, config.seed)
-    images = color_jitter(images, config.colour, generator)
-    return cutout(images, config.cutout, generator).contiguous(memory_format=torch.channels_last)
+    images = random_resized_crop(images, stage.random_resized_crop, generator)
+    images = translate(images, stage.translate, generator)
+    if stage.flip:
+        images = alternating_flip(images, indices, epoch, stage.seed or 0)
+    images = color_jitter(images, stage.color_jitter, generator)
+    return cutout(images, stage.cutout, generator).contiguous(memory_format=torch.channels_last)
 
 
 def random_resized_crop(images: Tensor, min_area: float, generator: torch.Generator) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from drhn_cli.errors import CheckpointError
 from drhn_cli.files import CORRUPT, atomic_write, os_errors
 
-FORMAT_VERSION = 2
-_DERIVED = {"mean", "std", "n_classes", "batch_size"}  # from the pictures; batch_size unless given
+FORMAT_VERSION = 3
+_DERIVED = {"mean", "std", "n_classes", "stage.batch_size", "stage.seed"}  # follow from pictures and seed, unless given
 _RUN_PARTS = {
     "images": "other pictures",
     "start": "other weights to start from",

@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 
 
 def total_loss(
     network: DRHN,
     activations: Tensor,
     labels: Tensor,
-    config: TrainConfig,
+    stage: Stage,
     *,
     head: DistillationHead | None = None,
     features: Tensor | None = None,
@@ -32,7 +32,7 @@ def total_loss(
     """
 
     def mean_cross_entropy(all_scores: Iterable[Tensor]) -> Tensor:
-        each = [functional.cross_entropy(s, labels, label_smoothing=config.label_smoothing) for s in all_scores]
+        each = [functional.cross_entropy(s, labels, label_smoothing=stage.label_smoothing) for s in all_scores]
         return torch.stack(each).mean()
 
     bits, lengths = network.config.bits, network.config.code_lengths
@@ -42,11 +42,11 @@ def total_loss(
         run = lengths[0]
         starts = [min(start, bits - run) for start in range(run, bits, run)]  # the first run is the shortest code
         loss = (loss + mean_cross_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
-        if config.similarity:
-            loss = loss + config.similarity * prefix_similarity_loss(activations, network.config.nested)
+        if stage.prefix_similarity:
+            loss = loss + stage.prefix_similarity * prefix_similarity_loss(activations, network.config.nested)
     if head is not None and features is not None:
-        loss = loss + config.teaching * distillation_loss(head, activations, features.float(), lengths)
-    return loss + config.quantisation * quantization_loss(activations, network.config.threshold), by_length[-1]
+        loss = loss + stage.distill_weight * distillation_loss(head, activations, features.float(), lengths)
+    return loss + stage.quantization * quantization_loss(activations, network.config.threshold), by_length[-1]
 
 
 def prefix_similarity_loss(activations: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drhn_cli.training.recipe import TrainConfig
-
-MICRO_BATCH = 125
-"""Images that SAM perturbs the weights for at a time: retrieval of unseen classes is better than with 500 (README)."""
+from drhn_cli.training.recipe import Stage
 
 
 def newton_schulz(matrix: Tensor, steps: int = 3) -> Tensor:
@@ -64,7 +61,7 @@ class Muon(Optimizer):
                 filters.add_(update, alpha=-group["lr"])
 
 
-def make_optimizers(network: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[Optimizer]:
+def make_optimizers(network: nn.Module, stage: Stage, head: nn.Module | None = None) -> list[Optimizer]:
     """Return Muon for the filters of the residual blocks and Nesterov SGD for all else, the head's layer included.
 
     The stem's filters are few and see raw pixels, so SGD trains them too.
@@ -73,41 +70,41 @@ def make_optimizers(network: nn.Module, config: TrainConfig, head: nn.Module | N
     filters = {name: p for name, p in parameters if p.ndim == 4 and not name.startswith("stem")}
     matrices = [p for name, p in parameters if p.ndim > 1 and name not in filters]
     vectors = [p for _, p in parameters if p.ndim == 1]
-    weight_decay = config.weight_decay / config.rate
+    weight_decay = stage.weight_decay / stage.lr
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors}]
-    rest = torch.optim.SGD(groups, lr=config.rate, momentum=0.9, nesterov=True)
-    return [Muon(list(filters.values()), lr=config.conv_rate, momentum=config.momentum), rest]
+    rest = torch.optim.SGD(groups, lr=stage.lr, momentum=0.9, nesterov=True)
+    return [Muon(list(filters.values()), lr=stage.muon_lr, momentum=stage.momentum), rest]
 
 
-def lr_schedule(step: int, n_steps: int, config: TrainConfig) -> float:
+def lr_schedule(step: int, n_steps: int, stage: Stage) -> float:
     """Return the learning rate of a step as a share of the peak rate.
 
-    It rises over ``warm_up`` of the steps and falls to zero over the rest; with SWA (Izmailov et al. 2018) it stays at
+    It rises over ``warmup`` of the steps and falls to zero over the rest; with SWA (Izmailov et al. 2018) it stays at
     the peak.
     """
-    rise = max(config.warm_up * n_steps, 1.0)
-    if config.average:
+    rise = max(stage.warmup * n_steps, 1.0)
+    if stage.swa:
         return min((step + 1) / rise, 1.0)
     return min((step + 1) / rise, (n_steps - step) / max(n_steps - rise, 1.0), 1.0)
 
 
-def set_learning_rates(optimizers: list[Optimizer], share: float, config: TrainConfig) -> None:
+def set_learning_rates(optimizers: list[Optimizer], share: float, stage: Stage) -> None:
     """Set each optimizer's learning rate to a share of its peak."""
-    for optimizer, peak in zip(optimizers, (config.conv_rate, config.rate), strict=True):
+    for optimizer, peak in zip(optimizers, (stage.muon_lr, stage.lr), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = peak * share
 
 
-def in_swa(step: int, n_steps: int, config: TrainConfig) -> bool:
+def in_swa(step: int, n_steps: int, stage: Stage) -> bool:
     """Return whether SWA averages the weights after a step; it always does after the last one.
 
     SWA is stochastic weight averaging (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
     """
-    return step >= min((1 - config.average) * n_steps, n_steps - 1)
+    return step >= min((1 - stage.swa) * n_steps, n_steps - 1)
 
 
 def sam_gradients(
-    network: nn.Module, rho: float, n_images: int, backward: Callable[[slice], tuple[Tensor, Tensor]]
+    network: nn.Module, stage: Stage, n_images: int, backward: Callable[[slice], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Set the gradients of sharpness-aware minimization (SAM) for a batch; existing gradients are overwritten.
 
@@ -117,7 +114,7 @@ def sam_gradients(
     ``backward`` overwrites the gradients by those of a part of the batch, and returns its mean loss and its scores,
     (n, n_classes). Mean loss and scores of the whole batch, at the unperturbed weights, are returned.
     """
-    n_parts = max(round(n_images / MICRO_BATCH), 1)
+    n_parts = max(round(n_images / stage.sam_micro_batch), 1)
     sums: dict[nn.Parameter, Tensor] = {}
     losses, all_scores = [], []
     for number in range(n_parts):
@@ -126,7 +123,7 @@ def sam_gradients(
         loss, scores = backward(part)
         losses.append(loss * share)
         all_scores.append(scores)
-        with perturbed(network, rho):
+        with perturbed(network, stage.sam_rho):
             backward(part)
         for p in network.parameters():
             if p.grad is not None:

@@ -1,89 +1,357 @@
-"""The settings of a training run, and what it inherits from the weights that it starts from."""
+"""Recipes: the network, the preprocessing and the stages of a training run, read from TOML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from drhn_cli.errors import ConfigError
-from drhn_cli.network.devices import Precision
-from drhn_cli.network.model import Model
-from drhn_cli.settings import Settings, require
+from drhn_cli.errors import ConfigError, about
+from drhn_cli.files import os_errors
+from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.network.config import NetworkConfig
+from drhn_cli.network.devices import Dtype
+from drhn_cli.network.model import Model, bundled_folder, load_model
+from drhn_cli.network.weights_file import STAGE_NAMES
+from drhn_cli.settings import Settings, refuse_unknown, require, setting
 
-_SHAPE = ("blocks", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
-"""Settings that decide which arrays a network has, and their shapes."""
+DEFAULT, FINE_TUNE = "fast", "fine-tune"
+"""The bundled recipes for a run that names none: from scratch, and from other weights."""
 
-_INHERITED = ("label_smoothing", "translate", "cutout", "crop", "colour", "flip", "quantisation", "similarity")
-"""Training settings that depend on the kind of pictures, so fine-tuning inherits them."""
+_SHAPE = ("widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
+"""Settings that decide the shapes of a network's arrays; fewer blocks can become more."""
 
-_RATES = {"conv_rate": 0.03, "rate": 0.05}
-"""A quarter of the default learning rates, so that the first steps do not undo what has been learned."""
+_OF_PICTURES = (
+    *("label_smoothing", "translate", "cutout", "random_resized_crop", "color_jitter", "flip", "quantization"),
+    "prefix_similarity",
+)
+"""Settings of a stage that depend on the kind of pictures, so a run inherits them from the weights it starts from."""
+
+_OF_ONE_STAGE = ("seed", "blocks", "block_scale")
+"""Settings that a stage does not inherit from the one before it."""
+
+_PREPROCESSING = ("fit", "views", "shrink_gap")
+"""Settings of preprocessing that a recipe has; the input size is the network's, colors are those of the pictures."""
+
+_MIN_STEPS = 10
+"""The fewest steps of an epoch, unless the batch size is given: with one step an epoch hardly learns anything."""
+
+_USUAL_BATCH = 500
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _share(default: float, about: str) -> Any:
+    return setting(default, about, "0 or more, below 1", lambda x: 0 <= x < 1)
+
+
+def _weight(default: float, about: str) -> Any:
+    return setting(default, about, "0 or more", lambda x: x >= 0)
+
+
+def _rate(default: float, about: str) -> Any:
+    return setting(default, about, "above 0", lambda x: x > 0)
+
+
+def _count(least: int, about: str) -> Any:
+    return setting(None, about, f"{least} or more", lambda n: type(n) is int and n >= least)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Settings):
-    """How a network is trained."""
+class Stage(Settings):
+    """A stage of training. It goes on from the weights of the stage before it, with optimizers that start again."""
 
-    epochs: int = 30
-    batch_size: int = 500
-    seed: int = 0  # of the initial weights, the order of the images and their augmentation
-    conv_rate: float = 0.12  # peak learning rate of Muon, for the convolutions
-    rate: float = 0.2  # peak learning rate of SGD, for everything else
-    momentum: float = 0.6  # of Muon
-    weight_decay: float = 0.0005  # of everything but the convolutions, relative to rate
-    warm_up: float = 0.1  # share of the steps over which the rates rise from zero; then they fall linearly to zero
-    average: float = 0.0  # share of the steps, the last ones, that SWA averages, at peak rates; 0: no SWA
-    sharpness: float = 0.0  # radius of SAM, relative to the norm of each layer's weights; 0: no SAM
-    label_smoothing: float = 0.2
-    translate: int = 4  # largest shift of an image, in pixels each way
-    cutout: int = 8  # side of the square that is blanked, in pixels; 0 for none
-    crop: float = 1.0  # smallest share of an image's area that a random crop keeps; 1 for no crops
-    colour: float = 0.0  # strength of color jitter; 0 for none
-    flip: bool = True  # mirror every image in every other epoch
-    quantisation: float = 0.3  # weight of the quantization loss
-    similarity: float = 0.0  # weight of the prefix similarity loss
-    teaching: float = 0.0  # weight of the distillation loss
-    precision: Precision = "float32"  # bfloat16: mixed precision
+    epochs: int = setting(30, "passes over the images", "1 or more", lambda n: n >= 1)
+    batch_size: int | None = _count(2, f"images in a step; {_USUAL_BATCH}, but at least {_MIN_STEPS} steps an epoch")
+    seed: int | None = setting(
+        None, "of order and augmentation; the recipe's plus the number of earlier stages", "0..4294967295", _is_seed
+    )
+    blocks: int | None = _count(1, "blocks in each group in this stage, if fewer than the network has in the end")
+    block_scale: float = _weight(1.0, "initial batch-norm scale of the blocks that are new in this stage")
+    muon_lr: float = _rate(0.12, "peak learning rate of Muon, for the convolutions of the blocks")
+    lr: float = _rate(0.2, "peak learning rate of SGD, for everything else")
+    momentum: float = _share(0.6, "momentum of Muon; SGD has 0.9")
+    weight_decay: float = _weight(
+        0.0005, "share of weights outside the blocks that a step at the peak rate takes away; falls with the rate"
+    )
+    warmup: float = _share(0.1, "share of the steps over which the rates rise from zero; then they fall linearly")
+    swa: float = _share(0.0, "average the weights over this last share of the steps (SWA), at constant rates")
+    sam_rho: float = _share(
+        0.0, "radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time"
+    )
+    sam_micro_batch: int = setting(
+        125, "images that SAM, and so batch normalization, sees at a time", "2 or more", lambda n: n >= 2
+    )
+    label_smoothing: float = _share(0.2, "share of a label spread over all classes")
+    quantization: float = _weight(0.3, "weight of the loss that pushes activations away from the threshold")
+    prefix_similarity: float = _weight(0.0, "weight of the loss by which shorter codes rank as the longest does")
+    distill_from: str | None = setting(
+        None,
+        "an .npz with another network's features of the pictures",
+        "a file",
+        lambda path: isinstance(path, str),
+    )
+    distill_weight: float = _weight(0.0, "weight of the loss by which codes predict these features")
+    translate: int = setting(4, "largest shift of an image each way, in pixels", "0 or more", lambda n: n >= 0)
+    cutout: int = setting(8, "side of the square that is blanked, in pixels; 0 for none", "0 or more", lambda n: n >= 0)
+    random_resized_crop: float = setting(
+        1.0,
+        "smallest share of the area that a random crop keeps; 1 for no crops",
+        "above 0, at most 1",
+        lambda x: 0 < x <= 1,
+    )
+    color_jitter: float = _share(0.0, "largest relative change of brightness, contrast and saturation")
+    flip: bool = setting(True, "mirror every image in every other epoch")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "number format of matrix products; auto is bfloat16 where the hardware has it",
+        "auto or float32 or bfloat16",
+        lambda name: name in ("auto", *get_args(Dtype)),
+    )
+
+    @property
+    def teacher(self) -> str | None:
+        """The file that the stage distills from, if it does."""
+        return self.distill_from if self.distill_weight else None
 
     def check(self) -> None:
-        """Refuse values that are out of their range."""
-        require(isinstance(self.epochs, int) and self.epochs >= 1, "epochs", "1 or more", self.epochs)
-        require(isinstance(self.batch_size, int) and self.batch_size >= 2, "batch size", "2 or more", self.batch_size)
-        require(isinstance(self.seed, int) and 0 <= self.seed < 2**32, "seed", "0..4294967295", self.seed)
-        for name in ("conv_rate", "rate"):
-            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("momentum", "warm_up", "average", "sharpness", "label_smoothing", "colour"):
-            require(0 <= getattr(self, name) < 1, name, "0 or more, below 1", getattr(self, name))
-        require(0 < self.crop <= 1, "crop", "above 0, at most 1", self.crop)
-        for name in ("weight_decay", "quantisation", "similarity", "teaching"):
-            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        for name in ("translate", "cutout"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value >= 0, name, "whole pixels, 0 or more", value)
-        require(self.precision in get_args(Precision), "precision", " or ".join(get_args(Precision)), self.precision)
+        """Refuse distillation from nothing."""
+        if self.distill_weight and not self.distill_from:
+            raise ConfigError("distill_weight needs features", hint="name them: --set stage.distill_from=FILE.npz")
 
 
-def network_settings_from(start: Model, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the network settings of the weights to start from, with some changes that their arrays allow.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
+    """What a training run is made of.
+
+    Attributes:
+        name: of the bundled recipe, or the file's path.
+        comment: the lines of comment at the top of the file.
+        start: the model to start from; None: random weights.
+        network: what the last stage trains; it has two classes until the pictures are known.
+        preprocessing: of the model; training uses one view.
+        stages: at least one.
+    """
+
+    name: str
+    comment: str = ""
+    seed: int = setting(0, "of the initial weights and the choice of validation images", "0..4294967295", _is_seed)
+    validation: float = setting(
+        0.0,
+        "share of each class that is held out and measured after every epoch",
+        "0 up to, not including, 1",
+        lambda share: 0 <= share < 1,
+    )
+    start: Model | None = None
+    network: NetworkConfig
+    preprocessing: Preprocessing
+    stages: tuple[Stage, ...]
+
+    def for_pictures(self, n_images: int, n_classes: int, preprocessing: Preprocessing, dtype: Dtype) -> Recipe:
+        """Return the recipe with everything that the pictures and the device decide."""
+        batch_size = max(2, min(_USUAL_BATCH, n_images // _MIN_STEPS))
+        stages = tuple(
+            replace(
+                stage,
+                batch_size=stage.batch_size or batch_size,
+                seed=(self.seed + number) % 2**32 if stage.seed is None else stage.seed,
+                dtype=dtype if stage.dtype == "auto" else stage.dtype,
+            )
+            for number, stage in enumerate(self.stages)
+        )
+        return replace(
+            self, network=replace(self.network, n_classes=n_classes), preprocessing=preprocessing, stages=stages
+        )
+
+    def check(self) -> None:
+        """Refuse settings that do not fit each other."""
+        side = self.network.input_size
+        for stage in self.stages:
+            for name in ("translate", "cutout"):
+                require(getattr(stage, name) < side, name, f"below {side} pixels", getattr(stage, name))
+            if stage.prefix_similarity and not self.network.nested:
+                hint = "name them: --set network.nested=[12,24]"
+                raise ConfigError("prefix_similarity trains shorter codes, and there are none", hint=hint)
+        first = self.start.config.blocks if self.start else 1
+        blocks = [self.network_of(number).blocks for number in range(len(self.stages))]
+        grows = [first, *blocks] == sorted([first, *blocks]) and blocks[-1] == self.network.blocks
+        require(grows, "blocks", f"{first} or more, rising to the network's {self.network.blocks}", blocks)
+
+    def network_of(self, number: int) -> NetworkConfig:
+        """Return the network of a stage, counted from 0."""
+        blocks = self.network.blocks
+        return replace(self.network, blocks=min(self.stages[number].blocks or blocks, blocks))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of training by their keys, such as ``stage.lr``; of several stages ``stage.2.lr``."""
+        settings: dict[str, Any] = {"seed": self.seed, "validation": self.validation}
+        for number, stage in enumerate(self.stages, 1):
+            prefix = f"stage.{number}." if len(self.stages) > 1 else "stage."
+            settings |= {prefix + name: value for name, value in stage.to_dict().items()}
+        return settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON-ready values, in the shape of the TOML file."""
+        start = self.start
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "validation": self.validation,
+            **({"from": {"name": start.name, "fingerprint": start.fingerprint}} if start else {}),
+            "network": self.network.to_dict(),
+            "preprocessing": {name: getattr(self.preprocessing, name) for name in _PREPROCESSING},
+            "stage": [stage.to_dict() for stage in self.stages],
+        }
+
+    def to_toml(self) -> str:
+        """Return the recipe as a TOML file with every setting, what it is about beside it."""
+        lines = [self.comment, f"seed = {self.seed}", f"validation = {self.validation}"]
+        if self.start:
+            lines.append(f"from = {json.dumps(self.start.name)}")
+        tables = [("[network]", self.network), ("[preprocessing]", self.preprocessing)]
+        explained = set[str]()
+        for heading, settings in [*tables, *(("[[stage]]", stage) for stage in self.stages)]:
+            lines += ["", heading]
+            for one in fields(settings):
+                if "about" not in one.metadata or (heading == "[preprocessing]" and one.name not in _PREPROCESSING):
+                    continue
+                value = getattr(settings, one.name)
+                given = f"# {one.name} =" if value is None else f"{one.name} = {json.dumps(value)}"
+                lines.append(given if one.name in explained else f"{given}  # {one.metadata['about']}")
+                explained.add(one.name)
+        return "\n".join(lines).lstrip() + "\n"
+
+
+def bundled_recipes() -> list[str]:
+    """Return the names of the bundled recipes."""
+    return sorted(path.stem for path in bundled_folder().glob("*.toml"))
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """Return key and value of ``stage.lr=0.1``. The value is TOML, or text where it is none."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError("not a setting and its value", expected="such as stage.lr=0.1", found=text)
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()) -> Recipe:
+    """Read a recipe and check it, as far as that needs no pictures.
+
+    Args:
+        name: a bundled recipe or a TOML file. None: the default, or the one for fine-tuning where ``from`` is changed.
+        changes: keys as ``seed``, ``network.bits``, ``stage.lr`` (of every stage) or ``stage.2.lr``, and new values.
+
+    Raises:
+        ConfigError: there is no such recipe, a setting is unknown or out of its range, or settings contradict.
+        WeightsError: the weights to start from cannot be read.
+    """
+    changes = list(changes)
+    name = name or (FINE_TUNE if any(key == "from" for key, _ in changes) else DEFAULT)
+    text = _read(name)
+    with about(name):
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError("not TOML", found=str(error)) from error
+        _check_tables(values)
+    for key, value in changes:
+        _change(values, key, value)
+    start = load_model(str(values["from"])) if "from" in values else None
+    network = NetworkConfig.from_dict({"n_classes": 2, **_network_settings(start, values["network"])})
+    refuse_unknown(values["preprocessing"], _PREPROCESSING, "preprocessing")
+    usual = (start.preprocessing if start else Preprocessing()).to_dict()
+    preprocessing = Preprocessing.from_dict({**usual, "size": network.input_size, **values["preprocessing"]})
+    top = {key: values[key] for key in ("seed", "validation") if key in values}
+    comment = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    stages = tuple(_stages(values["stage"], start, network))
+    return Recipe(
+        name=name, comment=comment, start=start, network=network, preprocessing=preprocessing, stages=stages, **top
+    )
+
+
+def _read(name: str) -> str:
+    """Return the text of a bundled recipe or a TOML file."""
+    path = bundled_folder() / f"{name}.toml" if name in bundled_recipes() else Path(name)
+    expected = f"a TOML file, or a bundled recipe ({', '.join(bundled_recipes())})"
+    absent = ConfigError("no such recipe", path=name, expected=expected)
+    with os_errors(ConfigError, "cannot read the recipe", path=path, absent=absent):
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError("not a recipe", path=path, expected=expected, found="other bytes than text") from error
+
+
+def _check_tables(values: dict[str, Any]) -> None:
+    """Refuse what is not a recipe; add the tables that are left out."""
+    refuse_unknown(values, ("seed", "validation", "from", "network", "preprocessing", "stage"), "the recipe")
+    for name in ("network", "preprocessing"):
+        require(isinstance(values.setdefault(name, {}), dict), name, f"a table, [{name}]", values[name])
+    stages = values.setdefault("stage", [{}])
+    are_tables = isinstance(stages, list) and stages and all(isinstance(stage, dict) for stage in stages)
+    require(bool(are_tables), "stage", "tables, [[stage]]", stages)
+
+
+def _change(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one key of a recipe's tables."""
+    table, _, name = key.rpartition(".")
+    number = table.removeprefix("stage.")
+    if table in ("network", "preprocessing"):
+        values[table][name] = value
+    elif table == "stage":
+        for stage in values["stage"]:
+            stage[name] = value
+    elif table != number and number.isdecimal() and 1 <= int(number) <= len(values["stage"]):
+        values["stage"][int(number) - 1][name] = value
+    elif not table and name in ("seed", "validation", "from"):
+        values[name] = value
+        if name == "seed":
+            for stage in values["stage"]:
+                stage.pop("seed", None)
+    else:
+        expected = "seed, validation, from, network.NAME, preprocessing.NAME, stage.NAME or stage.NUMBER.NAME"
+        raise ConfigError("unknown setting", expected=expected, found=key)
+
+
+def _network_settings(start: Model | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the network to start from, with the changes that its arrays allow.
 
     Where ``bits`` is changed and ``nested`` is not, the shorter code lengths below it are kept.
     """
-    settings = {name: value for name, value in vars(start.config).items() if name != "n_classes"}
+    if not start:
+        return dict(changes)
+    settings = start.config.to_dict()
+    del settings["n_classes"]
     for name in _SHAPE:
         if changes.get(name, settings[name]) != settings[name]:
             expected, found, hint = str(settings[name]), str(changes[name]), "leave it out, or leave out --from"
             raise ConfigError(f"{name} is that of the weights to start from", expected=expected, found=found, hint=hint)
     settings |= changes
     if "bits" in changes and "nested" not in changes:
-        settings["nested"] = tuple(length for length in settings["nested"] if length < settings["bits"])
+        settings["nested"] = [length for length in settings["nested"] if length < settings["bits"]]
     return settings
 
 
-def training_settings_from(start: Model, nested: Sequence[int]) -> dict[str, Any]:
-    """Return settings of ``TrainConfig``: loss and augmentation of the weights to start from, and lower rates.
-
-    The weight of the prefix similarity is left out where ``nested``, the shorter code lengths to train, is empty.
-    """
-    inherited = [name for name in _INHERITED if name in start.training and (nested or name != "similarity")]
-    return _RATES | {name: start.training[name] for name in inherited}
+def _stages(tables: list[dict[str, Any]], start: Model | None, network: NetworkConfig) -> Iterator[Stage]:
+    """Yield the stages, each with what it inherits from the one before it, the first from the weights to start from."""
+    last = start.training[-1]["recipe"]["stage"][-1] if start and start.training else {}
+    settings = {
+        name: last[name] for name in _OF_PICTURES if name in last and (network.nested or name != "prefix_similarity")
+    }
+    for table in tables:
+        for name in sorted(STAGE_NAMES.keys() & table.keys()):
+            raise ConfigError(f"a stage has no {name}", expected=STAGE_NAMES[name], hint="it has another name now")
+        settings |= table
+        if "distill_from" in table and "distill_weight" not in settings:
+            raise ConfigError("distill_from needs a weight", hint="give it: --set stage.distill_weight=1")
+        yield Stage.from_dict(settings)
+        settings = {name: value for name, value in settings.items() if name not in _OF_ONE_STAGE}

@@ -6,52 +6,38 @@ import ctypes
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.errors import CheckpointError, ConfigError, WeightsError
-from drhn_cli.evaluation.data import LabelledImages, check_validation, hold_out, load_split, with_views
+from drhn_cli.errors import CheckpointError, WeightsError
+from drhn_cli.evaluation.data import LabelledImages, hold_out, load_split, with_views
 from drhn_cli.evaluation.evaluate import Evaluation, Measures, evaluate_model
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
 from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network.config import DEFAULT_PRESET, PRESETS, NetworkConfig
-from drhn_cli.network.devices import choose_device, choose_precision
-from drhn_cli.network.model import Model, load_model, save_model
+from drhn_cli.network.devices import choose_device, choose_dtype
+from drhn_cli.network.model import Model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import n_processors
-from drhn_cli.training.augment import check_augmentation
-from drhn_cli.training.distillation import load_features, require_features
+from drhn_cli.training.distillation import require_features
 from drhn_cli.training.distributed import World
-from drhn_cli.training.recipe import TrainConfig, network_settings_from, training_settings_from
+from drhn_cli.training.recipe import Recipe
 from drhn_cli.training.trainer import EpochReport, Trainer
-
-_MIN_STEPS = 10
-"""The fewest steps of an epoch, unless the batch size is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What to train, on which pictures, and how."""
+    """What a run of ``train_model`` is about."""
 
-    data: str  # a folder of class folders, a folder with train and test of them, or cifar10
-    weights_path: Path  # the file to make, an .npz
-    preset: str | None = None  # a name in PRESETS; None: the default one, or the network of the weights to start from
-    # A bundled model or a weights file, whose network, arrays, preprocessing, loss and augmentation training starts
-    # from. None: from scratch.
-    start: str | None = None
-    teacher: Path | None = None  # an .npz of another network's features of the training pictures, see load_features
-    network: Mapping[str, Any] = field(default_factory=dict)  # settings of NetworkConfig that are not inherited
-    training: Mapping[str, Any] = field(default_factory=dict)  # the same of TrainConfig
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # and of Preprocessing; training uses one view
-    validation: float = 0.0  # share of each class that is held out and measured after every epoch
+    data: str  # a folder of class folders, a folder with train/ and test/ of them, or ``cifar10``
+    weights_path: Path  # the .npz to write; checkpoint and history are beside it
+    recipe: Recipe
     resume: bool = False  # continue an unfinished run of the same settings, if there is one
     device: str = "auto"
     data_dir: Path | None = None  # where torchvision keeps CIFAR-10
@@ -97,34 +83,28 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
 
 
 def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Model, list[Evaluation]]:
-    device = choose_device(options.device, is_exclusive=True)
-    # Before pictures are read: a mistyped option should not cost a download.
-    start = None if options.start is None else load_model(options.start)
-    network, preprocessing, config = _configure(options, start, device)
+    recipe, device = options.recipe, choose_device(options.device, is_exclusive=True)
+    for path in {stage.teacher for stage in recipe.stages if stage.teacher}:
+        require_features(path)  # before pictures are read: a wrong file should not cost minutes
     if device.type == "cpu":
         keep_freed_memory()
     with world.connected(device), denormals_flushed():
         with world.main_first() if options.download else nullcontext():
-            train, validation, test = _load(options, replace(preprocessing, views=1), config.seed, progress)
-        if not start:
+            train, validation, test = _load(options, progress)
+        preprocessing = recipe.preprocessing
+        if not recipe.start:
             preprocessing = channel_statistics(train.pixels, preprocessing)
-        if "batch_size" not in options.training:
-            config = replace(config, batch_size=_batch_size(len(train.labels), config.batch_size))
         trainer = Trainer(
             train,
-            network_config=replace(network, n_classes=len(train.class_names)),
-            config=config,
-            preprocessing=preprocessing,
+            recipe.for_pictures(len(train.labels), len(train.class_names), preprocessing, choose_dtype(device)),
             device=device,
             world=world,
-            start=start,
-            features=load_features(options.teacher, train.names) if options.teacher else None,
             validation=validation,
             checkpoint_path=options.checkpoint_path,
             progress=progress,
         )
         _run_epochs(trainer, options.history_path)
-        model = _make_model(options, start, preprocessing, trainer)
+        model = _make_model(options, trainer)
     if not world.is_main:
         return model, []
     model, evaluations = _measure(model, options, progress, train, validation=validation, test=test)
@@ -158,46 +138,19 @@ def _check_checkpoint(options: TrainOptions) -> None:
         raise CheckpointError("a run with this name is unfinished", path=checkpoint, hint=hint)
 
 
-def _configure(
-    options: TrainOptions, start: Model | None, device: torch.device
-) -> tuple[NetworkConfig, Preprocessing, TrainConfig]:
-    """Check the options, as far as that needs no pictures, and add what they inherit from a preset or weights.
-
-    The number of classes, channel statistics and the batch size for few pictures come from the pictures later.
-    """
-    if start:
-        if options.preset is not None:
-            raise ConfigError("the network is that of the weights to start from", hint="leave out --preset or --from")
-        settings = network_settings_from(start, options.network)
-        training = training_settings_from(start, settings["nested"])
-    else:
-        preset = options.preset or DEFAULT_PRESET
-        if preset not in PRESETS:
-            raise ConfigError("unknown preset", expected=" or ".join(PRESETS), found=preset)
-        settings, training = {**PRESETS[preset], **options.network}, {}
-    network = NetworkConfig(n_classes=2, **settings)
-    usual = start.preprocessing if start else Preprocessing()
-    preprocessing = replace(usual, size=network.input_size, **options.preprocessing)
-    config = TrainConfig(**{"precision": choose_precision(device), **training, **options.training})
-    if config.similarity and not network.nested:
-        raise ConfigError("similarity teaches shorter codes, and there are none", hint="name them: --nested 12,24")
-    if bool(config.teaching) != bool(options.teacher):
-        raise ConfigError("a teacher and the weight of its term go together", hint="give --teacher and --teaching")
-    if options.teacher:
-        require_features(options.teacher)
-    check_validation(options.validation)
-    check_augmentation(config, preprocessing.size)
-    return network, preprocessing, config
-
-
 def _load(
-    options: TrainOptions, preprocessing: Preprocessing, seed: int, progress: Progress
+    options: TrainOptions, progress: Progress
 ) -> tuple[LabelledImages, LabelledImages | None, LabelledImages | None]:
     """Return the images to train on, to validate on and to test with."""
+    recipe = options.recipe
     train, test = load_split(
-        options.data, preprocessing, workers=options.workers, data_dir=options.data_dir, download=options.download
+        options.data,
+        replace(recipe.preprocessing, views=1),
+        workers=options.workers,
+        data_dir=options.data_dir,
+        download=options.download,
     )
-    train, validation = hold_out(train, options.validation, seed)
+    train, validation = hold_out(train, recipe.validation, recipe.seed)
     for failure in (*train.failures, *(test.failures if test else ())):
         progress.failure(failure)
     n_train, n_validation, n_test = (len(part.labels) if part else 0 for part in (train, validation, test))
@@ -208,26 +161,26 @@ def _load(
     return train, validation, test
 
 
-def _batch_size(n_images: int, usual: int) -> int:
-    """Return a smaller batch size for a few images: with one step an epoch hardly anything would be learned."""
-    return max(2, min(usual, n_images // _MIN_STEPS))
-
-
 def _run_epochs(trainer: Trainer, history_path: Path) -> None:
     """Train the epochs that are left, and keep the history file up to date."""
     trainer.resume()
     is_main = trainer.world.is_main
     if trainer.history and is_main:  # its last line is missing if the run was killed between checkpoint and history
         _write_history(history_path, trainer.history)
-        trainer.progress.note(f"going on after epoch {len(trainer.history)}")
+        trainer.progress.note(f"going on after {_epoch_name(trainer)}")
     for report in trainer.epochs():
         if is_main:
             _write_history(history_path, trainer.history)
-            trainer.progress.note(_epoch_line(report))
+            trainer.progress.note(f"{_epoch_name(trainer)}: {_epoch_line(report)}")
+
+
+def _epoch_name(trainer: Trainer) -> str:
+    last = trainer.history[-1]
+    return f"stage {last.stage}, " * (len(trainer.recipe.stages) > 1) + f"epoch {last.epoch}"
 
 
 def _epoch_line(epoch: EpochReport) -> str:
-    line = f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
+    line = f"loss {epoch.loss:.4f}, training accuracy {epoch.training_accuracy:.4f}"
     if epoch.validation_accuracy is not None:
         line += f", validation accuracy {epoch.validation_accuracy:.4f}"
         line += f", mAP {epoch.validation_mean_average_precision:.4f}"
@@ -240,30 +193,18 @@ def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
             stream.write(f"{json.dumps(report.to_dict())}\n".encode())
 
 
-def _make_model(options: TrainOptions, start: Model | None, preprocessing: Preprocessing, trainer: Trainer) -> Model:
-    origin: dict[str, Any] = {}
-    if start:
-        origin["from"] = {"name": start.name, "fingerprint": start.fingerprint, "training": dict(start.training)}
-    if options.teacher:
-        origin["teacher"] = str(options.teacher)
-    return Model(
-        name=options.weights_path.stem,
-        config=trainer.network.config,
-        preprocessing=preprocessing,
-        class_names=trainer.images.class_names,
-        arrays=trainer.arrays(),
-        training={
-            **trainer.config.to_dict(),
-            **origin,
-            "data": options.data,
-            "n_images": len(trainer.labels),
-            "validation": options.validation,
-            "command": list(options.command),
-            "hardware": f"{_processor()}, {n_processors()} cores, {trainer.world.size} x {trainer.device.type}",
-            "hours": round(trainer.seconds / 3600, 3),
-            "cpu_hours": round(trainer.cpu_seconds / 3600, 3),
-        },
-    )
+def _make_model(options: TrainOptions, trainer: Trainer) -> Model:
+    run = {
+        "recipe": trainer.recipe.to_dict(),
+        "data": options.data,
+        "n_images": len(trainer.labels),
+        "command": list(options.command),
+        "hardware": f"{_processor()}, {n_processors()} cores, {trainer.world.size} x {trainer.device.type}",
+        "hours": round(trainer.seconds / 3600, 3),
+        "cpu_hours": round(trainer.cpu_seconds / 3600, 3),
+    }
+    start = trainer.recipe.start
+    return replace(trainer.model(), name=options.weights_path.stem, training=[*(start.training if start else ()), run])
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -14,27 +15,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
-from drhn_cli.evaluation.metrics import LabelledCodes, retrieval_metrics
-from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network.config import NetworkConfig
-from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
-from drhn_cli.network.encoder import codes_of, encode_views
+from drhn_cli.evaluation.evaluate import Measures, evaluate_network
+from drhn_cli.network.drhn import DRHN, normalize, torch_backend
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
-from drhn_cli.training.augment import augment, check_augmentation
+from drhn_cli.training.augment import augment
 from drhn_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from drhn_cli.training.distillation import DistillationHead
+from drhn_cli.training.distillation import DistillationHead, load_features
 from drhn_cli.training.distributed import World
 from drhn_cli.training.losses import total_loss
 from drhn_cli.training.optimizers import in_swa, lr_schedule, make_optimizers, sam_gradients, set_learning_rates
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Recipe
 
 GALLERY_LIMIT = 5000
 """Training images that validation images are looked up in after an epoch: all of them would double its time."""
@@ -47,7 +44,8 @@ _BATCH_NORM_IMAGES = 10_000
 class EpochReport:
     """The figures of an epoch; those of validation are None without validation images."""
 
-    epoch: int  # from 1
+    stage: int  # from 1
+    epoch: int  # of the stage, from 1
     loss: float
     training_accuracy: float  # on the augmented images, before each step
     validation_accuracy: float | None
@@ -61,10 +59,10 @@ class EpochReport:
 
 
 class Trainer:
-    """Trains a network on images in memory, of one view.
+    """Trains a network on images in memory, of one view, stage by stage.
 
-    An epoch's random numbers depend on the seed and its own number alone, so a run that was interrupted and resumed
-    ends with the same weights as one that was not.
+    An epoch's random numbers depend on the stage's seed and its own number alone, so a run that was interrupted and
+    resumed ends with the same weights as one that was not.
 
     The processes of a connected ``world`` divide the images of each step; how many there are changes the
     augmentation, but not the order of the images.
@@ -73,46 +71,48 @@ class Trainer:
     def __init__(
         self,
         images: LabelledImages,
+        recipe: Recipe,  # see ``Recipe.for_pictures``
         *,
-        network_config: NetworkConfig,
-        config: TrainConfig,
-        preprocessing: Preprocessing,
         device: torch.device,
         world: World | None = None,  # the processes that train together; None: this one alone
-        start: Model | None = None,  # a model to start from, see load_pretrained; None: random weights
-        features: NDArray[np.float16] | None = None,  # (n, d) of unit length, a teacher's, for distillation
         validation: LabelledImages | None = None,  # images to measure after every epoch
         checkpoint_path: Path | None = None,  # where the state is kept between epochs
         progress: Progress = SILENT,
     ) -> None:
-        n_images = len(images.labels)
-        if n_images < 2:
-            raise DrhnError("too few training images", expected="2 or more", found=str(n_images))
-        check_augmentation(config, network_config.input_size)
+        if len(images.labels) < 2:
+            raise DrhnError("too few training images", expected="2 or more", found=str(len(images.labels)))
         self.images, self.validation, self.checkpoint_path = images, validation, checkpoint_path
-        self.config, self.device, self.world = config, device, world or World()
-        self.preprocessing = replace(preprocessing, views=1)
+        self.recipe, self.device, self.world = recipe, device, world or World()
+        self.preprocessing = replace(recipe.preprocessing, views=1)
         self.progress = progress if self.world.is_main else SILENT
-        self.batch_size = min(config.batch_size, n_images)
-        self.steps_per_epoch = n_images // self.batch_size  # each epoch leaves out other images
         self.labels = torch.from_numpy(images.labels).to(device)
-        self.features = None if features is None else torch.from_numpy(features).to(device)
-
-        torch.manual_seed(config.seed)
-        self.network = DRHN(network_config)
-        self.head = None if features is None else DistillationHead(network_config.bits, features.shape[1])
-        if start:
-            load_pretrained(self.network, start, images.class_names)
-        self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
-        self.trained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizers = make_optimizers(self.network, config, self.head)
-        self.average = AveragedModel(self.network) if config.average else None
-        modules = {"network": self.network, "head": self.head, "average": self.average}
-        self._modules = {name: module for name, module in modules.items() if module}  # by their names in a checkpoint
+        teachers = sorted({stage.teacher for stage in recipe.stages if stage.teacher})
+        self._features = {path: torch.from_numpy(load_features(path, images.names)).to(device) for path in teachers}
         self.history: list[EpochReport] = []
         self.cpu_seconds = 0.0
         self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
-        self._run = self._describe_run(start, features)
+        self._run = self._describe_run()
+        self._begin_stage(0, recipe.start)
+
+    def _begin_stage(self, number: int, start: Model | None) -> None:
+        """Make network and optimizers of a stage, from the weights before it; None: random ones."""
+        self.stage_number = number
+        self.stage = stage = self.recipe.stages[number]
+        n_images = len(self.labels)
+        self.batch_size = min(stage.batch_size or n_images, n_images)
+        self.steps_per_epoch = n_images // self.batch_size  # each epoch leaves out other images
+        self.features = self._features[stage.teacher] if stage.teacher else None
+        torch.manual_seed(stage.seed or 0)
+        self.network = DRHN(self.recipe.network_of(number))
+        n_bits, features = self.network.config.bits, self.features
+        self.head = None if features is None else DistillationHead(n_bits, features.shape[1])
+        load_pretrained(self.network, start, self.images.class_names, stage.block_scale)
+        self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
+        self.trained.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizers = make_optimizers(self.network, stage, self.head)
+        self.average = AveragedModel(self.network) if stage.swa else None
+        modules = {"network": self.network, "head": self.head, "average": self.average}
+        self._modules = {name: module for name, module in modules.items() if module}  # by their names in a checkpoint
 
     @property
     def seconds(self) -> float:
@@ -120,15 +120,19 @@ class Trainer:
         return time.monotonic() - self._clock_start
 
     def epochs(self) -> Iterator[EpochReport]:
-        """Train the epochs that are left, and save the state after each."""
+        """Train the epochs of all stages that are left, and save the state after each."""
         earlier_cpu_seconds = self.cpu_seconds
-        for epoch in range(len(self.history), self.config.epochs):
-            report = EpochReport(epoch + 1, *self.train_epoch(epoch), *self.validate(), seconds=self.seconds)
-            cpu_seconds = self.world.all_reduce_sum(time.process_time() - self._cpu_start, self.device)
-            self.cpu_seconds = earlier_cpu_seconds + cpu_seconds
-            self.history.append(report)
-            self.save()
-            yield report
+        for number in range(self.stage_number, len(self.recipe.stages)):
+            if number > self.stage_number:
+                self._begin_stage(number, self.model())
+            n_done = sum(report.stage == number + 1 for report in self.history)
+            for epoch in range(n_done, self.stage.epochs):
+                figures = *self.train_epoch(epoch), *self.validate()
+                cpu_seconds = self.world.all_reduce_sum(time.process_time() - self._cpu_start, self.device)
+                self.cpu_seconds = earlier_cpu_seconds + cpu_seconds
+                self.history.append(EpochReport(number + 1, epoch + 1, *figures, seconds=self.seconds))
+                self.save()
+                yield self.history[-1]
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Train on all images once; return the mean loss and the accuracy, measured before each step."""
@@ -148,21 +152,24 @@ class Trainer:
         if not math.isfinite(mean_loss):
             raise DrhnError(
                 f"the loss is no longer a number in epoch {epoch + 1}",
-                hint="lower --rate and --conv-rate, or use --precision float32",
+                hint="lower stage.lr and stage.muon_lr, or set stage.dtype=float32",
             )
         n_images = self.steps_per_epoch * self.batch_size
         return mean_loss, self.world.all_reduce_sum(n_right.item(), self.device) / n_images
 
     def step(self, step: int, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights once; return the loss and the (b, n_classes) scores of this process's images."""
-        n_steps = self.config.epochs * self.steps_per_epoch
-        set_learning_rates(self.optimizers, lr_schedule(step, n_steps, self.config), self.config)
-        backward, rho = partial(self._backward, images, indices), self.config.sharpness
-        loss, scores = sam_gradients(self.trained, rho, len(indices), backward) if rho else backward(slice(None))
+        stage, backward = self.stage, partial(self._backward, images, indices)
+        n_steps = stage.epochs * self.steps_per_epoch
+        set_learning_rates(self.optimizers, lr_schedule(step, n_steps, stage), stage)
+        if stage.sam_rho:
+            loss, scores = sam_gradients(self.trained, stage, len(indices), backward)
+        else:
+            loss, scores = backward(slice(None))
         self.world.all_reduce_mean(p.grad for p in self.trained.parameters() if p.grad is not None)
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.average and in_swa(step, n_steps, self.config):
+        if self.average and in_swa(step, n_steps, stage):
             self.average.update_parameters(self.network)
         return loss, scores
 
@@ -172,7 +179,7 @@ class Trainer:
             activations = self.network(images[part])  # (b, bits)
         labels, head = self.labels[indices[part]], self.head
         features = None if self.features is None else self.features[indices[part]]
-        loss, scores = total_loss(self.network, activations, labels, self.config, head=head, features=features)
+        loss, scores = total_loss(self.network, activations, labels, self.stage, head=head, features=features)
         share = self.world.share_of(self.batch_size)
         # The mean over processes is to be the mean over images, though shares differ by one.
         loss = loss * ((share.stop - share.start) * self.world.size / self.batch_size)
@@ -183,14 +190,14 @@ class Trainer:
 
     def batches(self, epoch: int, world: World) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the steps of an epoch: this process's augmented images, (b, 3, s, s), and their (b,) indices."""
-        generator = epoch_generator(self.config.seed, epoch)
+        generator = epoch_generator(self.stage.seed or 0, epoch)
         order = torch.randperm(len(self.labels), generator=generator)
         share, generator = world.share_of(self.batch_size), world.own_generator(generator)
         pixels = torch.from_numpy(self.images.pixels)
         for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
             indices = order[start : start + self.batch_size][share]
             images = normalize(pixels[indices].to(self.device).permute(0, 3, 1, 2), self.preprocessing)
-            yield augment(images, indices, epoch, self.config, generator), indices
+            yield augment(images, indices, epoch, self.stage, generator), indices
 
     def validate(self) -> tuple[float | None, float | None]:
         """Return accuracy and mean average precision of the validation images, looked up in training images.
@@ -200,38 +207,38 @@ class Trainer:
         """
         if self.validation is None or not self.world.is_main:
             return None, None
-        network, n_bits = self.trained_network().eval(), self.network.config.bits
-        rows = np.random.default_rng(self.config.seed).permutation(len(self.labels))[:GALLERY_LIMIT]
-        backend = torch_backend(network, self.preprocessing, self.config.precision)
-        queries = encode_views(backend, self.validation.pixels)
-        gallery = encode_views(backend, self.images.pixels[rows])
-        metrics = retrieval_metrics(
-            LabelledCodes(codes_of(queries, network.config, n_bits), self.validation.labels, n_bits),
-            LabelledCodes(codes_of(gallery, network.config, n_bits), self.images.labels[rows], n_bits),
-        )
-        is_right = predict_classes(network, queries, n_bits) == self.validation.labels
-        # Python's own numbers: a checkpoint is read without pickle, which numpy's would need.
-        return float(is_right.mean()), float(metrics.mean_average_precision)
+        network = self.trained_network().eval()
+        rows = np.random.default_rng(self.recipe.seed).permutation(len(self.labels))[:GALLERY_LIMIT]
+        backend = torch_backend(network, self.preprocessing, bfloat16=self._is_mixed)
+        (one,) = evaluate_network(network, backend, self.validation, self.images.take(rows), Measures())
+        return one.accuracy, one.retrieval.mean_average_precision
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the trained network's arrays as a weights file has them; with SWA, of the averaged weights."""
+    def model(self) -> Model:
+        """Return the trained network as a model without a name; with SWA, of the averaged weights."""
         kept = self.network.config.array_shapes()
         state = self.trained_network().state_dict()
-        return halve_filters({name: value.cpu().numpy() for name, value in state.items() if name in kept})
+        return Model(
+            name="",
+            config=self.network.config,
+            preprocessing=self.recipe.preprocessing,
+            class_names=self.images.class_names,
+            arrays=halve_filters({name: value.cpu().numpy() for name, value in state.items() if name in kept}),
+        )
 
     def trained_network(self) -> DRHN:
         """Return the network, with the averaged weights as soon as SWA has some.
 
-        Batch-norm statistics are re-estimated for averaged weights, from batches of one more epoch; every process does
-        so by itself, with the same images.
+        Batch-norm statistics are re-estimated from batches of one more epoch for averaged weights, and after SAM, whose
+        micro-batches are small. Every process does so by itself, with the same images.
         """
-        if self.average is None or not self.average.n_averaged:
+        averages = self.average is not None and bool(self.average.n_averaged)
+        if not averages and not self.stage.sam_rho:
             return self.network
-        averaged = cast(DRHN, self.average.module)
-        batches = islice(self.batches(self.config.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
+        network = cast(DRHN, self.average.module) if self.average and averages else deepcopy(self.network)
+        batches = islice(self.batches(self.stage.epochs, World()), -(-_BATCH_NORM_IMAGES // self.batch_size))
         with self._autocast():
-            update_bn((images for images, _ in batches), averaged)
-        return averaged
+            update_bn((images for images, _ in batches), network)
+        return network
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -240,7 +247,7 @@ class Trainer:
         main_run, saved = world.broadcast((self._run, saved))
         if main_run != self._run:
             differing = ", ".join(key for key in self._run if self._run[key] != main_run[key])
-            hint = "give every process the same pictures and options, --precision among them"
+            hint = "give every process the same pictures and options, stage.dtype among them"
             raise ConfigError(f"process {world.rank} trains something else than the first: {differing}", hint=hint)
         n_present = world.all_reduce_sum(bool(path and path.exists()), self.device)
         if n_present and not saved:
@@ -250,6 +257,8 @@ class Trainer:
             self._load_state(saved)
 
     def _load_state(self, saved: dict[str, Any]) -> None:
+        if saved["stage"] != self.stage_number:
+            self._begin_stage(saved["stage"], None)
         for name, module in self._modules.items():
             module.load_state_dict(saved[name])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
@@ -264,6 +273,7 @@ class Trainer:
             return
         state = {
             "run": self._run,
+            "stage": self.stage_number,
             **{name: module.state_dict() for name, module in self._modules.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": [asdict(report) for report in self.history],
@@ -272,36 +282,46 @@ class Trainer:
         }
         save_checkpoint(self.checkpoint_path, state)
 
-    def _describe_run(self, start: Model | None, features: NDArray[np.float16] | None) -> dict[str, Any]:
+    def _describe_run(self) -> dict[str, Any]:
         """Return the settings and digests of the data that must be equal in the run that continues this one."""
         images = sha256(np.ascontiguousarray(self.images.pixels).data)
         images.update(self.images.labels.data)
-        run = {
-            "network": self.network.config.to_dict(),
-            "training": self.config.to_dict(),
+        run: dict[str, Any] = {
+            "network": self.recipe.network.to_dict(),
+            "training": self.recipe.settings(),
             "preprocessing": self.preprocessing.to_dict(),
             "images": images.hexdigest(),
             "processes": self.world.size,  # each augments its images with random numbers of its own
         }
-        if start:
-            run["start"] = start.fingerprint
-        if features is not None:
-            run["teacher"] = sha256(features.data).hexdigest()
+        if self.recipe.start:
+            run["start"] = self.recipe.start.fingerprint
+        if self._features:
+            features = b"".join(each.cpu().numpy().tobytes() for each in self._features.values())
+            run["teacher"] = sha256(features).hexdigest()
         return run
 
+    @property
+    def _is_mixed(self) -> bool:
+        return self.stage.dtype == "bfloat16"
+
     def _autocast(self) -> torch.autocast:
-        is_mixed = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_mixed)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_mixed)
 
 
-def load_pretrained(network: DRHN, start: Model, class_names: tuple[str, ...]) -> None:
-    """Copy the arrays of other weights into a network as far as they fit.
+@torch.no_grad()
+def load_pretrained(network: DRHN, start: Model | None, class_names: tuple[str, ...], block_scale: float) -> None:
+    """Copy the arrays of other weights, if there are any, into a network as far as they fit.
 
     A shorter hash layer takes the first units of a longer one, as a shorter code is a prefix of a longer one, and the
-    last layer takes their weights. A longer hash layer, and a last layer of other classes or more units, stay random.
+    last layer takes their weights. A longer hash layer, and a last layer of other classes or more units, stay random;
+    so do blocks that the weights lack, whose batch-norm scale becomes ``block_scale``: 0 makes them the identity.
     """
-    state = network.state_dict()
-    bits = network.config.bits
+    state, bits = network.state_dict(), network.config.bits
+    for name, scale in state.items():
+        if name.startswith("groups") and name.endswith("norm.weight"):
+            scale *= block_scale
+    if start is None:
+        return
     for name, array in start.arrays.items():
         if start.config.bits > bits:
             if name.startswith("hash"):
@@ -310,8 +330,7 @@ def load_pretrained(network: DRHN, start: Model, class_names: tuple[str, ...]) -
                 array = array[:, :bits] * (start.config.bits / bits)  # as DRHN.scores scales shorter codes
         is_other = name.startswith("classify") and start.class_names != class_names
         if not is_other and state[name].shape == array.shape:
-            state[name] = torch.from_numpy(array.astype(np.float32))
-    network.load_state_dict(state)
+            state[name].copy_(torch.from_numpy(array.astype(np.float32)))
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

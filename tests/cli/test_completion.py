@@ -58,7 +58,7 @@ def complete(environment, shell, typed, action="get-args"):
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_commands_and_options_are_completed_and_nothing_heavy_is_loaded(environment, shell):
-    for typed, word in (("drhn ha", "hash"), ("drhn query --max", "--max-distance"), ("drhn train --pre", "--preset")):
+    for typed, word in (("drhn ha", "hash"), ("drhn query --max", "--max-distance"), ("drhn train --rec", "--recipe")):
         answer, loaded = complete(environment, shell, typed)
         assert word in answer
         assert loaded == set()

@@ -82,15 +82,15 @@ def load_slowly(*arguments, load_image=load.load_image, **settings):
     time.sleep(0.03)
     return load_image(*arguments, **settings)
 
-def save_and_die(self, save=hash._Update._save):
-    save(self)
+def write_and_die(*arguments, write=hash.write_code_file):
+    write(*arguments)
     if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
         while not os.path.exists("codes-00001-of-00002.bin"):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 hash.SAVE_EVERY_SECONDS = 0.1
-hash._Update._save = save_and_die
+hash.write_code_file = write_and_die
 load.load_image = load_slowly
 sys.exit(run(sys.argv[1:]))
 """

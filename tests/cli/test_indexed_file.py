@@ -68,7 +68,7 @@ def test_the_next_write_drops_the_index(drhn, indexed):
     assert drhn("merge", indexed, "-o", "plain.bin", "-q").status == 0
     plain = Path("plain.bin").read_bytes()
     assert INDEXED.startswith(plain[: -layout.TRAILER_SIZE])
-    assert layout.Tail.unpack(plain).version == layout.FORMAT_VERSION
+    assert layout.TAIL.unpack(plain[-layout.TAIL.size :])[1] == layout.FORMAT_VERSION
     with CodeFile.open("plain.bin") as file, CodeFile.open(indexed) as before:
         assert file.codes.tolist() == before.codes.tolist()
         assert list(file) == list(before)

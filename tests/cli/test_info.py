@@ -44,7 +44,7 @@ def test_a_weights_file_as_json(drhn, weights_path):
 
 def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
     path = tmp_path / "w.npz"
-    measured = {"on": "test", "lengths": {"16": {"accuracy": None, "mean_average_precision": 0.123456789}}}
+    measured = {"on": "test", "lengths": {"16": {"accuracy": None, "mAP": 0.123456789}}}
     save_model(path, random_model(measured=measured))
     told = dict(line.split(": ", 1) for line in drhn("info", path).lines)
     assert told["measured"] == "on test, lengths 16 accuracy -, mAP 0.123457"
@@ -52,13 +52,14 @@ def test_what_is_measured_is_told_and_what_is_not_is_a_dash(drhn, tmp_path):
 
 def test_what_would_be_a_long_line_is_indented_below_its_name(drhn, tmp_path):
     path = tmp_path / "w.npz"
-    earlier = {"name": "photos", "training": {"epochs": 15, "command": ["drhn", "train", *["--option"] * 30]}}
-    save_model(path, random_model(training={"epochs": 5, "from": earlier}))
+    stages = [{"epochs": 15}, {"epochs": 5}]
+    runs = [{"recipe": {"stage": stages}, "data": "here", "command": ["drhn", "train", *["--option"] * 30]}]
+    save_model(path, random_model(training=runs))
     lines = drhn("info", path).lines
     place = lines.index("training:")
     command = "drhn train" + 30 * " --option"
-    expected = ["epochs: 5", "from:", "  name: photos", "  training:", "    epochs: 15", f"    command: {command}"]
-    assert lines[place + 1 : place + 7] == [f"  {line}" for line in expected]
+    expected = ["1:", "  recipe: stage epochs 15 epochs 5", "  data: here", f"  command: {command}"]
+    assert lines[place + 1 : place + 5] == [f"  {line}" for line in expected]
 
 
 def test_verify_says_so(drhn, codes):

@@ -7,8 +7,8 @@ from drhn_cli.training import train as train_job
 from tests.drawing import write_class_folders
 
 SETTINGS = (
-    *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--nested", "12", "--epochs", "2"),
-    *("--batch-size", "8", "--device", "cpu", "--precision", "float32", "--workers", "1"),
+    *("--recipe", "tiny", "--set", "network.input_size=16", "--bits", "16", "--set", "network.nested=[12]"),
+    *("--epochs", "2", "--batch-size", "8", "--device", "cpu", "--set", "stage.dtype=float32", "--workers", "1"),
 )
 
 
@@ -38,7 +38,9 @@ def test_a_run_tells_its_epochs_on_stderr_and_its_figures_on_stdout(train):
     rows = [json.loads(line) for line in result.lines]
     assert [(row["bits"], row["n_queries"], row["weights"]) for row in rows] == [(12, 8, "w.npz"), (16, 8, "w.npz")]
     assert [row["tta"] for row in rows] == [False, False]
-    assert [json.loads(line)["tta"] for line in train("labelled", "--json", "--tta").lines] == [True, True]
+    assert [
+        json.loads(line)["tta"] for line in train("labelled", "--json", "--set", "preprocessing.views=2").lines
+    ] == [True, True]
 
 
 @pytest.mark.usefixtures("labelled")
@@ -68,8 +70,14 @@ def test_nothing_to_measure_on_is_no_table(train):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--widths", "8,x"], "--widths is not a list of numbers"),
-        (["--widths", "8,8"], "widths is out of range"),
+        (
+            ["--set", "network.widths=8,x"],
+            "widths is out of range (expected 6 channel counts of 1 or more, found '8,x')",
+        ),
+        (["--set", "network.widths=[8, 8]"], "widths is out of range"),
+        (["--set", "stage.lrr=0.1"], "unknown setting 'lrr' in Stage; did you mean 'lr'?"),
+        (["--set", "stage.lr"], "not a setting and its value (expected such as stage.lr=0.1, found stage.lr)"),
+        (["--set", "stage.2.lr=1"], "unknown setting (expected seed, "),
         (["--epochs", "0"], "epochs is out of range"),
         (["--device", "abacus"], "device"),
         (["--threshold", "2"], "threshold is out of range"),
@@ -85,9 +93,10 @@ def test_a_wrong_setting_is_one_clear_line(drhn, arguments, message):
 
 
 def test_similarity_of_shorter_codes_is_refused_where_there_are_none(drhn):
-    result = drhn("train", "labelled", "-o", "w.npz", "--similarity", "1")  # before it is seen that no data is there
+    # Before it is seen that no data is there.
+    result = drhn("train", "labelled", "-o", "w.npz", "--set", "stage.prefix_similarity=1")
     assert (result.status, result.out) == (2, b"")
-    assert "similarity teaches shorter codes, and there are none; name them: --nested 12,24" in result.err
+    assert "prefix_similarity trains shorter codes, and there are none; name them: --set network.nested=" in result.err
 
 
 @pytest.mark.usefixtures("labelled")

@@ -10,8 +10,9 @@ from tests.drawing import write_class_folders
 
 EPOCHS = 40
 SETTINGS = (
-    *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--epochs", str(EPOCHS), "--batch-size", "8"),
-    *("--validation", "0.25", "--device", "cpu", "--precision", "float32", "--workers", "1"),
+    *("--recipe", "tiny", "--set", "network.input_size=16", "--bits", "16"),
+    *("--epochs", str(EPOCHS), "--batch-size", "8"),
+    *("--validation", "0.25", "--device", "cpu", "--set", "stage.dtype=float32", "--workers", "1"),
 )
 
 

@@ -13,8 +13,9 @@ from tests.conftest import CHECKOUT
 from tests.drawing import write_class_folders
 
 SETTINGS = (
-    *("--preset", "tiny", "--input-size", "16", "--bits", "16", "--epochs", "20", "--batch-size", "15"),
-    *("--device", "cpu", "--precision", "float32", "--workers", "1"),
+    *("--recipe", "tiny", "--set", "network.input_size=16", "--bits", "16"),
+    *("--epochs", "20", "--batch-size", "15"),
+    *("--device", "cpu", "--set", "stage.dtype=float32", "--workers", "1"),
 )
 TOGETHER = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--nproc-per-node", "2")
 

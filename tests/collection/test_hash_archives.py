@@ -229,7 +229,7 @@ def test_excludes_and_hidden_names_hold_in_archives(update):
 @pytest.mark.usefixtures("photos")
 def test_an_archive_is_in_one_part_and_read_for_no_other(weights_path, monkeypatch, limit):
     monkeypatch.setattr(encoders, "NUMPY_LIMIT", limit)
-    monkeypatch.setattr(hash_module, "NUMPY_LIMIT", limit)
+    monkeypatch.setattr(gather_module, "NUMPY_LIMIT", limit)
     sources = ["photos", *write_shards(8, 3)]
 
     def hash_part(number, count=3):

@@ -7,7 +7,8 @@ from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import Sources, Stored, plan_update
 from drhn_cli.files import FileStamp
-from drhn_cli.images.source import Archive, ImageFile
+from drhn_cli.images.find import FindResult
+from drhn_cli.images.source import ImageFile
 from tests.networks import random_model
 
 
@@ -22,9 +23,11 @@ def stored(*numbers, root=b"/r", **settings):
     return Stored(root=root, codes=codes, entries=entries, model=random_model(), n_bits=8, **settings)
 
 
-def sources(*files, roots=(b"/r",), **settings):
-    fields = {"archives": set(), "folder": b"/r", "failures": [], "missing": set(), "complete": True, "shard": None}
-    return Sources(files=list(files), n_images=len(files), roots=set(roots), **{**fields, **settings})
+def sources(*files, roots=(b"/r",), missing=(), **settings):
+    search = FindResult(roots=set(roots), missing=list(missing))
+    return Sources(
+        files=list(files), search=search, n_images=len(files), **{"folder": b"/r", "shard": None, **settings}
+    )
 
 
 def found(name, number, **settings):
@@ -93,7 +96,7 @@ def test_shards_that_hold_nothing_yet_keep_their_root():
 
 
 def test_a_member_of_an_archive_is_known_by_its_place_not_by_the_inode_of_the_archive():
-    archive = Archive(b"/r/a.tar", stamp(50))
+    archive = ImageFile(path=b"/r/a.tar", stamp=stamp(50))
     entries = Entries.from_stamps([b"/r/a.tar/x", b"/r/a.tar/y"], [stamp(1, 7 << 32 | 1), stamp(2, 8 << 32 | 1)])
     there = Stored(root=b"/r", codes=np.zeros((2, 1), np.uint8), entries=entries, model=random_model(), n_bits=8)
     copied = ImageFile(path=b"/r/a.tar/x", stamp=stamp(1, 7 << 32 | 2), archive=archive)

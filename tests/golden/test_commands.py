@@ -123,10 +123,12 @@ COMMANDS = {
         hash pictures -o codes.bin --weights tiny.npz --tta
         query --tops 1 new.png codes.bin
         train gone -o gone.npz
-        train data -o w.npz --preset huge
+        train data -o w.npz --recipe huge
         train data -o w.npz --bits 0
-        train data -o w.npz --teaching 1
-        train data -o w.npz --similarity 1
+        train data -o w.npz --set stage.distill_weight=1
+        train data -o w.npz --set stage.prefix_similarity=1
+        train data -o w.npz --conv-rate 0.1
+        train data -o w.npz --set stage.conv_rate=0.1
     """,
 }
 

@@ -42,7 +42,7 @@ COMMANDS = """
     merge codes.bin -o merged.bin
     eval data --weights tiny.npz
     weights
-    train data/train -o w.npz --preset tiny --epochs 1
+    train data/train -o w.npz --recipe tiny --epochs 1
 """
 """Run in this order."""
 

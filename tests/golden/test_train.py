@@ -12,22 +12,26 @@ from tests.drawing import KINDS, write_class_folders
 
 # Low rates, and few steps: other processors then change no weight by more than 0.004, but other random draws by 0.06 or
 # more. With SAM these are 0.14 and 0.4.
-SHAPE = "--preset tiny --widths 4,4,6,6,8,8 --input-size 16 --bits 16"
-RUN = "--epochs 2 --batch-size 16 --conv-rate 0.01 --rate 0.02 --device cpu --workers 1 --json"
-NESTED = "--nested 8 --similarity 1"
-TEACHER = "--teacher teacher.npz --teaching 0.5"
+SHAPE = "--recipe tiny --set network.widths=[4,4,6,6,8,8] --set network.input_size=16 --bits 16"
+RUN = "--epochs 2 --batch-size 16 --set stage.muon_lr=0.01 --set stage.lr=0.02 --device cpu --workers 1 --json"
+NESTED = "--set network.nested=[8] --set stage.prefix_similarity=1"
+TEACHER = "--set stage.distill_from=teacher.npz --set stage.distill_weight=0.5"
+SAM, SWA = "--set stage.sam_rho=0.05", "--set stage.swa=0.4"
+FLOAT32 = "--set stage.dtype=float32"
 TRAININGS = {
-    "plain": f"labelled {SHAPE} --precision float32",
-    "bfloat16": f"labelled {SHAPE} --precision bfloat16 --validation 0.25",
-    "paper": "labelled --preset paper --blocks 1 --widths 4,4,6,6,8,8 --bits 16 --input-size 16 --precision float32",
-    "nested": f"labelled {SHAPE} {NESTED} --precision float32 --validation 0.25",
-    "sharpness": f"labelled {SHAPE} --sharpness 0.05 --precision float32",
-    "average": f"labelled {SHAPE} --average 0.4 --precision float32 --validation 0.25",
-    "teacher": f"labelled {SHAPE} {TEACHER} --precision float32",
-    "augmented": f"split {SHAPE} --crop 0.6 --colour 0.3 --no-flip --fit pad --tta --precision float32 --seed 3",
-    "everything": f"labelled {SHAPE} {NESTED} {TEACHER} --sharpness 0.05 --average 0.4 --crop 0.6 --precision float32",
-    "bfloat16_everything": f"labelled {SHAPE} {NESTED} {TEACHER} --sharpness 0.05 --average 0.4 --precision bfloat16",
-    "from": "labelled --from tiny.npz --bits 24 --precision float32 --validation 0.25",
+    "plain": f"labelled {SHAPE} {FLOAT32}",
+    "bfloat16": f"labelled {SHAPE} --set stage.dtype=bfloat16 --validation 0.25",
+    "paper": f"labelled {SHAPE} --set network.downsample_at=[3,5] --set network.downsample=stride {FLOAT32} "
+    "--set network.hash_norm=false",
+    "nested": f"labelled {SHAPE} {NESTED} {FLOAT32} --validation 0.25",
+    "sharpness": f"labelled {SHAPE} {SAM} {FLOAT32}",
+    "average": f"labelled {SHAPE} {SWA} {FLOAT32} --validation 0.25",
+    "teacher": f"labelled {SHAPE} {TEACHER} {FLOAT32}",
+    "augmented": f"split {SHAPE} --set stage.random_resized_crop=0.6 --set stage.color_jitter=0.3 "
+    f"--set stage.flip=false --set preprocessing.fit=pad --set preprocessing.views=2 {FLOAT32} --seed 3",
+    "everything": f"labelled {SHAPE} {NESTED} {TEACHER} {SAM} {SWA} --set stage.random_resized_crop=0.6 {FLOAT32}",
+    "bfloat16_everything": f"labelled {SHAPE} {NESTED} {TEACHER} {SAM} {SWA} --set stage.dtype=bfloat16",
+    "from": f"labelled --from tiny.npz --bits 24 {FLOAT32} --validation 0.25",
 }
 
 _OF_ROUNDED_WEIGHTS = re.compile(r'(?<="n_codes": )\d+|(?<="fingerprint": ")[0-9a-f]{64}')

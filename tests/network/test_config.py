@@ -5,8 +5,8 @@ import pytest
 
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network.config import PRESETS, NetworkConfig
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.network.config import NetworkConfig
+from drhn_cli.training.recipe import Stage, load_recipe
 
 NAN = float("nan")
 
@@ -16,7 +16,7 @@ NAN = float("nan")
     [
         Preprocessing(size=64, fit="pad", mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.3)),
         NetworkConfig(n_classes=3, nested=(8, 16), downsample="stride", widths=(1, 2, 3, 4, 5, 6)),
-        TrainConfig(epochs=3, precision="bfloat16", flip=False),
+        Stage(epochs=3, dtype="bfloat16", flip=False),
     ],
 )
 def test_settings_survive_json(settings):
@@ -30,13 +30,8 @@ def test_settings_are_frozen_and_keyword_only():
         NetworkConfig(10)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid(name):
-    assert NetworkConfig(n_classes=10, **PRESETS[name]).bits == 48
-
-
-def test_the_paper_preset_is_the_paper():
-    paper = NetworkConfig(n_classes=10, **PRESETS["paper"])
+def test_the_paper_recipe_is_the_paper():
+    paper = load_recipe("paper").network
     assert (paper.blocks, paper.bits, paper.threshold) == (15, 48, 0.5)
     assert paper.widths == (16, 16, 32, 32, 64, 64)
     assert not paper.hash_norm
@@ -66,24 +61,24 @@ def test_code_lengths_end_with_the_whole_code():
         (NetworkConfig, "input_size", (33, 0, 4, 32.0)),
         (NetworkConfig, "stem_stride", (0, 3)),
         (NetworkConfig, "nested", ((48,), (0,), (16, 8), (8, 8), (7.5,))),
-        (TrainConfig, "epochs", (0, 1.5)),
-        (TrainConfig, "batch_size", (1, 2.5)),
-        (TrainConfig, "seed", (-1, 2**32, 0.5)),
-        (TrainConfig, "conv_rate", (0, -1, NAN)),
-        (TrainConfig, "rate", (0, -1, NAN)),
-        (TrainConfig, "momentum", (-0.1, 1, NAN)),
-        (TrainConfig, "warm_up", (-0.1, 1)),
-        (TrainConfig, "average", (-0.1, 1)),
-        (TrainConfig, "sharpness", (-0.1, 1, NAN)),
-        (TrainConfig, "label_smoothing", (-0.1, 1)),
-        (TrainConfig, "weight_decay", (-0.1, NAN)),
-        (TrainConfig, "quantisation", (-0.1,)),
-        (TrainConfig, "similarity", (-0.1,)),
-        (TrainConfig, "translate", (-1, 1.5)),
-        (TrainConfig, "cutout", (-1, 1.5)),
-        (TrainConfig, "crop", (0.0, 1.1, -1.0, NAN)),
-        (TrainConfig, "colour", (-0.1, 1.0, NAN)),
-        (TrainConfig, "precision", ("float16", None)),
+        (Stage, "epochs", (0, 1.5)),
+        (Stage, "batch_size", (1, 2.5)),
+        (Stage, "seed", (-1, 2**32, 0.5)),
+        (Stage, "muon_lr", (0, -1, NAN)),
+        (Stage, "lr", (0, -1, NAN)),
+        (Stage, "momentum", (-0.1, 1, NAN)),
+        (Stage, "warmup", (-0.1, 1)),
+        (Stage, "swa", (-0.1, 1)),
+        (Stage, "sam_rho", (-0.1, 1, NAN)),
+        (Stage, "label_smoothing", (-0.1, 1)),
+        (Stage, "weight_decay", (-0.1, NAN)),
+        (Stage, "quantization", (-0.1,)),
+        (Stage, "prefix_similarity", (-0.1,)),
+        (Stage, "translate", (-1, 1.5)),
+        (Stage, "cutout", (-1, 1.5)),
+        (Stage, "random_resized_crop", (0.0, 1.1, -1.0, NAN)),
+        (Stage, "color_jitter", (-0.1, 1.0, NAN)),
+        (Stage, "dtype", ("float16", None)),
     ],
 )
 def test_a_value_out_of_its_range_is_refused_by_name(kind, setting, values):
@@ -118,4 +113,4 @@ def test_one_view_is_not_named_as_fingerprints_were_made_without_it():
 def test_settings_that_came_later_are_their_defaults_where_a_file_lacks_them():
     older = {name: value for name, value in Preprocessing(views=2).to_dict().items() if name != "shrink_gap"}
     assert Preprocessing.from_dict(older) == Preprocessing(views=2, shrink_gap=4)
-    assert TrainConfig.from_dict({"epochs": 3}) == TrainConfig(epochs=3)
+    assert Stage.from_dict({"epochs": 3}) == Stage(epochs=3)

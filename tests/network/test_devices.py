@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drhn_cli.errors import ConfigError
-from drhn_cli.network.devices import choose_device, choose_precision
+from drhn_cli.network.devices import choose_device, choose_dtype
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_cuda_trains_in_bfloat16_where_it_is_not_emulated(monkeypatch, supported
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda *, including_emulation: supported or including_emulation
     )
-    assert choose_precision(torch.device("cuda")) == ("bfloat16" if supported else "float32")
+    assert choose_dtype(torch.device("cuda")) == ("bfloat16" if supported else "float32")
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_cuda_trains_in_bfloat16_where_it_is_not_emulated(monkeypatch, supported
 )
 def test_a_cpu_trains_in_bfloat16_where_it_multiplies_it(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch, "cpu", SimpleNamespace(get_capabilities=lambda: capabilities))
-    assert choose_precision(torch.device("cpu")) == precision
+    assert choose_dtype(torch.device("cpu")) == precision
 
 
 def test_a_cpu_that_does_not_tell_and_a_mac_train_in_float32(monkeypatch):
     monkeypatch.setattr(torch, "cpu", SimpleNamespace())
-    assert choose_precision(torch.device("cpu")) == "float32"
-    assert choose_precision(torch.device("mps")) == "float32"
+    assert choose_dtype(torch.device("cpu")) == "float32"
+    assert choose_dtype(torch.device("mps")) == "float32"

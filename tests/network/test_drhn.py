@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from drhn_cli.network.config import PRESETS, Layer, NetworkConfig
+from drhn_cli.network.config import Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN
+from drhn_cli.training.recipe import load_recipe
 from tests.networks import tiny_config
 
-PAPER = NetworkConfig(n_classes=10, **PRESETS["paper"])
+PAPER = replace(load_recipe("paper").network, n_classes=10)
 FAST = NetworkConfig(n_classes=10)
 SHAPES = [
     PAPER,
@@ -152,11 +155,7 @@ def test_the_shortcut_has_no_parameters():
 @pytest.mark.parametrize("n", range(1, 16))
 def test_every_depth_of_the_paper_learns_in_every_convolution(n):
     torch.manual_seed(n)
-    network = DRHN(
-        NetworkConfig(
-            **{**PRESETS["paper"], "n_classes": 3, "blocks": n, "widths": (2, 2, 3, 3, 4, 4), "input_size": 8}
-        )
-    )
+    network = DRHN(replace(PAPER, n_classes=3, blocks=n, widths=(2, 2, 3, 3, 4, 4), input_size=8))
     scores = network.scores(network(torch.randn(4, 3, 8, 8)))
     nn.functional.cross_entropy(scores, torch.tensor([0, 1, 2, 0])).backward()
     gradients = [conv.weight.grad for conv in convolutions(network)]

@@ -52,7 +52,7 @@ def test_activations_are_those_of_the_network_whatever_the_batch(model, pixels):
 def test_bfloat16_gives_nearly_the_same_activations(model, pixels):
     network = build_network(model, CPU)
     exact = encode_views(torch_backend(network, model.preprocessing), pixels)
-    rough = encode_views(torch_backend(network, model.preprocessing, "bfloat16"), pixels)
+    rough = encode_views(torch_backend(network, model.preprocessing, bfloat16=True), pixels)
     assert rough.dtype == np.float32
     assert 0 < np.abs(exact - rough).mean() < 0.05
 

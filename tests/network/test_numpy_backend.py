@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network.config import PRESETS, Layer, NetworkConfig
+from drhn_cli.network.config import Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN, load_torch
 from drhn_cli.network.encoder import encode_views
 from drhn_cli.network.model import Model, load_model
@@ -14,6 +14,7 @@ from drhn_cli.network.numpy_backend import load_numpy
 from drhn_cli.network.weights_file import halve_filters
 from tests.benchmarks.same_codes import Comparison
 from tests.drawing import KINDS, draw_picture
+from tests.networks import TINY
 
 
 class Bottleneck(NetworkConfig):
@@ -68,11 +69,11 @@ def random_model(seed: int = 0, kind: type[NetworkConfig] = NetworkConfig, **set
 @pytest.mark.parametrize(
     "settings",
     [
-        PRESETS["tiny"],
-        {**PRESETS["paper"], "blocks": 2, "widths": (4, 4, 8, 8, 16, 16)},
-        {**PRESETS["tiny"], "downsample": "stride", "stem_stride": 2, "input_size": 64},
-        {**PRESETS["tiny"], "downsample_at": (2, 6), "blocks": 3, "input_size": 16},
-        {**PRESETS["tiny"], "hash_norm": False, "threshold": 0.4},
+        TINY,
+        {"downsample_at": (3, 5), "downsample": "stride", "hash_norm": False, "widths": (4, 4, 8, 8, 16, 16)},
+        {**TINY, "downsample": "stride", "stem_stride": 2, "input_size": 64},
+        {**TINY, "downsample_at": (2, 6), "blocks": 3, "input_size": 16},
+        {**TINY, "hash_norm": False, "threshold": 0.4},
         {"kind": Bottleneck, "widths": (6,) * 6, "input_size": 16},
     ],
 )
@@ -86,7 +87,7 @@ def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None
 
 
 def test_activations_of_two_views_are_their_mean_in_numpy_and_torch() -> None:
-    weights = random_model(**PRESETS["tiny"])
+    weights = random_model(**TINY)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     backend = load_numpy(weights)
     plain, mirrored = (encode_views(backend, images, 4) for images in (pixels, pixels[:, :, ::-1]))
@@ -111,7 +112,7 @@ def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
 
 
 def test_bits_that_differ_are_counted_and_told_from_those_at_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    comparison = Comparison(random_model(**PRESETS["tiny"]))
+    comparison = Comparison(random_model(**TINY))
     first, second = ([[0.4, 0.6, 0.49995, 0.9]], [[0.6, 0.7, 0.50005, 0.9]])
     fakes = [lambda _, a=a: np.array(a, np.float32) for a in (first, second)]
     monkeypatch.setattr(comparison, "_backends", fakes)

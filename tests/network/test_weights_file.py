@@ -22,7 +22,7 @@ def weights():
     return random_model(
         tiny_config(widths=(2, 2, 3, 3, 4, 4), bits=12, nested=(4,), threshold=0.4),
         preprocessing=Preprocessing(size=16, fit="pad", mean=(0.1, 0.2, 0.3)),
-        training={"seed": 3, "command": ["drhn", "train", "ünï"]},
+        training=[{"recipe": {"seed": 3, "stage": [{}]}, "command": ["drhn", "train", "ünï"]}],
         measured={"on": "test", "lengths": {"12": {"accuracy": 0.5}}},
     )
 
@@ -106,7 +106,7 @@ def test_a_fingerprint_tells_all_that_decides_a_code(weights):
         replace(weights, arrays={**weights.arrays, name: weights.arrays[name].astype(np.float16)}),
     ]
     assert len({weights.fingerprint, *(other.fingerprint for other in others)}) == 5
-    assert replace(weights, name="other", measured={}, training={}).fingerprint == weights.fingerprint
+    assert replace(weights, name="other", measured={}, training=[]).fingerprint == weights.fingerprint
 
 
 def test_a_file_is_replaced_whole(path, weights):
@@ -297,9 +297,29 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
         load_model(tmp_path / "pipe")
 
 
+def test_the_runs_and_names_of_format_1_are_read_by_their_current_names(path):
+    first = {"epochs": 9, "conv_rate": 0.1, "seed": 3, "average": 0.5, "data": "a", "hours": 1.5}
+    last = {"epochs": 2, "quantisation": 0.2, "seed": 4, "validation": 0.1, "teacher": "t.npz", "command": ["drhn"]}
+    origin = {"name": "first", "fingerprint": "f" * 64}
+    measured = {"on": "test", "lengths": {"12": {"k": 10, "precision_at_k": 0.5, "mean_average_precision": 0.4}}}
+    rewrite(path, format=1, training={**last, "from": {**origin, "training": first}}, measured=measured)
+    model = load_model(path)
+    assert model.training == [
+        {"recipe": {"seed": 3, "stage": [{"epochs": 9, "muon_lr": 0.1, "swa": 0.5}]}, "data": "a", "hours": 1.5},
+        {
+            "recipe": {
+                **{"seed": 4, "validation": 0.1, "from": origin},
+                "stage": [{"epochs": 2, "quantization": 0.2, "distill_from": "t.npz"}],
+            },
+            "command": ["drhn"],
+        },
+    ]
+    assert model.measured["lengths"] == {"12": {"precision@10": 0.5, "mAP": 0.4}}
+
+
 def test_weights_of_a_newer_version_are_refused(path):
-    rewrite(path, format=2, network={"another": "shape"})
-    with pytest.raises(WeightsError, match=r"newer drhn .*format 1 or older, found format 2\); update drhn"):
+    rewrite(path, format=3, network={"another": "shape"})
+    with pytest.raises(WeightsError, match=r"newer drhn .*format 2 or older, found format 3\); update drhn"):
         load_model(path)
 
 
@@ -324,7 +344,12 @@ def test_a_manifest_without_a_key_is_refused(path, key):
         {"class_names": 5},
         {"class_names": ["a", "b", "c"]},
         {"class_names": [1, 2, 3, 4]},
-        {"training": []},
+        {"training": {}},
+        {"training": [5]},
+        {"training": [{"recipe": {"stage": []}}]},
+        {"format": 1, "training": 5},
+        {"format": 1, "training": {"from": 5}},
+        {"format": 1, "training": {"from": {"training": [1]}}},
         {"measured": "well"},
         {"arrays_sha256": "0" * 64},
     ],

@@ -18,7 +18,7 @@ from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training.augment import alternating_flip, translate
 from drhn_cli.training.optimizers import lr_schedule
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 from tests.networks import random_model, tiny_config
 
 few = settings(max_examples=40, deadline=None)
@@ -146,7 +146,7 @@ def test_any_json_in_the_manifest_is_read_or_refused(tmp_path, written, data):
 @few
 @given(st.dictionaries(st.sampled_from([*NetworkConfig.__dataclass_fields__, "other"]), json_values, max_size=4))
 def test_any_settings_are_valid_or_a_config_error(values):
-    for kind in (NetworkConfig, TrainConfig):
+    for kind in (NetworkConfig, Stage):
         try:
             config = kind.from_dict(values)
         except ConfigError:
@@ -189,7 +189,7 @@ def test_an_image_is_mirrored_in_one_of_two_epochs(seed, epoch, index):
 @few
 @given(st.integers(1, 500), st.floats(0, 0.999))
 def test_the_rate_rises_once_and_falls_once(n_steps, warm_up):
-    rates = [lr_schedule(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
+    rates = [lr_schedule(step, n_steps, Stage(warmup=warm_up)) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])

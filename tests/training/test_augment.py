@@ -12,7 +12,7 @@ from drhn_cli.training.augment import (
     random_resized_crop,
     translate,
 )
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 
 
 def seeded(seed=0):
@@ -114,7 +114,7 @@ def test_nothing_asked_for_is_nothing_done():
     assert cutout(images, 0, seeded()) is images
     assert random_resized_crop(images, 1.0, seeded()) is images
     assert color_jitter(images, 0.0, seeded()) is images
-    config = TrainConfig(translate=0, cutout=0, flip=False)
+    config = Stage(translate=0, cutout=0, flip=False)
     assert torch.equal(augment(images, torch.arange(2), 0, config, seeded()), images)
 
 
@@ -137,7 +137,11 @@ def test_a_flip_depends_on_the_image_and_not_on_its_place_in_the_batch():
 
 
 def test_augmentation_repeats_for_a_seed():
-    images, indices, config = torch.randn(8, 3, 16, 16), torch.arange(8), TrainConfig(crop=0.3, colour=0.4)
+    images, indices, config = (
+        torch.randn(8, 3, 16, 16),
+        torch.arange(8),
+        Stage(random_resized_crop=0.3, color_jitter=0.4),
+    )
     once, again, other = (augment(images, indices, 0, config, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)

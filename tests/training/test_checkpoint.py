@@ -52,7 +52,7 @@ def test_no_checkpoint_is_a_run_that_begins(tmp_path):
         ),
         # What was chosen comes before the data, and that before what follows from it.
         ({**RUN, "training": {"seed": 1}, "images": "def"}, "a run with other settings .expected seed 1, found seed 0"),
-        ({**RUN, "training": {"seed": 0, "batch_size": 9}, "images": "def"}, "a run with other pictures; repeat"),
+        ({**RUN, "training": {"seed": 0, "stage.batch_size": 9}, "images": "def"}, "a run with other pictures; repeat"),
         ({**RUN, "network": {"bits": 16, "n_classes": 3}}, "a run with another network .expected n_classes 3, found n"),
         ({**RUN, "fit": "crop"}, "a run with another fit; repeat"),
         ({"network": RUN["network"]}, "a run with other settings"),
@@ -93,11 +93,11 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(path, checkpoint):
 @pytest.mark.parametrize(
     "content",
     [
-        {"format": 2},
+        {"format": 3},
         {"epoch": 3},
         {"format": "new"},
-        {"format": 2, "run": 5, **dict.fromkeys(["network", "optimizers", "history"], 0)},
-        {"format": 2, "run": 5, **dict.fromkeys(["network", "optimizers", "history", "seconds", "cpu_seconds"], 0)},
+        {"format": 3, "run": 5, **dict.fromkeys(["network", "optimizers", "history"], 0)},
+        {"format": 3, "run": 5, **dict.fromkeys(["network", "optimizers", "history", "seconds", "cpu_seconds"], 0)},
         [1, 2],
         torch.zeros(3),
     ],
@@ -114,14 +114,14 @@ def test_a_checkpoint_with_a_pickle_inside_is_refused_and_not_run(tmp_path, chec
         def __reduce__(self):
             return warnings.warn, ("sprung",)
 
-    torch.save({"format": 2, **checkpoint, "run": {"trap": Trap()}}, tmp_path / "c")
+    torch.save({"format": 3, **checkpoint, "run": {"trap": Trap()}}, tmp_path / "c")
     with pytest.raises(CheckpointError, match="damaged or foreign"):
         load_checkpoint(tmp_path / "c", RUN)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
-    torch.save({"format": 3, "anything": 1}, tmp_path / "c")
-    with pytest.raises(CheckpointError, match=r"a newer drhn wrote this checkpoint \(found format 3\); update drhn"):
+    torch.save({"format": 4, "anything": 1}, tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"a newer drhn wrote this checkpoint \(found format 4\); update drhn"):
         load_checkpoint(tmp_path / "c", RUN)
 
 

@@ -5,7 +5,7 @@ from torch.nn import functional
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
 from drhn_cli.training.losses import prefix_similarity_loss, quantization_loss, total_loss
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 from tests.networks import tiny_config
 
 
@@ -36,7 +36,7 @@ def test_loss_of_one_code_length_is_the_softmax_plus_quantisation():
     network = DRHN(tiny_config())
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
     expected = smoothed_entropy(network.classify(activations), labels, 0.1) + 0.7 * quantization_loss(activations, 0.5)
-    loss, scores = total_loss(network, activations, labels, TrainConfig(label_smoothing=0.1, quantisation=0.7))
+    loss, scores = total_loss(network, activations, labels, Stage(label_smoothing=0.1, quantization=0.7))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
 
@@ -52,7 +52,7 @@ def test_nested_loss_is_the_mean_over_lengths_and_over_runs_of_the_shortest():
 
     lengths = (entropy_of(0, 6) + entropy_of(0, 8) + entropy_of(0, 16)) / 3
     runs = (entropy_of(6, 12) + entropy_of(10, 16)) / 2  # the last run ends where the code ends
-    loss, scores = total_loss(network, activations, labels, TrainConfig(label_smoothing=0.2, quantisation=0))
+    loss, scores = total_loss(network, activations, labels, Stage(label_smoothing=0.2, quantization=0))
     assert loss.item() == pytest.approx(((lengths + runs) / 2).item(), abs=1e-5)
     assert torch.equal(scores, network.scores(activations))
 
@@ -78,7 +78,7 @@ def test_nested_loss_has_as_much_of_the_similarity_as_asked_for():
     torch.manual_seed(0)
     network = DRHN(tiny_config(nested=(6, 8)))
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
-    with_it, without = (total_loss(network, activations, labels, TrainConfig(similarity=s))[0] for s in (3.0, 0.0))
+    with_it, without = (total_loss(network, activations, labels, Stage(prefix_similarity=s))[0] for s in (3.0, 0.0))
     assert (with_it - without).item() == pytest.approx(3 * prefix_similarity_loss(activations, (6, 8)).item(), abs=1e-5)
 
 
@@ -101,7 +101,9 @@ def test_distillation_counts_as_much_as_told_in_the_loss():
     network, head = DRHN(tiny_config(nested=(6,))), DistillationHead(16, 3)
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
     features = functional.normalize(torch.randn(6, 3), dim=1).half()
-    without, _ = total_loss(network, activations, labels, TrainConfig())
-    taught, _ = total_loss(network, activations, labels, TrainConfig(teaching=0.7), head=head, features=features)
+    without, _ = total_loss(network, activations, labels, Stage())
+    taught, _ = total_loss(
+        network, activations, labels, Stage(distill_weight=0.7, distill_from="t.npz"), head=head, features=features
+    )
     term = distillation_loss(head, activations, features.float(), (6, 16))
     assert taught.item() == pytest.approx((without + 0.7 * term).item(), abs=1e-5)

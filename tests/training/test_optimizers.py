@@ -16,7 +16,7 @@ from drhn_cli.training.optimizers import (
     sam_gradients,
     set_learning_rates,
 )
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 from tests.networks import drawn, tiny_config
 from tests.training.test_trainer import assert_same_arrays, interrupted_run, run
 
@@ -88,7 +88,7 @@ def test_muon_leaves_filters_without_a_gradient_and_refuses_closures():
 
 def test_every_parameter_has_one_optimizer_and_only_matrices_decay():
     network = DRHN(tiny_config())
-    config = TrainConfig(conv_rate=0.3, rate=0.5, weight_decay=0.001)
+    config = Stage(muon_lr=0.3, lr=0.5, weight_decay=0.001)
     muon, rest = make_optimizers(network, config)
     by_muon = {id(p) for p in muon.param_groups[0]["params"]}
     assert by_muon == {id(p) for name, p in network.named_parameters() if name.startswith("groups") and "conv" in name}
@@ -103,13 +103,13 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay():
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = [lr_schedule(step, 100, TrainConfig(warm_up=0.1)) for step in range(100)]
+    rates = [lr_schedule(step, 100, Stage(warmup=0.1)) for step in range(100)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert rates[10:] == pytest.approx([(100 - step) / 90 for step in range(10, 100)])
 
 
 def test_the_rate_stays_at_its_peak_where_weights_are_averaged():
-    rates = [lr_schedule(step, 100, TrainConfig(warm_up=0.1, average=0.5)) for step in range(100)]
+    rates = [lr_schedule(step, 100, Stage(warmup=0.1, swa=0.5)) for step in range(100)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert rates[10:] == [1] * 90
 
@@ -118,13 +118,13 @@ def test_the_rate_stays_at_its_peak_where_weights_are_averaged():
     ("average", "n_steps", "n_averaged"), [(0.4, 12, 4), (0.5, 12, 6), (0.75, 600, 450), (0.001, 12, 1), (0.5, 1, 1)]
 )
 def test_the_last_share_of_the_steps_is_averaged_and_at_least_the_last(average, n_steps, n_averaged):
-    averaged = [in_swa(step, n_steps, TrainConfig(average=average)) for step in range(n_steps)]
+    averaged = [in_swa(step, n_steps, Stage(swa=average)) for step in range(n_steps)]
     assert averaged == [False] * (n_steps - n_averaged) + [True] * n_averaged
 
 
 @pytest.mark.parametrize(("n_steps", "warm_up"), [(1, 0.0), (1, 0.9), (2, 0.1), (7, 0.99), (1000, 0.0)])
 def test_the_rate_is_always_a_share(n_steps, warm_up):
-    rates = [lr_schedule(step, n_steps, TrainConfig(warm_up=warm_up)) for step in range(n_steps)]
+    rates = [lr_schedule(step, n_steps, Stage(warmup=warm_up)) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
     assert max(rates) > 0.5
 
@@ -189,7 +189,7 @@ def test_each_part_of_a_batch_goes_uphill_by_itself(n_images, sizes):
         loss.backward()
         return loss.detach(), scores.detach()
 
-    loss, scores = sam_gradients(network, 0.5, n_images, descend)
+    loss, scores = sam_gradients(network, Stage(sam_rho=0.5), n_images, descend)
     gradient = network.weight.grad.clone()
     assert torch.equal(network.weight, before["weight"])
     assert torch.allclose(scores, network(images))
@@ -218,7 +218,7 @@ def test_gradients_of_a_step_are_those_uphill(monkeypatch):
         return taken(network, *rest, **settings)
 
     monkeypatch.setattr(trainer, "total_loss", loss)
-    trained = run(images, sharpness=0.1, epochs=1).arrays
+    trained = run(images, sam_rho=0.1, epochs=1).arrays
     flat, uphill = places[::2], places[1::2]
     assert len(flat) == len(uphill) == 3
     for one, other in zip(flat, uphill, strict=True):
@@ -227,7 +227,7 @@ def test_gradients_of_a_step_are_those_uphill(monkeypatch):
 
 
 def test_such_a_run_resumes_and_knows_what_it_has_not_seen(tmp_path):
-    images, unseen, settings = drawn(24), drawn(15, seed=5), {"sharpness": 0.02, "average": 0.5, "epochs": 8}
+    images, unseen, settings = drawn(24), drawn(15, seed=5), {"sam_rho": 0.02, "swa": 0.5, "epochs": 8}
     path = tmp_path / "checkpoint"
     whole = run(images, validation=unseen, **settings)
     assert whole.history[-1].validation_accuracy > 0.85  # chance is 0.25

@@ -18,6 +18,7 @@ from drhn_cli.network.drhn import build_network
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job
+from drhn_cli.training.recipe import load_recipe
 from drhn_cli.training.train import (
     TrainOptions,
     channel_statistics,
@@ -26,9 +27,11 @@ from drhn_cli.training.train import (
 )
 from tests.drawing import KINDS, write_class_folders
 from tests.hearing import Hearing
+from tests.networks import random_model
 
-NETWORK = {"input_size": 16, "bits": 16, "nested": (8,)}
-TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0, "precision": "float32"}
+NETWORK = {"input_size": 16, "bits": 16, "nested": [8]}
+TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0, "dtype": "float32"}
+TABLES = {"network": NETWORK, "stage": TRAINING, "preprocessing": {}}
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +43,23 @@ def data(tmp_path_factory):
     return root
 
 
-def options_of(data, folder, **changes):
+def options_of(data, folder, *, recipe="tiny", start=None, validation=0, **others):
+    tables = {name: others.pop(name, usual) for name, usual in TABLES.items()}
+    changes = [(f"{table}.{name}", value) for table, values in tables.items() for name, value in values.items()]
+    changes += [("validation", validation), *([("from", start)] if start else [])]
     options = TrainOptions(
         data=str(data),
         weights_path=folder / "w.npz",
-        preset="tiny",
-        network=NETWORK,
-        training=TRAINING,
+        recipe=load_recipe(recipe, changes),
         device="cpu",
         workers=1,
         command=("drhn", "train"),
     )
-    return replace(options, **changes)
+    return replace(options, **others)
+
+
+def stage_of(model):
+    return model.training[-1]["recipe"]["stage"][-1]
 
 
 def train(data, folder, progress=SILENT, **changes):
@@ -67,13 +75,15 @@ def test_a_run_leaves_weights_and_a_history_and_no_checkpoint(data, tmp_path):
     assert found.class_names == tuple(sorted(KINDS))
     assert (found.name, found.config.bits, found.config.n_classes, found.config.blocks) == ("w", 16, 4, 1)
     assert found.preprocessing.size == 16
-    assert found.training.items() >= {"seed": 0, "epochs": 3, "data": str(data), "n_images": 32}.items()
-    assert found.training["command"] == ["drhn", "train"]
-    assert "cpu" in found.training["hardware"]
+    (run,) = found.training
+    assert run.items() >= {"data": str(data), "n_images": 32, "command": ["drhn", "train"]}.items()
+    assert "cpu" in run["hardware"]
+    assert run["recipe"].items() >= {"name": "tiny", "seed": 0, "validation": 0}.items()
+    assert stage_of(found).items() >= {"seed": 0, "epochs": 3, "batch_size": 8, "lr": 0.2, "dtype": "float32"}.items()
     assert told.notes[0] == "32 pictures to train on, 0 to validate on, 16 to test with; 4 classes"
     assert told.failures == []
     history = [json.loads(line) for line in (tmp_path / "w.history.jsonl").read_text().splitlines()]
-    names = ["epoch", "loss", "training_accuracy", "validation_accuracy", "mAP", "seconds"]
+    names = ["stage", "epoch", "loss", "training_accuracy", "validation_accuracy", "mAP", "seconds"]
     assert all(list(report) == names for report in history)
     assert told.notes[1:] == [
         "epoch {epoch}: loss {loss:.4f}, training accuracy {training_accuracy:.4f}, {seconds:.0f} s".format(**report)
@@ -161,8 +171,8 @@ def test_a_stopped_run_goes_on_only_if_asked(data, tmp_path):
 def test_a_stopped_run_does_not_go_on_with_other_settings_or_pictures_or_damage(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, stop_after(1))
-    with pytest.raises(CheckpointError, match=r"other settings .expected seed 1, found seed 0.;"):
-        train(data, tmp_path, resume=True, training={**TRAINING, "seed": 1})
+    with pytest.raises(CheckpointError, match=r"other settings .expected stage.seed 1, found stage.seed 0.;"):
+        train(data, tmp_path, resume=True, stage={**TRAINING, "seed": 1})
     with pytest.raises(CheckpointError, match="another network"):
         train(data, tmp_path, resume=True, network={**NETWORK, "bits": 12})
     with pytest.raises(CheckpointError, match=r"another network|other pictures; repeat"):
@@ -210,23 +220,27 @@ def test_a_run_stopped_after_the_last_checkpoint_still_gets_its_whole_history(da
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"preset": "huge"}, ConfigError, r"unknown preset .expected paper or fast or tiny, found huge"),
-        ({"teacher": Path("t.npz")}, ConfigError, r"a teacher and the weight of its term go together; give --teacher"),
-        ({"training": {"teaching": 1.0}}, ConfigError, r"a teacher and the weight of its term go together"),
-        ({"teacher": Path("t.npz"), "training": {"teaching": 1.0}}, SourceError, r"t.npz: no such file"),
-        ({"start": "photos"}, ConfigError, r"the network is that of the weights to start from; leave out --preset or"),
-        ({"preset": None, "start": "none.npz"}, WeightsError, r"none.npz: no such weights"),
+        ({"recipe": "huge"}, ConfigError, r"huge: no such recipe .expected a TOML file, or a bundled .*, paper, "),
+        (
+            {"stage": {"distill_from": "t.npz"}},
+            ConfigError,
+            r"distill_from needs a weight; give it: --set stage",
+        ),
+        ({"stage": {"distill_weight": 1.0}}, ConfigError, r"distill_weight needs features; name them: --set stage."),
+        ({"stage": {"distill_from": "t.npz", "distill_weight": 1.0}}, SourceError, r"t.npz: no such file"),
+        ({"start": "photos"}, ConfigError, r"widths is that of the weights to start from .*; leave it out, or leave o"),
+        ({"recipe": None, "start": "none.npz"}, WeightsError, r"none.npz: no such weights"),
         ({"weights_path": Path("w.pt")}, WeightsError, r"weights are an .npz file; write to w.npz"),
         ({"weights_path": Path("")}, WeightsError, r"weights are an .npz file; name a file"),
         ({"weights_path": Path("none/w.npz")}, WeightsError, r"none: the folder cannot be written to; make it"),
         ({"weights_path": Path("folder.npz")}, WeightsError, r"a folder is in the place of the weights"),
         ({"network": {"bits": 0}}, ConfigError, r"bits is out of range"),
-        ({"training": {"epochs": 0}}, ConfigError, r"epochs is out of range"),
+        ({"stage": {"epochs": 0}}, ConfigError, r"epochs is out of range"),
         ({"device": "abacus"}, ConfigError, r"unknown device"),
         ({"validation": 1.5}, ConfigError, r"validation is out of range"),
         ({"preprocessing": {"fit": "stretch"}}, ConfigError, r"fit is out of range"),
-        ({"training": {"cutout": 16}}, ConfigError, r"cutout leaves nothing .expected below 16 pixels"),
-        ({"teacher": Path("other.npz"), "training": {"teaching": 1.0}}, SourceError, r"other.npz: holds no features"),
+        ({"stage": {"cutout": 16}}, ConfigError, r"cutout is out of range .expected below 16 pixels"),
+        ({"stage": {"distill_from": "other.npz", "distill_weight": 1.0}}, SourceError, r"r.npz: holds no features"),
         ({"weights_path": Path("other.npz")}, DrhnError, r"other.npz: another file is in the place of the weights"),
         (
             {"weights_path": Path("mine.npz")},
@@ -265,11 +279,11 @@ def test_a_history_that_cannot_be_written_keeps_the_checkpoint(data, tmp_path):
 
 
 def test_precision_is_that_of_the_device_unless_told(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_job, "choose_precision", lambda _: "bfloat16")
-    usual = {name: value for name, value in TRAINING.items() if name != "precision"}
-    assert train(data, tmp_path, training=usual)[0].training["precision"] == "bfloat16"
-    told = {**TRAINING, "precision": "float32"}
-    assert train(data, tmp_path, training=told)[0].training["precision"] == "float32"
+    monkeypatch.setattr(train_job, "choose_dtype", lambda _: "bfloat16")
+    usual = {name: value for name, value in TRAINING.items() if name != "dtype"}
+    assert stage_of(train(data, tmp_path, stage=usual)[0])["dtype"] == "bfloat16"
+    told = {**TRAINING, "dtype": "float32"}
+    assert stage_of(train(data, tmp_path, stage=told)[0])["dtype"] == "float32"
 
 
 def test_pictures_that_are_not_square_are_fitted_as_told(tmp_path):
@@ -327,14 +341,14 @@ def test_a_picture_that_vanishes_while_training_brings_none_from_training_into_v
 def started(data, tmp_path_factory):
     """Weights to start from."""
     folder = tmp_path_factory.mktemp("started")
-    settings = {"training": {**TRAINING, "colour": 0.1, "seed": 7}, "preprocessing": {"fit": "pad", "views": 2}}
+    settings = {"stage": {**TRAINING, "color_jitter": 0.1, "seed": 7}, "preprocessing": {"fit": "pad", "views": 2}}
     return folder / "w.npz", train(data, folder, **settings)[0]
 
 
 def go_on(data, folder, path, **changes):
-    standing_still = {"epochs": 1, "batch_size": 8, "conv_rate": 1e-9, "rate": 1e-9, "precision": "float32"}
+    standing_still = {"epochs": 1, "batch_size": 8, "muon_lr": 1e-9, "lr": 1e-9, "dtype": "float32"}
     return train(
-        data, folder, **{"preset": None, "network": {}, "training": standing_still, "start": str(path), **changes}
+        data, folder, **{"recipe": None, "network": {}, "stage": standing_still, "start": str(path), **changes}
     )
 
 
@@ -347,10 +361,12 @@ def test_training_starts_from_the_network_and_settings_of_other_weights(data, tm
     for name in learnt:
         # Optimisers bring filters back to their norm.
         np.testing.assert_allclose(weights.arrays[name], start.arrays[name], rtol=2e-2, atol=1e-3, err_msg=name)
-    assert weights.training.items() >= {"translate": 1, "cutout": 0, "colour": 0.1, "seed": 0, "epochs": 1}.items()
-    usual = go_on(data, tmp_path, path, training={"epochs": 1})[0].training
-    assert (usual["conv_rate"], usual["rate"]) == (0.03, 0.05)
-    assert weights.training["from"] == {"name": "w", "fingerprint": start.fingerprint, "training": start.training}
+    assert stage_of(weights).items() >= {"translate": 1, "cutout": 0, "color_jitter": 0.1, "seed": 0}.items()
+    usual = stage_of(go_on(data, tmp_path, path, stage={"epochs": 1})[0])
+    assert (usual["muon_lr"], usual["lr"]) == (0.03, 0.05)
+    first, last = weights.training
+    assert first == start.training[0]
+    assert last["recipe"]["from"] == {"name": "w", "fingerprint": start.fingerprint}
 
 
 def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started):
@@ -375,18 +391,23 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
 
 def test_the_similarity_of_shorter_codes_is_taken_over_only_where_there_are_some(data, tmp_path, started):
     path = tmp_path / "similar.npz"
-    save_model(path, replace(started[1], training={**started[1].training, "similarity": 2.0}))
-    assert go_on(data, tmp_path, path)[0].training["similarity"] == 2.0
+    stage = {**stage_of(started[1]), "prefix_similarity": 2.0}
+    save_model(path, replace(started[1], training=[{"recipe": {"stage": [stage]}}]))
+    assert stage_of(go_on(data, tmp_path, path)[0])["prefix_similarity"] == 2.0
     shortest, _ = go_on(data, tmp_path, path, network={"bits": 8})
-    assert shortest.training["similarity"] == 0
-    with pytest.raises(ConfigError, match="similarity teaches shorter codes, and there are none"):
-        go_on(data, tmp_path, path, network={"bits": 8}, training={"epochs": 1, "similarity": 1.0})
+    assert stage_of(shortest)["prefix_similarity"] == 0
+    with pytest.raises(ConfigError, match="prefix_similarity trains shorter codes, and there are none"):
+        go_on(data, tmp_path, path, network={"bits": 8}, stage={"epochs": 1, "prefix_similarity": 1.0})
 
 
 def test_a_network_of_another_shape_cannot_start_from_weights(data, tmp_path, started):
-    message = r"blocks is that of the weights to start from \(expected 1, found 2\); leave it out, or leave out --from"
+    message = r"stem_stride is that of the weights to start from \(expected 1, found 2\); leave it out, or leave out --"
     with pytest.raises(ConfigError, match=message):
-        go_on(data, tmp_path, started[0], network={"blocks": 2})
+        go_on(data, tmp_path, started[0], network={"stem_stride": 2})
+    two = replace(started[1], config=replace(started[1].config, blocks=2))
+    save_model(tmp_path / "two.npz", random_model(two.config))
+    with pytest.raises(ConfigError, match=r"blocks is out of range \(expected 2 or more, rising to .* 1, found \[1\]"):
+        go_on(data, tmp_path, tmp_path / "two.npz", network={"blocks": 1})
 
 
 def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path, started):
@@ -397,7 +418,7 @@ def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path
     save_model(other, replace(started[1], arrays=arrays))
     with pytest.raises(CheckpointError, match="other weights to start from;"):
         go_on(data, tmp_path, other, resume=True)
-    assert go_on(data, tmp_path, started[0], resume=True)[0].training["from"]["fingerprint"] == started[1].fingerprint
+    assert go_on(data, tmp_path, started[0], resume=True)[0].training[-1]["recipe"]["from"]["name"] == "w"
 
 
 @pytest.fixture
@@ -412,25 +433,28 @@ def teacher(data, tmp_path):
 
 
 def test_a_teacher_changes_what_is_learnt_and_is_noted(data, tmp_path, teacher):
-    taught = {"teacher": teacher, "training": {**TRAINING, "teaching": 0.5}}
+    taught = {"stage": {**TRAINING, "distill_from": str(teacher), "distill_weight": 0.5}}
     weights, _ = train(data, tmp_path, **taught)
-    assert weights.training.items() >= {"teacher": str(teacher), "teaching": 0.5}.items()
+    assert stage_of(weights).items() >= {"distill_from": str(teacher), "distill_weight": 0.5}.items()
     (tmp_path / "part").mkdir()
     part, _ = train(data, tmp_path / "part", validation=0.25, **taught)
-    alone, _ = train(data, tmp_path, training={**TRAINING, "teaching": 0.0})
+    alone, _ = train(data, tmp_path, stage={**TRAINING, "distill_weight": 0.0})
     assert len({one.arrays_sha256 for one in (weights, part, alone)}) == 3
-    assert "teacher" not in alone.training
+    assert stage_of(alone)["distill_from"] is None
 
 
 def test_a_run_goes_on_only_with_its_teacher(data, tmp_path, teacher):
-    taught = {"teacher": teacher, "training": {**TRAINING, "teaching": 0.5}}
+    settings = {**TRAINING, "distill_from": str(teacher), "distill_weight": 0.5}
+    taught = {"stage": settings}
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, stop_after(1), **taught)
     with np.load(teacher) as arrays:
         other = {"paths": arrays["paths"], "features": arrays["features"][::-1]}
-    np.savez(tmp_path / "other.npz", **other)
+    seen = teacher.read_bytes()
+    np.savez(teacher, **other)
     with pytest.raises(CheckpointError, match="another teacher"):
-        train(data, tmp_path, resume=True, **{**taught, "teacher": tmp_path / "other.npz"})
+        train(data, tmp_path, resume=True, **taught)
+    teacher.write_bytes(seen)
     resumed, _ = train(data, tmp_path, resume=True, **taught)
     (tmp_path / "whole").mkdir()
     assert train(data, tmp_path / "whole", **taught)[0].arrays_sha256 == resumed.arrays_sha256
@@ -438,9 +462,11 @@ def test_a_run_goes_on_only_with_its_teacher(data, tmp_path, teacher):
 
 def test_few_pictures_are_taken_fewer_at_a_time_unless_told(data, tmp_path):
     usual = {name: value for name, value in TRAINING.items() if name != "batch_size"}
-    assert train(data, tmp_path, training=usual)[0].training["batch_size"] == 3  # ten steps of 32 pictures
-    assert train(data, tmp_path, training={**usual, "batch_size": 16})[0].training["batch_size"] == 16
-    assert [train_job._batch_size(n, 500) for n in (2, 600, 4999, 5000, 50_000)] == [2, 60, 499, 500, 500]
+    assert stage_of(train(data, tmp_path, stage=usual)[0])["batch_size"] == 3  # ten steps of 32 pictures
+    assert stage_of(train(data, tmp_path, stage={**usual, "batch_size": 16})[0])["batch_size"] == 16
+    recipe = load_recipe("fast")
+    filled = [recipe.for_pictures(n, 2, recipe.preprocessing, "float32") for n in (2, 600, 4999, 5000, 50_000)]
+    assert [one.stages[0].batch_size for one in filled] == [2, 60, 499, 500, 500]
 
 
 def test_denormal_numbers_are_zero_while_training_and_not_after(data, tmp_path):

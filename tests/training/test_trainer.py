@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
+from drhn_cli.evaluation import evaluate
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 from drhn_cli.network.encoder import encode_views
 from drhn_cli.training import trainer as trainer_module
 from drhn_cli.training.distributed import World
-from drhn_cli.training.recipe import TrainConfig
+from drhn_cli.training.recipe import Stage
 from drhn_cli.training.trainer import EpochReport, Trainer, epoch_generator
 from tests.hearing import Hearing
-from tests.networks import drawn, random_model, tiny_config
+from tests.networks import drawn, random_model, recipe_of, tiny_config
 
 EPOCHS = 4
 NETWORK = tiny_config(nested=(8,))
@@ -28,12 +29,11 @@ def images():
 def make_trainer(images, *, network=NETWORK, **others):
     names = ("validation", "checkpoint_path", "progress", "world")
     arguments = {name: others.pop(name) for name in names if name in others}
-    config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **others})
+    seed = others.pop("seed", 0)
+    stage = Stage(**{"epochs": EPOCHS, "batch_size": 16, "translate": 1, "cutout": 2, **others})
     return Trainer(
         images,
-        network_config=network,
-        config=config,
-        preprocessing=Preprocessing(size=16),
+        recipe_of(network, stage, seed=seed, n_images=len(images.labels)),
         device=torch.device("cpu"),
         **arguments,
     )
@@ -46,7 +46,7 @@ def run(images, *, on_start=lambda _: None, on_epoch=lambda _: None, **settings)
     for _ in trainer.epochs():
         on_epoch(tuple(trainer.history))
     return SimpleNamespace(
-        arrays=trainer.arrays(),
+        arrays=trainer.model().arrays,
         history=trainer.history,
         seconds=trainer.seconds,
         cpu_seconds=trainer.cpu_seconds,
@@ -158,9 +158,9 @@ def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
         seen.append({name: value.detach().numpy().copy() for name, value in trainer.network.named_parameters()})
         rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    trainer = make_trainer(images, average=0.4, progress=Hearing(advance={"training": look}), conv_rate=0.25)
+    trainer = make_trainer(images, swa=0.4, progress=Hearing(advance={"training": look}), muon_lr=0.25)
     assert len(list(trainer.epochs())) == EPOCHS
-    arrays = trainer.arrays()
+    arrays = trainer.model().arrays
     assert len(seen) == len(rates) == 12
     assert rates[-1] == rates[1] == 0.25
     last = seen[8:]  # 0.6 of 12 is 7.2
@@ -172,31 +172,31 @@ def test_the_mean_of_the_last_weights_is_what_an_averaged_run_comes_to(images):
 def test_validation_is_of_the_averaged_weights_as_soon_as_there_are_some(images, monkeypatch):
     measured = []
 
-    def spy(network, *rest):
+    def spy(network, *rest, **settings):
         measured.append({name: value.detach().numpy().copy() for name, value in network.state_dict().items()})
-        return torch_backend(network, *rest)
+        return torch_backend(network, *rest, **settings)
 
     monkeypatch.setattr(trainer_module, "torch_backend", spy)
-    trainer = make_trainer(images, average=0.5, validation=drawn(2, seed=5))
+    trainer = make_trainer(images, swa=0.5, validation=drawn(2, seed=5))
     current = [trainer.network.hash.weight.detach().numpy().copy() for _ in trainer.epochs()]
     is_current = [np.array_equal(one["hash.weight"], own) for one, own in zip(measured, current, strict=True)]
     assert is_current == [True, True, False, False]  # the mean begins in the third epoch of four
-    arrays = trainer.arrays()
+    arrays = trainer.model().arrays
     for name in ("hash.weight", "stem_norm.running_mean", "groups.1.0.norm.running_var"):
         np.testing.assert_array_equal(measured[-1][name], arrays[name])
-    assert_same_arrays(arrays, run(images, average=0.5).arrays)
+    assert_same_arrays(arrays, run(images, swa=0.5).arrays)
 
 
 def test_an_averaged_run_resumes_too(images, tmp_path):
     path = tmp_path / "checkpoint"
-    whole = run(images, average=0.6)
-    interrupted_run(images, path, done=3, average=0.6)
-    assert_same_arrays(run(images, average=0.6, checkpoint_path=path).arrays, whole.arrays)
+    whole = run(images, swa=0.6)
+    interrupted_run(images, path, done=3, swa=0.6)
+    assert_same_arrays(run(images, swa=0.6, checkpoint_path=path).arrays, whole.arrays)
 
 
 def test_an_averaged_network_knows_what_it_has_not_seen():
     images, unseen = drawn(24), drawn(15, seed=5)
-    trained = run(images, epochs=8, average=0.5)
+    trained = run(images, epochs=8, swa=0.5)
     network = build_network(replace(random_model(NETWORK), arrays=trained.arrays), torch.device("cpu"))
     activations = encode_views(torch_backend(network, Preprocessing(size=16)), unseen.pixels)
     assert (predict_classes(network, activations, 16) == unseen.labels).mean() > 0.85  # chance is 0.25
@@ -234,13 +234,13 @@ def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkey
         sizes.append(len(pixels))
         return encode_views(backend, pixels)
 
-    monkeypatch.setattr(trainer_module, "encode_views", spy)
+    monkeypatch.setattr(evaluate, "encode_views", spy)
     run(images, validation=drawn(3, seed=5), epochs=1)
     assert sizes == [12, 10]
 
 
 def test_bfloat16_trains_on_the_cpu(images, whole_run):
-    trained = run(images, precision="bfloat16", validation=drawn(3, seed=5), epochs=6)
+    trained = run(images, dtype="bfloat16", validation=drawn(3, seed=5), epochs=6)
     assert all(np.isfinite(array).all() for array in trained.arrays.values())
     assert trained.history[-1].loss < trained.history[0].loss
     assert not np.array_equal(trained.arrays["hash.weight"], whole_run.arrays["hash.weight"])
@@ -255,8 +255,8 @@ def test_every_array_is_trained(images, network):
 
 def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_checkpoint(images, tmp_path):
     path = tmp_path / "checkpoint"
-    with pytest.raises(DrhnError, match=r"no longer a number in epoch 1; lower --rate and --conv-rate"):
-        run(images, checkpoint_path=path, rate=1e38)
+    with pytest.raises(DrhnError, match=r"no longer a number in epoch 1; lower stage.lr and stage.muon_lr"):
+        run(images, checkpoint_path=path, lr=1e38)
     assert not path.exists()
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_trained_is_refused(images):
         run(one)
     with pytest.raises(ConfigError, match=r"translate is out of range .expected below 16 pixels, found 16"):
         run(images, translate=16)
-    with pytest.raises(ConfigError, match=r"cutout leaves nothing .expected below 16 pixels, found 16"):
+    with pytest.raises(ConfigError, match=r"cutout is out of range .expected below 16 pixels, found 16"):
         run(images, cutout=16)
 
 
