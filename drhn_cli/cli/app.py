@@ -42,22 +42,7 @@ _COMMANDS = {
 }
 """The module and the function of each command, in the order of the help page."""
 
-_RENAMED_OPTIONS = {
-    **{"--paths": "--files-from", "--rank": "--order", "--preset": "--recipe"},
-    **{"--conv-rate": "--set stage.muon_lr=X", "--rate": "--set stage.lr=X", "--average": "--set stage.swa=X"},
-    **{"--sharpness": "--set stage.sam_rho=X", "--label-smoothing": "--set stage.label_smoothing=X"},
-    **{"--quantisation": "--set stage.quantization=X", "--similarity": "--set stage.prefix_similarity=X"},
-    **{"--teacher": "--set stage.distill_from=FILE.npz", "--teaching": "--set stage.distill_weight=X"},
-    **{"--translate": "--set stage.translate=N", "--cutout": "--set stage.cutout=N", "--flip": "--set stage.flip=true"},
-    **{"--crop": "--set stage.random_resized_crop=X", "--colour": "--set stage.color_jitter=X"},
-    **{"--no-flip": "--set stage.flip=false", "--precision": "--set stage.dtype=float32 or bfloat16"},
-    **{"--widths": "--set network.widths=[N,...]", "--downsample-at": "--set network.downsample_at=[N,...]"},
-    **{"--downsample": "--set network.downsample=stride or max", "--input-size": "--set network.input_size=N"},
-    **{"--stem-stride": "--set network.stem_stride=N", "--nested": "--set network.nested=[N,...]"},
-    **{"--hash-norm": "--set network.hash_norm=true", "--no-hash-norm": "--set network.hash_norm=false"},
-    **{"--fit": "--set preprocessing.fit=crop, squash or pad", "--tta": "--set preprocessing.views=2"},
-    **{"--no-tta": "--set preprocessing.views=1"},
-}
+_RENAMED_OPTIONS = {"--paths": "--files-from", "--rank": "--order", "--preset": "--recipe"}
 
 # Older typers use the click package, newer ones have a copy of it inside: this finds the right class in both.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -190,8 +175,13 @@ def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
     for name in (name for name in arguments if name.startswith("-") and os.path.lexists(name)):
         report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
     unknown = getattr(error, "option_name", "")
+    options = {option for parameter in error.ctx.command.params for option in parameter.opts} if unknown else set()
     today = _RENAMED_OPTIONS.get(unknown)
-    if today and any(today.split()[0] in parameter.opts for parameter in error.ctx.command.params):
+    if "--set" in options and not today:
+        from drhn_cli.training.recipe import setting_of
+
+        today = setting_of(unknown)
+    if today and today.split()[0] in options:
         report(f"{unknown} is now {today}")
 
 

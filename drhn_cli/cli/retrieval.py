@@ -82,7 +82,7 @@ def query(
     query_options = options.collect(QueryOptions, {**locals(), "asymmetric": order == "asymmetric"})
     several = n_sources > 1 or files_from is not None
     write = _writer(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
-    with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
+    with open_gallery(codes_path, under or (), exclude or ()) as gallery:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
         if sheet is None:
             given = answer_queries(gallery, queries, query_options)
