@@ -18,11 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drhn_cli.clickhouse import push as load
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import PASSWORD, PASSWORD_FILE, Connection, TableAddress, is_table
 from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.schema import Schema, pack_rows, pack_string
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
@@ -358,11 +357,11 @@ def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkey
             return Rows(stop - start)
 
     connection = SimpleNamespace(
-        address="chdb:./x",
+        address=TableAddress(folder="x"),
         insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
         query=lambda _: list(enumerate(sent)),
     )
-    assert load.send_missing(File(), SimpleNamespace(connection=connection, rows="rows"), 7, SILENT) == n_items
+    assert load.send_missing(File(), Schema(connection), 7, SILENT) == n_items
     assert sent == slices
 
 
