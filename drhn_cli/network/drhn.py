@@ -34,16 +34,21 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 class DRHN(nn.Module):
-    """Input -> (Conv -> ReLU -> BN) -> six residual groups -> average pooling -> hash layer -> class scores."""
+    """Trunk -> average pooling -> hash layer -> class scores.
+
+    The paper's trunk is (Conv -> ReLU -> BN) -> six residual groups; ``NetworkConfig.layers`` lists that of a network.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self._trunk: list[tuple[Layer, nn.Module, nn.Module]] = []
         for layer in config.layers():
-            sizes = layer.in_channels, layer.out_channels, layer.kernel
-            conv = nn.Conv2d(*sizes, layer.stride, padding=layer.kernel // 2, groups=layer.groups, bias=False)
-            norm = nn.BatchNorm2d(layer.out_channels)
+            sizes = layer.in_channels, layer.out_channels, layer.kernel, layer.stride
+            before, after = layer.padding
+            padding = before if before == after else 0  # else ``features`` pads
+            conv = nn.Conv2d(*sizes, padding=padding, groups=layer.groups, bias=False)
+            norm = nn.BatchNorm2d(layer.out_channels, eps=layer.epsilon)
             _add_module(self, layer.conv, conv)
             _add_module(self, layer.norm, norm)
             self._trunk.append((layer, conv, norm))
@@ -56,7 +61,8 @@ class DRHN(nn.Module):
         block_input = x
         for layer, conv, norm in self._trunk:
             block_input = x if layer.opens_block else block_input
-            x = conv(x)
+            before, after = layer.padding
+            x = conv(x if before == after else functional.pad(x, (before, after, before, after)))
             if layer.max_pool:
                 x = functional.max_pool2d(x, 2)
             activate = _ACTIVATIONS[layer.activation]
@@ -67,18 +73,28 @@ class DRHN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
-        x = self.features(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
-        x = x.float().mean(dim=(2, 3))  # (n, widths[-1]): the average pooling layer
+        x = self.pooled_features(x)
         with torch.autocast(x.device.type, enabled=False):  # full precision, as this decides the codes
             return torch.sigmoid(self.hash_norm(self.hash(x)))
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Return the input of the hash layer: (n, 3, input_size, input_size) -> (n, n_features) float32."""
+        x = self.features(x).float().mean(dim=(2, 3))  # (n, n_features): the average pooling layer
+        return functional.normalize(x) if self.config.unit_features else x
 
     def scores(self, activations: Tensor, n_bits: int | None = None, *, first: int = 0) -> Tensor:
         """Return the class logits from ``n_bits`` bits, from ``first`` on: (n, bits) -> (n, n_classes).
 
         Weights are scaled by bits / n_bits, so that logits have the same range at every code length. Otherwise the
         first bits alone would have to reach the logits of a low loss, and the others would have nothing to learn.
+        With ``classify_bits`` the gradients are those of activations (the straight-through estimator, Bengio et al.
+        2013, https://arxiv.org/abs/1308.3432).
         """
         n_bits = n_bits or self.config.bits
+        if self.config.classify_bits:
+            bits = torch.where(activations > self.config.threshold, 1.0, -1.0)
+            signs = 2 * activations - 1
+            activations = bits + (signs - signs.detach())
         return linear_of_bits(self.classify, activations[:, first : first + n_bits], first=first)
 
 
@@ -117,25 +133,31 @@ def build_network(model: Model, device: torch.device) -> DRHN:
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def load_torch(model: Model, device: torch.device) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32."""
-    return torch_backend(build_network(model, device), model.preprocessing)
+def load_torch(
+    model: Model, device: torch.device, *, features: bool = False
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32.
+
+    With ``features`` the function returns the (n, n_features) pooled features, the input of the hash layer.
+    """
+    return torch_backend(build_network(model, device), model.preprocessing, features=features)
 
 
 def torch_backend(
-    network: DRHN, preprocessing: Preprocessing, *, bfloat16: bool = False
+    network: DRHN, preprocessing: Preprocessing, *, bfloat16: bool = False, features: bool = False
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return the function of ``load_torch`` for a network in evaluation mode; bfloat16 activations are approximate."""
     device = next(network.parameters()).device
+    compute = network.pooled_features if features else network
 
     @torch.inference_mode()
-    def activations(views: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(views: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(views).to(device).permute(0, 3, 1, 2)  # (n, 3, s, s)
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
         with _without_tf32(device), autocast:
-            return cast("NDArray[np.float32]", network(normalize(pixels, preprocessing)).cpu().numpy())
+            return cast("NDArray[np.float32]", compute(normalize(pixels, preprocessing)).cpu().numpy())
 
-    return activations
+    return encode
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def bit_probabilities(activations: NDArray[np.float32], config: NetworkConfig, n
 
 
 def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 500) -> NDArray[np.float32]:
-    """Return the mean activations of each picture's views: (n, views * s, s, 3) -> (n, bits).
+    """Return the mean activations, or pooled features, of each picture's views: (n, views * s, s, 3) -> (n, bits).
 
     ``batch_size`` is the number of views that the backend gets at a time.
     """
@@ -85,7 +86,7 @@ class Encoder:
         if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
             from drhn_cli.network.numpy_backend import BATCH, load_numpy, use_one_thread
 
-            self._backend: Backend = load_numpy(model)
+            self._load = partial(load_numpy, model)
             self.step, self._views_at_a_time = min(BATCH, n_images), BATCH
         else:
             from drhn_cli.network.devices import choose_device
@@ -93,8 +94,9 @@ class Encoder:
 
             chosen = choose_device(device)
             is_on_cpu = chosen.type == "cpu"
-            self._backend = load_torch(model, chosen)
+            self._load = partial(load_torch, model, chosen)
             self.step = self._views_at_a_time = min(_CPU_BATCH if is_on_cpu else batch_size, n_images)
+        self._backend: Backend = self._load()
         self._padded_to = self.step
         if is_on_cpu and n_threads is not None:
             self._pool = ThreadPool(n_threads, "drhn-encode", use_one_thread)
@@ -102,10 +104,14 @@ class Encoder:
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
-        if self._pool is None:
-            return self._encode(pixels)
-        chunks = [pixels[start : start + _CPU_BATCH] for start in range(0, max(1, len(pixels)), _CPU_BATCH)]
-        return np.concatenate(list(self._pool.map(self._encode, chunks)))
+        return self._encode(pixels, self._backend, self.model.config.bits)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the pooled features, the input of the hash layer: (n, views * s, s, 3) uint8 -> (n, n_features).
+
+        They are float32. With two views they are the mean of both; with ``unit_features`` each view's have length 1.
+        """
+        return self._encode(pixels, self._feature_backend, self.model.config.n_features)
 
     def codes(self, pixels: NDArray[np.uint8], n_bits: int) -> NDArray[np.uint8]:
         """Return packed codes: (n, views * s, s, 3) uint8 -> (n, ceil(n_bits / 8)) uint8."""
@@ -115,9 +121,21 @@ class Encoder:
         """Return how likely each bit is 1: (n, views * s, s, 3) uint8 -> (n, n_bits) in 0..1."""
         return bit_probabilities(self.activations(pixels), self.model.config, n_bits)
 
-    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @cached_property
+    def _feature_backend(self) -> Backend:
+        return self._load(features=True)
+
+    def _encode(self, pixels: NDArray[np.uint8], backend: Backend, width: int) -> NDArray[np.float32]:
+        """(n, views * s, s, 3) -> (n, width), in chunks for each thread where there are threads."""
+
+        def encode(chunk: NDArray[np.uint8]) -> NDArray[np.float32]:
+            n_missing = -len(chunk) % self._padded_to
+            padded = np.pad(chunk, ((0, n_missing), (0, 0), (0, 0), (0, 0)))
+            return encode_views(backend, padded, self._views_at_a_time)[: len(chunk)]
+
         if not len(pixels):
-            return np.empty((0, self.model.config.bits), np.float32)
-        n_missing = -len(pixels) % self._padded_to
-        padded = np.pad(pixels, ((0, n_missing), (0, 0), (0, 0), (0, 0)))
-        return encode_views(self._backend, padded, self._views_at_a_time)[: len(pixels)]
+            return np.empty((0, width), np.float32)
+        if self._pool is None:
+            return encode(pixels)
+        chunks = [pixels[start : start + _CPU_BATCH] for start in range(0, len(pixels), _CPU_BATCH)]
+        return np.concatenate(list(self._pool.map(encode, chunks)))

@@ -1,6 +1,7 @@
 """The network in numpy, which encodes a few pictures in less time than importing torch takes.
 
-Convolutions are matrix products over patches. Arrays are (n, side, side, channels), so that a patch is contiguous.
+Convolutions are matrix products over patches, depthwise ones sums over shifted inputs. Arrays are (n, side, side,
+channels), so that a patch is contiguous.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ from drhn_cli.network.model import Model
 BATCH = 4
 """Views at a time: their patches, 9 MB in the widest layer for 32x32 pixels, stay in the cache."""
 
-_EPSILON = np.float32(1e-5)
-"""As in torch's batch normalization."""
-
 _Floats = NDArray[np.float32]
-_ACTIVATIONS: dict[Activation, Callable[[_Floats], _Floats]] = {
+_Step = Callable[[_Floats], _Floats]
+_ACTIVATIONS: dict[Activation, _Step] = {
     "none": lambda x: x,
     "relu": lambda x: np.maximum(x, 0, out=x),
     "relu6": lambda x: np.clip(x, 0, 6, out=x),
@@ -32,15 +31,15 @@ _ACTIVATIONS: dict[Activation, Callable[[_Floats], _Floats]] = {
 _BLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads")
 
 
-def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
+def load_numpy(model: Model, *, features: bool = False) -> Callable[[NDArray[np.uint8]], _Floats]:
     """Return a function from (n, s, s, 3) uint8 views to (n, bits) activations in 0..1, float32.
 
-    The codes are those of the torch network, except where an activation is within rounding errors of the threshold.
+    With ``features`` the function returns the (n, n_features) pooled features, the input of the hash layer. The codes
+    are those of the torch network, except where an activation is within rounding errors of the threshold.
     """
-    layers = model.config.layers()
-    filters = {layer.conv: _by_patch(model.arrays[f"{layer.conv}.weight"]) for layer in layers}
-    norms = {layer.norm: _fold_norm(model.arrays, layer.norm) for layer in layers}
-    mean, std = np.array([model.preprocessing.mean, model.preprocessing.std], np.float32) * np.float32(255)
+    trunk = _load_trunk(model)
+    if features:
+        return trunk
     hash_weight = model.arrays["hash.weight"].astype(np.float32)
     if model.config.hash_norm:
         hash_scale, hash_shift = _fold_norm(model.arrays, "hash_norm")
@@ -48,25 +47,32 @@ def load_numpy(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
         hash_scale, hash_shift = np.ones(1, np.float32), model.arrays["hash.bias"].astype(np.float32)
 
     def activations(views: NDArray[np.uint8]) -> _Floats:
-        x: _Floats = (views - mean) / std  # (n, s, s, 3)
-        block_input = x
-        for layer in layers:
-            block_input = x if layer.opens_block else block_input
-            x = _convolve(x, filters[layer.conv], layer)
-            if layer.max_pool:
-                x = _tiles(x).max(axis=(2, 4))
-            if layer.norm_first:
-                x = _ACTIVATIONS[layer.activation](_scale(x, *norms[layer.norm]))
-            else:
-                x = _scale(_ACTIVATIONS[layer.activation](x), *norms[layer.norm])
-            if layer.closes_block:
-                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
-                x[..., : shortcut.shape[3]] += shortcut  # channels that the shortcut lacks stay as they are
-        features = x.mean(axis=(1, 2))  # (n, channels): the average pooling layer
-        sums = _scale(features @ hash_weight.T, hash_scale, hash_shift)
+        sums = _scale(trunk(views) @ hash_weight.T, hash_scale, hash_shift)
         return cast(_Floats, np.tanh(sums / 2) / 2 + np.float32(0.5))  # a sigmoid that does not overflow
 
     return activations
+
+
+def _load_trunk(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
+    """Return the function from views to pooled features."""
+    layers = [(layer, _load_layer(model.arrays, layer)) for layer in model.config.layers()]
+    mean, std = np.array([model.preprocessing.mean, model.preprocessing.std], np.float32) * np.float32(255)
+
+    def features(views: NDArray[np.uint8]) -> _Floats:
+        x: _Floats = (views - mean) / std  # (n, s, s, 3)
+        block_input = x
+        for layer, apply in layers:
+            block_input = x if layer.opens_block else block_input
+            x = apply(x)
+            if layer.closes_block:
+                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
+                x[..., : shortcut.shape[3]] += shortcut  # channels that the shortcut lacks stay as they are
+        pooled: _Floats = x.mean(axis=(1, 2))  # (n, n_features): the average pooling layer
+        if model.config.unit_features:
+            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
+        return pooled
+
+    return features
 
 
 def use_one_thread() -> bool:
@@ -85,17 +91,53 @@ def use_one_thread() -> bool:
     return bool(setters)
 
 
-def _convolve(x: _Floats, filters: _Floats, layer: Layer) -> _Floats:
-    """Convolve, with zero padding: (n, s, s, in) -> (n, s / stride, s / stride, out)."""
+def _load_layer(arrays: Mapping[str, NDArray[Any]], layer: Layer) -> _Step:
+    """Return convolution, pooling, normalization and activation of a layer as one function."""
+    filters, activate = arrays[f"{layer.conv}.weight"], _ACTIVATIONS[layer.activation]
+    scale, shift = _fold_norm(arrays, layer.norm, layer.epsilon)
+    is_folded = layer.norm_first and not layer.max_pool
+    if is_folded:  # nothing is between the two, so the filters have the scale of the normalization
+        filters = filters * scale[:, np.newaxis, np.newaxis, np.newaxis]
+    convolve = _load_convolution(filters, layer)
+
+    def apply(x: _Floats) -> _Floats:
+        x = convolve(x)
+        if layer.max_pool:
+            x = _tiles(x).max(axis=(2, 4))
+        if is_folded:
+            x += shift
+            return activate(x)
+        return activate(_scale(x, scale, shift)) if layer.norm_first else _scale(activate(x), scale, shift)
+
+    return apply
+
+
+def _load_convolution(filters: NDArray[np.floating], layer: Layer) -> _Step:
+    """Return the convolution (n, s, s, in) -> (n, s / stride, s / stride, out); of groups only depthwise ones."""
+    if layer.groups > 1:
+        # A weight for each value of a row, (kernel, kernel, out_side, channels), so that whole rows are multiplied.
+        taps = filters.transpose(2, 3, 1, 0).astype(np.float32)
+        rows = np.ascontiguousarray(np.broadcast_to(taps, (*taps.shape[:2], layer.out_side, layer.out_channels)))
+        return lambda x: np.einsum("nhwcyx,yxwc->nhwc", _windows(x, layer), rows)
+    matrix = _by_patch(filters)
+
+    def convolve(x: _Floats) -> _Floats:
+        is_plain = layer.kernel == layer.stride == 1
+        patches = x if is_plain else _windows(x, layer).transpose(0, 1, 2, 4, 5, 3)
+        product = patches.reshape(-1, len(matrix)) @ matrix
+        return product.reshape(len(x), layer.out_side, layer.out_side, layer.out_channels)
+
+    return convolve
+
+
+def _windows(x: _Floats, layer: Layer) -> NDArray[Any]:
+    """Pad the input and return a view of it, (n, out_side, out_side, in, kernel, kernel)."""
     n, side, _, channels = x.shape
-    kernel, pad = layer.kernel, layer.kernel // 2
-    padded = np.zeros((n, side + 2 * pad, side + 2 * pad, channels), np.float32)
-    padded[:, pad : pad + side, pad : pad + side] = x
-    windows = sliding_window_view(padded, (kernel, kernel), axis=(1, 2))  # (n, s, s, in, kernel, kernel)
-    windows = windows[:, :: layer.stride, :: layer.stride]
-    out_side = windows.shape[1]
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * out_side * out_side, len(filters))
-    return (patches @ filters).reshape(n, out_side, out_side, layer.out_channels)
+    before, after = layer.padding
+    padded = np.zeros((n, before + side + after, before + side + after, channels), np.float32)
+    padded[:, before : before + side, before : before + side] = x
+    windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(1, 2))
+    return windows[:, :: layer.stride, :: layer.stride]
 
 
 def _by_patch(filters: NDArray[np.floating]) -> _Floats:
@@ -107,12 +149,12 @@ def _by_patch(filters: NDArray[np.floating]) -> _Floats:
     return ordered.reshape(-1, n_out)
 
 
-def _fold_norm(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[_Floats, _Floats]:
+def _fold_norm(arrays: Mapping[str, NDArray[Any]], name: str, epsilon: float = 1e-5) -> tuple[_Floats, _Floats]:
     """Return batch normalization as a scale and a shift of each channel."""
     weight, bias, mean, var = (
         arrays[f"{name}.{part}"].astype(np.float32) for part in ("weight", "bias", "running_mean", "running_var")
     )
-    scale = weight / np.sqrt(var + _EPSILON)
+    scale = weight / np.sqrt(var + np.float32(epsilon))
     return scale, bias - mean * scale
 
 
