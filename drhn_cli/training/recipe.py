@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +16,7 @@ from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.devices import Dtype
 from drhn_cli.network.model import Model, bundled_folder, load_model
+from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
 from drhn_cli.network.weights_file import STAGE_NAMES
 from drhn_cli.settings import Settings, refuse_unknown, require, setting
 
@@ -67,6 +68,12 @@ def _count(least: int, about: str) -> Any:
 class Stage(Settings):
     """A stage of training. It goes on from the weights of the stage before it, with optimizers that start again."""
 
+    kind: Literal["gradient", "itq"] = setting(
+        "gradient",
+        "how it is trained: by gradient descent on labels, or in closed form (PCA and ITQ) without any",
+        "gradient or itq",
+        lambda kind: kind in ("gradient", "itq"),
+    )
     epochs: int = setting(30, "passes over the images", "1 or more", lambda n: n >= 1)
     batch_size: int | None = _count(2, f"images in a step; {_USUAL_BATCH}, but at least {_MIN_STEPS} steps an epoch")
     seed: int | None = setting(
@@ -178,6 +185,8 @@ class Recipe(Settings):
             if stage.prefix_similarity and not self.network.nested:
                 hint = "name them: --set network.nested=[12,24]"
                 raise ConfigError("prefix_similarity trains shorter codes, and there are none", hint=hint)
+        if any(stage.kind == "itq" for stage in self.stages) and len(self.stages) > 1:
+            raise ConfigError("a stage in closed form is the only one", found=f"{len(self.stages)} stages")
         first = self.start.config.blocks if self.start else 1
         blocks = [self.network_of(number).blocks for number in range(len(self.stages))]
         grows = [first, *blocks] == sorted([first, *blocks]) and blocks[-1] == self.network.blocks
@@ -206,7 +215,7 @@ class Recipe(Settings):
             **({"from": {"name": start.name, "fingerprint": start.fingerprint}} if start else {}),
             "network": self.network.to_dict(),
             "preprocessing": {name: getattr(self.preprocessing, name) for name in _PREPROCESSING},
-            "stage": [stage.to_dict() for stage in self.stages],
+            "stage": [{name: getattr(stage, name) for name in _shown(stage)} for stage in self.stages],
         }
 
     def to_toml(self) -> str:
@@ -219,13 +228,21 @@ class Recipe(Settings):
         for heading, settings in [*tables, *(("[[stage]]", stage) for stage in self.stages)]:
             lines += ["", heading]
             for one in fields(settings):
-                if "about" not in one.metadata or (heading == "[preprocessing]" and one.name not in _PREPROCESSING):
+                if "about" not in one.metadata or one.name not in _shown(settings):
                     continue
                 value = getattr(settings, one.name)
                 given = f"# {one.name} =" if value is None else f"{one.name} = {json.dumps(value)}"
                 lines.append(given if one.name in explained else f"{given}  # {one.metadata['about']}")
                 explained.add(one.name)
         return "\n".join(lines).lstrip() + "\n"
+
+
+def _shown(settings: Settings) -> Collection[str]:
+    """Return the names of the settings that a recipe file has."""
+    if isinstance(settings, Preprocessing):
+        return _PREPROCESSING
+    is_closed_form = isinstance(settings, Stage) and settings.kind == "itq"
+    return ("kind",) if is_closed_form else settings.to_dict()
 
 
 def bundled_recipes() -> list[str]:
@@ -277,7 +294,7 @@ def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()
         _check_tables(values)
     for key, value in changes:
         _change(values, key, value)
-    start = load_model(str(values["from"])) if "from" in values else None
+    start = _load_start(str(values["from"])) if "from" in values else None
     network = NetworkConfig.from_dict({"n_classes": 2, **_network_settings(start, values["network"])})
     refuse_unknown(values["preprocessing"], _PREPROCESSING, "preprocessing")
     usual = (start.preprocessing if start else Preprocessing()).to_dict()
@@ -288,6 +305,14 @@ def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()
     return Recipe(
         name=name, comment=comment, start=start, network=network, preprocessing=preprocessing, stages=stages, **top
     )
+
+
+def _load_start(name: str) -> Model:
+    """Return the model to start from: one with a hash layer, or a pretrained trunk without."""
+    if name not in PRETRAINED:
+        return load_model(name)
+    trunk = load_pretrained_trunk(name)
+    return trunk.untrained_model(trunk.config)
 
 
 def _read(name: str) -> str:
@@ -342,9 +367,9 @@ def _network_settings(start: Model | None, changes: Mapping[str, Any]) -> dict[s
         return dict(changes)
     settings = start.config.to_dict()
     del settings["n_classes"]
-    for name in _SHAPE:
-        if changes.get(name, settings[name]) != settings[name]:
-            expected, found, hint = str(settings[name]), str(changes[name]), "leave it out, or leave out --from"
+    for name in () if start.name in PRETRAINED else _SHAPE:  # a trunk alone has no hash layer to fit
+        if name in changes and changes[name] != settings.get(name):
+            expected, found, hint = str(settings.get(name)), str(changes[name]), "leave it out, or leave out --from"
             raise ConfigError(f"{name} is that of the weights to start from", expected=expected, found=found, hint=hint)
     settings |= changes
     if "bits" in changes and "nested" not in changes:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import n_processors
 from drhn_cli.training.distillation import require_features
 from drhn_cli.training.distributed import World
+from drhn_cli.training.fit import fit_model
 from drhn_cli.training.recipe import Recipe
 from drhn_cli.training.trainer import EpochReport, Trainer
 
@@ -72,6 +74,8 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
         WeightsError: the weights cannot be written.
     """
     world = World.from_environment()
+    if options.recipe.stages[0].kind == "itq":
+        return _fit(options, progress), []
     if not world.is_main:
         return _train(options, SILENT, world)
     _check_paths(options)
@@ -80,6 +84,27 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
         for path in (options.checkpoint_path, options.history_path):
             remove_leftovers(path)  # what a killed run was writing
         return _train(options, progress, world)
+
+
+def _fit(options: TrainOptions, progress: Progress) -> Model:
+    """Fit a model in closed form and write it; it takes minutes, so it has no checkpoints."""
+    _check_paths(options)
+    with lock_file(options.weights_path, "weights file", WeightsError):
+        recipe, start, device = options.recipe, time.monotonic(), choose_device(options.device)
+        model, n_images = fit_model(recipe, options.data, progress, device=options.device, workers=options.workers)
+        progress.note(f"fitted to {n_images:,} pictures")
+        run = {
+            **{
+                "recipe": recipe.to_dict(),
+                "data": options.data,
+                "n_images": n_images,
+                "command": list(options.command),
+            },
+            **{"hardware": _hardware(1, device), "hours": round((time.monotonic() - start) / 3600, 3)},
+        }
+        model = replace(model, name=options.weights_path.stem, training=[run])
+        save_model(options.weights_path, model)
+    return model
 
 
 def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Model, list[Evaluation]]:
@@ -199,12 +224,16 @@ def _make_model(options: TrainOptions, trainer: Trainer) -> Model:
         "data": options.data,
         "n_images": len(trainer.labels),
         "command": list(options.command),
-        "hardware": f"{_processor()}, {n_processors()} cores, {trainer.world.size} x {trainer.device.type}",
+        "hardware": _hardware(trainer.world.size, trainer.device),
         "hours": round(trainer.seconds / 3600, 3),
         "cpu_hours": round(trainer.cpu_seconds / 3600, 3),
     }
     start = trainer.recipe.start
     return replace(trainer.model(), name=options.weights_path.stem, training=[*(start.training if start else ()), run])
+
+
+def _hardware(n_processes: int, device: torch.device) -> str:
+    return f"{_processor()}, {n_processors()} cores, {n_processes} x {device.type}"
 
 
 def _processor() -> str:
