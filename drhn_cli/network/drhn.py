@@ -1,6 +1,6 @@
 """The Deep Residual Hashing Network (Jimenez-Lepe and Mendez-Vazquez) in torch, for training and for many pictures.
 
-Only the abstract of the paper is published; the README says how this network follows from it.
+Only the abstract of the paper is published; README.md in this folder says how this network follows from it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from drhn_cli.search.near_duplicates import connected_components
 def near_distance(n_bits: int) -> int:
     """Return the distance up to which two pictures are near-duplicates by default: one bit of 64.
 
-    The README has what the bundled network finds within it, of edited copies and of other pictures.
+    weights/README.md has what the bundled network finds within it, of edited copies and of other pictures.
     """
     return n_bits // 64
 

@@ -5,8 +5,8 @@
 Links a few hundred drawn pictures of 32 x 32 pixels under many names and hashes them with tiny untrained weights, as
 the bundled ones take long; then makes a code file of random codes and searches it. Each command is a process of its
 own, at a tenth of the size and at the whole. Prints one JSON object a command: the most memory that was resident,
-mapped pages of the code file included, and the seconds. Fails where a command takes more than the README says. Linux
-only.
+mapped pages of the code file included, and the seconds. Fails where a command takes more than README.md here
+says. Linux only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.networks import random_model, tiny_config
 
 N_BITS = 48
 
-# What the README promises, MiB: in any case, and for each million pictures or codes.
+# What README.md promises, MiB: in any case, and for each million pictures or codes.
 LIMITS = {"hash": (700, 1000), "hash, nothing changed": (80, 1000), "query": (130, 15)}
 
 # The peak of the program alone: what wait4 tells of a child includes its parent's memory at the fork.

