@@ -26,6 +26,12 @@ def tiny_config(**settings: object) -> NetworkConfig:
     return NetworkConfig(**{**TINY, "n_classes": 4, "input_size": 16, "bits": 16, **settings})
 
 
+def lite_config(kind: int = 0, **settings: object) -> NetworkConfig:
+    """Return an EfficientNet-Lite for four classes and the smallest pictures, changed as told."""
+    trunk = f"efficientnet-lite{kind}"
+    return NetworkConfig(**{"trunk": trunk, "n_classes": 4, "input_size": 32, "bits": 16, **settings})
+
+
 def recipe_of(network: NetworkConfig, *stages: Stage, n_images: int = 48, **fields: object) -> Recipe:
     """Return a recipe for this network, with everything that pictures decide."""
     recipe = Recipe(

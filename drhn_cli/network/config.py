@@ -56,16 +56,21 @@ class Layer:
     shortcut_pool: int = 1
 
     @property
+    def conv_side(self) -> int:
+        """Side of what the convolution returns, in pixels."""
+        return -(-self.in_side // self.stride)
+
+    @property
     def out_side(self) -> int:
         """Side of the output, in pixels."""
-        return -(-self.in_side // self.stride) // (2 if self.max_pool else 1)
+        return self.conv_side // (2 if self.max_pool else 1)
 
     @property
     def padding(self) -> tuple[int, int]:
         """Rows of zeros above and below the input, and as many columns to its left and right."""
         if not self.same_padding:
             return self.kernel // 2, self.kernel // 2
-        n_rows = max(0, (self.out_side - 1) * self.stride + self.kernel - self.in_side)
+        n_rows = max(0, (self.conv_side - 1) * self.stride + self.kernel - self.in_side)
         return n_rows // 2, n_rows - n_rows // 2
 
     @property
@@ -169,9 +174,9 @@ class NetworkConfig(Settings):
         else:
             require(self.input_size >= _SMALLEST_LITE, "input size", f"{_SMALLEST_LITE} or more", self.input_size)
             for one in fields(self):
-                value = getattr(self, one.name)
-                fits = one.name not in _OF_RESIDUAL or value == one.default
-                require(fits, one.name, f"nothing, with the trunk {self.trunk}", value)
+                value, default = getattr(self, one.name), one.default
+                if one.name in _OF_RESIDUAL:
+                    require(value == default, one.name, f"{default}, as {self.trunk} does not have it", value)
         nested = list(self.nested)
         rises = all(isinstance(n, int) and 1 <= n < self.bits for n in nested) and nested == sorted(set(nested))
         require(rises, "nested", f"rising lengths below {self.bits} bits", self.nested)
@@ -240,9 +245,7 @@ class NetworkConfig(Settings):
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of all convolutions and linear layers for one view of a picture."""
-        convolutions = sum(
-            prod(layer.filter_shape) * (-(-layer.in_side // layer.stride)) ** 2 for layer in self.layers()
-        )
+        convolutions = sum(prod(layer.filter_shape) * layer.conv_side**2 for layer in self.layers())
         return convolutions + self.n_features * self.bits + self.bits * self.n_classes
 
 

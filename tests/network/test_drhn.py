@@ -8,7 +8,7 @@ from torch import nn
 from drhn_cli.network.config import Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.recipe import load_recipe
-from tests.networks import tiny_config
+from tests.networks import lite_config, tiny_config
 
 PAPER = replace(load_recipe("paper").network, n_classes=10)
 FAST = NetworkConfig(n_classes=10)
@@ -21,6 +21,7 @@ SHAPES = [
     tiny_config(downsample_at=(), input_size=9),
     tiny_config(downsample_at=(4,), downsample="stride", stem_stride=2, n_classes=2),
 ]
+LITE = [lite_config(0), lite_config(1, input_size=33, hash_norm=False), lite_config(2, input_size=50)]
 
 
 def convolutions(network):
@@ -55,14 +56,14 @@ def test_the_fast_network_has_the_parameters_that_a_hand_counts():
     assert sum(p.numel() for p in DRHN(FAST).parameters()) == stem + stage_1 + stage_2 + stage_3 + head
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", [*SHAPES, *LITE])
 def test_array_shapes_is_the_state_of_the_network(config):
     state = {name: tuple(value.shape) for name, value in DRHN(config).state_dict().items()}
     counters = {name for name in state if name.endswith("num_batches_tracked")}
     assert list(config.array_shapes().items()) == [(name, state[name]) for name in state if name not in counters]
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", [*SHAPES, *LITE])
 @torch.inference_mode()
 def test_multiply_adds_are_those_of_the_layers_that_run(config):
     counted = 0
@@ -194,3 +195,79 @@ def test_activations_stay_full_precision_in_bfloat16():
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         activations = network(torch.randn(2, 3, 16, 16))
     assert activations.dtype == torch.float32
+
+
+def naive_same_convolution(x, filters, stride):
+    """As TensorFlow's documentation says it: outputs are centered over the input, an odd zero is at the end."""
+    side, kernel = x.shape[2], filters.shape[2]
+    out_side = -(-side // stride)
+    n_rows = max((out_side - 1) * stride + kernel - side, 0)
+    padded = np.pad(x, [(0, 0), (0, 0), *[(n_rows // 2, n_rows - n_rows // 2)] * 2])
+    y = np.zeros((len(x), len(filters), out_side, out_side))
+    for row, column in np.ndindex(out_side, out_side):
+        top, left = row * stride, column * stride
+        patch = padded[:, :, top : top + kernel, left : left + kernel]
+        if filters.shape[1] == 1 < x.shape[1]:  # depthwise
+            y[:, :, row, column] = np.einsum("ncij,cij->nc", patch, filters[:, 0])
+        else:
+            y[:, :, row, column] = np.einsum("ncij,ocij->no", patch, filters)
+    return y
+
+
+@pytest.mark.parametrize("side", [32, 37])
+def test_inverted_bottlenecks_are_those_of_their_papers(side):
+    """The first four blocks, written out: without expansion, with a stride, with the input added."""
+    torch.manual_seed(0)
+    network = DRHN(lite_config(input_size=side)).double().eval()
+    for name, values in network.state_dict().items():
+        if "norm" in name and values.is_floating_point():
+            values.uniform_(0.5, 2)
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    seen = []
+    network.get_submodule("blocks.3.expand_conv").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    x = np.random.default_rng(0).normal(size=(2, 3, side, side))
+    network.features(torch.from_numpy(x))
+
+    def normed(x, name, stride=1):
+        x = naive_same_convolution(x, state[f"{name}_conv.weight"], stride)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        weight, bias, mean, var = (state[f"{name}_norm.{part}"][:, None, None] for part in parts)
+        return (x - mean) / np.sqrt(var + 1e-3) * weight + bias
+
+    def relu6(x):
+        return np.clip(x, 0, 6)
+
+    x = relu6(normed(x, "stem", 2))
+    x = normed(relu6(normed(x, "blocks.0.depthwise")), "blocks.0.project")
+    x = normed(relu6(normed(relu6(normed(x, "blocks.1.expand")), "blocks.1.depthwise", 2)), "blocks.1.project")
+    x = x + normed(relu6(normed(relu6(normed(x, "blocks.2.expand")), "blocks.2.depthwise")), "blocks.2.project")
+    assert np.allclose(seen[0].detach().numpy(), x, atol=1e-9)
+
+
+def test_features_of_unit_length_go_into_the_hash_layer():
+    torch.manual_seed(0)
+    config = tiny_config(hash_norm=False)
+    network, unit = DRHN(config).eval(), DRHN(replace(config, unit_features=True)).eval()
+    unit.load_state_dict(network.state_dict())
+    x = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        pooled = network.pooled_features(x)
+        assert torch.equal(pooled, network.features(x).mean(dim=(2, 3)))
+        pooled = pooled / pooled.square().sum(dim=1, keepdim=True).sqrt()
+        assert torch.allclose(unit.pooled_features(x), pooled)
+        assert torch.allclose(unit(x), torch.sigmoid(unit.hash(pooled)))
+
+
+def test_the_class_layer_can_read_bits():
+    torch.manual_seed(0)
+    network = DRHN(tiny_config(classify_bits=True, threshold=0.4, nested=(4,)))
+    activations = torch.rand(5, 16, requires_grad=True)
+    bits = torch.where(activations > 0.4, 1.0, -1.0)
+    scores = network.scores(activations)
+    assert torch.equal(scores, network.scores(activations.detach() * 0.1 + 0.9 * (activations > 0.4)))
+    assert torch.allclose(scores, bits @ network.classify.weight.T + network.classify.bias, atol=1e-6)
+    prefix = bits[:, :4] @ network.classify.weight[:, :4].T * 4 + network.classify.bias
+    assert torch.allclose(network.scores(activations, 4), prefix, atol=1e-6)
+    scores.sum().backward()
+    # As if the class layer had read activations, stretched to -1..1.
+    assert torch.allclose(activations.grad, 2 * network.classify.weight.sum(dim=0).expand(5, 16))

@@ -73,6 +73,43 @@ def test_tf32_is_off_where_pictures_are_encoded_and_nowhere_else(model, pixels, 
         torch.set_float32_matmul_precision(precision)
 
 
+@pytest.mark.parametrize("n_images", [20, NUMPY_LIMIT + 1])
+@pytest.mark.parametrize("n_threads", [None, 2])
+def test_features_are_the_means_of_the_channels_in_every_batch(model, pixels, n_images, n_threads, monkeypatch):
+    monkeypatch.setattr(numpy_backend, "use_one_thread", lambda: True)
+    encoder = Encoder(model, device="cpu", n_images=n_images, n_threads=n_threads)
+    network = build_network(model, CPU)
+    scaled = (pixels / 255 - np.array(model.preprocessing.mean)) / np.array(model.preprocessing.std)
+    with torch.inference_mode():
+        expected = network.features(torch.from_numpy(scaled.transpose(0, 3, 1, 2)).float()).mean(dim=(2, 3)).numpy()
+    features = encoder.features(pixels)
+    assert features.dtype == np.float32
+    assert features.shape == (20, 32)
+    assert np.allclose(features, expected, atol=1e-4)
+    assert np.array_equal(encoder.features(pixels[7:8]), features[7:8])
+    assert encoder.features(pixels[:0]).shape == (0, 32)
+    # The hash layer makes activations of them.
+    sums = features @ model.arrays["hash.weight"].T
+    parts = (model.arrays[f"hash_norm.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
+    weight, bias, mean, var = parts
+    activations = 1 / (1 + np.exp(-((sums - mean) / np.sqrt(var + 1e-5) * weight + bias)))
+    assert np.allclose(encoder.activations(pixels), activations, atol=1e-4)
+
+
+def test_features_of_two_views_are_their_mean(model, pixels):
+    encoder = Encoder(model.with_views(2), device="cpu", n_images=5)
+    one, other = pixels[:5], pixels[5:10]
+    found = encoder.features(np.concatenate([one, other], axis=1))
+    assert np.allclose(found, (encoder.features(one) + encoder.features(other)) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "step"), [(64, 32), (72, 8)])
+def test_large_pictures_are_computed_in_small_batches(size, step):
+    model = random_model(tiny_config(input_size=size))
+    assert Encoder(model, device="cpu", n_images=NUMPY_LIMIT + 1).step == step
+    assert Encoder(model, device="cpu", n_images=NUMPY_LIMIT + 1, n_threads=3).step == 96
+
+
 @pytest.mark.parametrize("n_images", [1, 70, NUMPY_LIMIT + 1])
 @pytest.mark.parametrize("n_threads", [None, 2])
 def test_no_pictures_make_no_codes(model, n_images, n_threads, monkeypatch):

@@ -47,7 +47,10 @@ class Bottleneck(NetworkConfig):
         ]
 
 
-def random_model(seed: int = 0, kind: type[NetworkConfig] = NetworkConfig, **settings: object) -> Model:
+def random_model(
+    seed: int = 0, kind: type[NetworkConfig] = NetworkConfig, gain: float | None = None, **settings: object
+) -> Model:
+    """Return an untrained model; with a gain, filters of that gain for networks that fade in many layers."""
     torch.manual_seed(seed)
     network = DRHN(kind(n_classes=4, **settings))  # type: ignore[arg-type]
     for name, buffer in network.named_buffers():
@@ -56,6 +59,8 @@ def random_model(seed: int = 0, kind: type[NetworkConfig] = NetworkConfig, **set
     for parameter in network.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, 0.3, 0.5)
+        if parameter.ndim == 4 and gain:
+            torch.nn.init.normal_(parameter, 0, gain / parameter[0].numel() ** 0.5)
     arrays = {name: v.numpy() for name, v in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     return Model(
         name="random",
@@ -84,6 +89,28 @@ def test_numpy_computes_what_torch_computes(settings: dict[str, object]) -> None
     expected = encode_views(load_torch(weights, torch.device("cpu")), pixels)
     assert expected.std() > 0.01
     np.testing.assert_allclose(encode_views(load_numpy(weights), pixels, 4), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("unit_features", [False, True])
+@pytest.mark.parametrize(
+    ("trunk", "side", "gain"),
+    [("efficientnet-lite0", 32, 2.5), ("efficientnet-lite2", 51, 2.5), ("residual", 32, None)],
+)
+def test_numpy_pools_the_features_that_torch_pools(
+    trunk: str, side: int, gain: float | None, unit_features: bool
+) -> None:
+    weights = random_model(trunk=trunk, input_size=side, unit_features=unit_features, gain=gain)
+    pixels = np.stack([np.asarray(draw_picture(kind, seed, side)) for kind in KINDS for seed in range(2)])
+    expected = load_torch(weights, torch.device("cpu"), features=True)(pixels)
+    assert expected.shape == (8, weights.config.n_features)
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(lengths, 1, atol=1e-5) == unit_features
+    assert (expected / lengths.mean()).std(axis=0).max() > 0.001  # features tell pictures apart
+    found = load_numpy(weights, features=True)(pixels)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    network = load_torch(weights, torch.device("cpu"))
+    np.testing.assert_allclose(load_numpy(weights)(pixels), network(pixels), atol=1e-4)
 
 
 def test_activations_of_two_views_are_their_mean_in_numpy_and_torch() -> None:

@@ -14,7 +14,7 @@ from drhn_cli.errors import WeightsError
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.network.weights_file import halve_filters
-from tests.networks import random_model, tiny_config
+from tests.networks import lite_config, random_model, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,22 @@ def assert_same(found, expected):
 def test_weights_come_back_as_they_were(path, weights):
     assert_same(load_model(path), weights)
     assert_same(load_model(os.fsencode(path)), weights)
+
+
+def test_weights_of_another_trunk_come_back(tmp_path):
+    config = lite_config(nested=(8,), unit_features=True, classify_bits=True)
+    weights = random_model(config, preprocessing=Preprocessing(size=32, fit="squash"), training=[])
+    save_model(tmp_path / "lite.npz", weights)
+    found = load_model(tmp_path / "lite.npz")
+    assert_same(found, weights)
+    assert found.config == config
+    halves = {name for name, array in found.arrays.items() if array.dtype == np.float16}
+    assert halves == {name for name in found.arrays if "conv.weight" in name}
+
+
+def test_bundled_weights_have_the_fingerprints_that_codes_were_made_with():
+    beginnings = {"cifar10": "e7d6cec55ac92a14", "paper": "08243f2f8540e5dc", "photos": "1439e30b389448e8"}
+    assert {name: load_model(name).fingerprint[:16] for name in beginnings} == beginnings
 
 
 def test_filters_are_stored_in_half_precision_and_nothing_else_is(weights):
