@@ -1,8 +1,8 @@
 """The program: its commands, how errors and signals end it, and its exit statuses.
 
 A command's module is imported when the command is asked for: the options of all commands take longer to build than most
-answers. Errors become a line on stderr and an exit status in ``run``. Ctrl-C ends a command by ``KeyboardInterrupt``;
-so does SIGTERM in ``saving_on_sigterm``.
+answers. In ``run`` errors become a line on stderr, with ``--json`` an object on stdout too, and an exit status. Ctrl-C
+ends a command by ``KeyboardInterrupt``; so does SIGTERM in ``saving_on_sigterm``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from drhn_cli import __version__
-from drhn_cli.cli.output import discard, flush, messages, report, report_error, stdout_error
+from drhn_cli.cli.output import discard, flush, json_path, messages, report, report_error, stdout_error, write_json
 from drhn_cli.errors import DrhnError, printable
 
 _COMMANDS = {
@@ -41,22 +42,7 @@ _COMMANDS = {
 }
 """The module and the function of each command, in the order of the help page."""
 
-_RENAMED_OPTIONS = {
-    **{"--paths": "--files-from", "--rank": "--order", "--preset": "--recipe"},
-    **{"--conv-rate": "--set stage.muon_lr=X", "--rate": "--set stage.lr=X", "--average": "--set stage.swa=X"},
-    **{"--sharpness": "--set stage.sam_rho=X", "--label-smoothing": "--set stage.label_smoothing=X"},
-    **{"--quantisation": "--set stage.quantization=X", "--similarity": "--set stage.prefix_similarity=X"},
-    **{"--teacher": "--set stage.distill_from=FILE.npz", "--teaching": "--set stage.distill_weight=X"},
-    **{"--translate": "--set stage.translate=N", "--cutout": "--set stage.cutout=N", "--flip": "--set stage.flip=true"},
-    **{"--crop": "--set stage.random_resized_crop=X", "--colour": "--set stage.color_jitter=X"},
-    **{"--no-flip": "--set stage.flip=false", "--precision": "--set stage.dtype=float32 or bfloat16"},
-    **{"--widths": "--set network.widths=[N,...]", "--downsample-at": "--set network.downsample_at=[N,...]"},
-    **{"--downsample": "--set network.downsample=stride or max", "--input-size": "--set network.input_size=N"},
-    **{"--stem-stride": "--set network.stem_stride=N", "--nested": "--set network.nested=[N,...]"},
-    **{"--hash-norm": "--set network.hash_norm=true", "--no-hash-norm": "--set network.hash_norm=false"},
-    **{"--fit": "--set preprocessing.fit=crop, squash or pad", "--tta": "--set preprocessing.views=2"},
-    **{"--no-tta": "--set preprocessing.views=1"},
-}
+_RENAMED_OPTIONS = {"--paths": "--files-from", "--rank": "--order", "--preset": "--recipe"}
 
 # Older typers use the click package, newer ones have a copy of it inside: this finds the right class in both.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -73,13 +59,28 @@ class ExitStatus(IntEnum):
 
 
 class _Command(TyperCommand):
-    """A command whose help page names arguments as its usage line does; newer typers show Python types instead."""
+    """A command whose help page groups its options, and names arguments as its usage line does.
+
+    Typer groups them where rich draws the page; newer typers show Python types of arguments instead of their names.
+    """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         for parameter in self.params:
             if parameter.param_type_name == "argument":
                 vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each ``rich_help_panel``, in the order of their first options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            heading = getattr(parameter, "rich_help_panel", None) or f"{parameter.param_type_name.capitalize()}s"
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 class _Group(TyperGroup):
@@ -146,11 +147,12 @@ def drhn(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with these arguments, the process's own by default, and return the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=arguments, prog_name="drhn", standalone_mode=False)
         flush()
     except _UsageError as error:
-        _show_usage_error(error, sys.argv[1:] if arguments is None else arguments)
+        _show_usage_error(error, given)
         return ExitStatus.ERROR
     except (KeyboardInterrupt, typer.Abort):
         return ExitStatus.INTERRUPTED
@@ -162,6 +164,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return ExitStatus.DONE
     except DrhnError as error:
         report_error(error)
+        if "--json" in takewhile("--".__ne__, given):  # an error may come before the options are parsed
+            _write_json_error(error)
         return ExitStatus.ERROR
     except OSError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -172,14 +176,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return int(status or ExitStatus.DONE)
 
 
+def _write_json_error(error: DrhnError) -> None:
+    try:
+        write_json({"error": error.reason, "path": json_path(error.path)})
+        flush()
+    except (BrokenPipeError, DrhnError):  # stderr has the error
+        discard(sys.stdout)
+
+
 def _show_usage_error(error: Any, arguments: Sequence[str]) -> None:
     with messages():
         error.show()
     for name in (name for name in arguments if name.startswith("-") and os.path.lexists(name)):
         report(f"{printable(name)} begins with a dash; a file of that name is ./{printable(name)}")
     unknown = getattr(error, "option_name", "")
+    options = {option for parameter in error.ctx.command.params for option in parameter.opts} if unknown else set()
     today = _RENAMED_OPTIONS.get(unknown)
-    if today and any(today.split()[0] in parameter.opts for parameter in error.ctx.command.params):
+    if "--set" in options and not today:
+        from drhn_cli.training.recipe import setting_of
+
+        today = setting_of(unknown)
+    if today and today.split()[0] in options:
         report(f"{unknown} is now {today}")
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Sequence
-from functools import partial as bind
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,17 +15,6 @@ from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
-
-
-class _JsonProgress(out.TerminalProgress):
-    """Reports failures on stdout, too."""
-
-    def failure(self, error: DrhnError) -> None:
-        super().failure(error)
-        try:
-            out.write_json({"path": out.json_path(error.path), "error": error.reason, "failed": True})
-        except BrokenPipeError:  # the pictures are hashed even if nobody reads on
-            out.discard(sys.stdout)
 
 
 def hash_(
@@ -91,10 +78,15 @@ def hash_(
     all_sources: list[str | bytes] = [*(sources or ()), *options.read_files_from(files_from, null=null)]
     if not all_sources:
         raise DrhnError("nothing to hash", hint="name a folder or file, or a list of them with --files-from")
-    shares_terminal = starter is not None  # with the other processes of torchrun
-    kind = _JsonProgress if json else out.TerminalProgress
-    hint = bind(_resume_hint, rebuild=rebuild)
-    with saving_on_sigterm(), kind(quiet=quiet, bar=not shares_terminal, resume_hint=hint) as progress:
+    again = "run it again without --rebuild" if rebuild else "run the same command again"
+    hints = {"hashing": f"what was hashed is kept: {again} to go on"}
+    progress = out.TerminalProgress(
+        quiet=quiet,
+        json=json,
+        bar=starter is None,  # processes of torchrun share the terminal
+        resume_hint=lambda phase: hints.get(phase, "nothing was changed"),
+    )
+    with saving_on_sigterm(), progress:
         summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
     counts["failed"] = progress.n_failed
@@ -105,13 +97,6 @@ def hash_(
     if not (changes or part or json or quiet):
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
     return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
-
-
-def _resume_hint(phase: str, *, rebuild: bool) -> str:
-    if phase != "hashing":
-        return "nothing was changed"
-    again = "run it again without --rebuild" if rebuild else "run the same command again"
-    return f"what was hashed is kept: {again} to go on"
 
 
 def merge(
@@ -260,16 +245,13 @@ def info(
 
     drhn info codes.bin --verify
     """
-    description = _describe(file, verify=verify)
-    if json:
-        out.write_json(description)
-    else:
-        out.write_description(description)
+    write = out.write_json if json else out.write_description
+    write(_describe(file, verify=verify))
 
 
 def _describe(path: str, *, verify: bool) -> dict[str, Any]:
     """Describe a code file, a weights file or a table."""
-    from drhn_cli.clickhouse.url import is_table
+    from drhn_cli.clickhouse.connection import is_table
 
     opened: Any
     if is_table(path):

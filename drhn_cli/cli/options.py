@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
+from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar, cast
 
 from typer import Argument, Option
 
@@ -20,7 +23,7 @@ _T = TypeVar("_T", bound="DataclassInstance")
 
 
 def _refuse_table(codes: str) -> str:
-    from drhn_cli.clickhouse.url import TableAddress, is_table
+    from drhn_cli.clickhouse.connection import TableAddress, is_table
 
     if is_table(codes):
         TableAddress.parse(codes)  # refuses a password, and does not repeat it
@@ -75,11 +78,29 @@ def read_files_from(source: str | None, *, null: bool) -> Iterator[bytes]:
     if source is None:
         return
     from drhn_cli.files import os_errors
-    from drhn_cli.images.find import read_path_list
 
     reading = os_errors(DrhnError, "cannot read the list of files", path=source)
     with reading, nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as stream:
         yield from read_path_list(stream, null=null)
+
+
+def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
+    r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
+
+    The list is read lazily. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
+    lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
+    """
+    separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
+    begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
+    # read1 does not wait for a full block: the program that writes the list may wait for the answer to its last path.
+    read = partial(cast("BufferedIOBase", stream).read1, 1 << 16)
+    for block in chain(iter(read, b""), [separator]):
+        first, *others = block.split(separator)
+        begun.append(first)
+        if others:
+            paths = [b"".join(begun), *others[:-1]]
+            begun = others[-1:]
+            yield from filter(None, (path.removesuffix(dropped) for path in paths))
 
 
 def collect(kind: type[_T], given: Mapping[str, Any]) -> _T:

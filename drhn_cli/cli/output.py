@@ -182,13 +182,16 @@ class TerminalProgress(Progress):
     """Progress on stderr: messages, and on a terminal a bar with the rate and the remaining time.
 
     A context manager: at the end the bar is erased; on Ctrl-C the resume hint of the current phase is reported.
-    ``quiet`` reports failures only; ``bar`` is False where several processes share the terminal.
+    ``quiet`` reports failures only; ``json`` writes them to stdout, too; ``bar`` is False where several processes
+    share the terminal.
     """
 
-    def __init__(self, *, quiet: bool, bar: bool = True, resume_hint: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool, json: bool = False, bar: bool = True, resume_hint: Callable[[str], str] | None = None
+    ) -> None:
         self.current = ""  # name of the phase
         self.n_failed = 0
-        self._quiet = quiet
+        self._quiet, self._json = quiet, json
         self._resume_hint = resume_hint
         self._draws = bar and not quiet and sys.stderr.isatty()
         self._bar: RichProgress | None = None
@@ -229,6 +232,11 @@ class TerminalProgress(Progress):
         """Report and count a failure."""
         self.n_failed += 1
         report_error(error)
+        if self._json:
+            try:
+                write_json({"path": json_path(error.path), "error": error.reason, "failed": True})
+            except BrokenPipeError:  # the pictures are hashed even if nobody reads on
+                discard(sys.stdout)
 
     def note(self, text: str) -> None:
         """Report a line unless quiet."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
@@ -81,8 +81,8 @@ def query(
     top_k = top if top is not None or max_distance is not None else 10
     query_options = options.collect(QueryOptions, {**locals(), "asymmetric": order == "asymmetric"})
     several = n_sources > 1 or files_from is not None
-    output = _Output(json=json, quiet=quiet, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
-    with open_gallery(codes_path, under or (), exclude or (), device=device) as gallery:
+    write = _writer(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
+    with open_gallery(codes_path, under or (), exclude or ()) as gallery:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
         if sheet is None:
             given = answer_queries(gallery, queries, query_options)
@@ -91,7 +91,7 @@ def query(
 
             given = answer_on_sheet(sheet, gallery, queries, query_options)
         with closing(given) as answers:
-            return _write_answers(answers, output)
+            return _write_answers(answers, write, json=json, quiet=quiet)
 
 
 def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[bytes]) -> Iterator[Query]:
@@ -109,15 +109,20 @@ def _picture(path: str) -> str | io.BytesIO:
     return io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
 
 
-def _write_answers(answers: Iterable[Answer], output: _Output) -> ExitStatus:
+def _write_answers(
+    answers: Iterable[Answer], write: Callable[[Answer], None], *, json: bool, quiet: bool
+) -> ExitStatus:
     """Write each answer as it comes, and return the exit status."""
     found = failed = False
     for answer in answers:
-        output.write(answer)
+        if answer.error is None:
+            write(answer)
+        else:
+            _write_failure(answer.query, answer.error, json=json)
         out.flush()
         found |= bool(answer.matches)
         failed |= answer.error is not None
-    return ExitStatus.ERROR if failed else _status(found, quiet=output.quiet)
+    return ExitStatus.ERROR if failed else _status(found, quiet=quiet)
 
 
 def _status(found: bool, *, quiet: bool) -> ExitStatus:
@@ -126,54 +131,50 @@ def _status(found: bool, *, quiet: bool) -> ExitStatus:
     return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Output:
-    """The form of the answers."""
+def _write_failure(query: bytes, error: DrhnError, *, json: bool) -> None:
+    if error.path is None:
+        out.report(f"{printable(query)}: {error.message}")
+    else:
+        out.report_error(error)
+    if json:
+        out.write_json({"query": os.fsdecode(query), "error": error.reason, "path": out.json_path(error.path)})
 
-    json: bool
-    quiet: bool
-    only_paths: bool
-    end: bytes
-    several: bool
 
-    def write(self, answer: Answer) -> None:
-        query = os.fsdecode(answer.query)
-        if answer.error is not None:
-            self._write_failure(query, answer.error)
-        elif self.json:
-            for rank, match in enumerate(answer.matches, start=1):
-                score = {} if match.score is None else {"score": round(match.score, 4)}
-                ranked = {"query": query, "rank": rank, "distance": match.distance}
-                out.write_json({**ranked, "path": out.json_path(match.path), **score})
-        elif self.only_paths:
-            form = out.path_form(self.end)
-            for match in answer.matches:
-                out.write_bytes(form(match.path) + self.end)
-        elif sys.stdout.isatty() and self.end == b"\n":
-            self._draw(answer)
-        else:
-            prefix = answer.query + b"\t" if self.several else b""
-            for match in answer.matches:
-                out.write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, out.shown_path(match.path), self.end))
+def _writer(*, json: bool, only_paths: bool, end: bytes, several: bool) -> Callable[[Answer], None]:
+    """Return the function that writes answers in the form that is asked for, on this terminal or into this pipe."""
+    if json:
+        return _write_json
+    if only_paths:
+        form = out.path_form(end)
+        return lambda answer: out.write_bytes(b"".join(form(match.path) + end for match in answer.matches))
+    if sys.stdout.isatty() and end == b"\n":
+        return partial(_draw, several=several)
+    return partial(_write_lines, end=end, several=several)
 
-    def _write_failure(self, query: str, error: DrhnError) -> None:
-        if error.path is None:
-            out.report(f"{printable(query)}: {error.message}")
-        else:
-            out.report_error(error)
-        if self.json:
-            out.write_json({"query": query, "error": error.reason, "path": out.json_path(error.path)})
 
-    def _draw(self, answer: Answer) -> None:
-        headers = ["score", "distance", "path"]  # the number that gives the order comes first
-        rows = [
-            [out.format_number(match.score), str(match.distance), os.fsdecode(out.shown_path(match.path))]
-            for match in answer.matches
-        ]
-        first = int(all(match.score is None for match in answer.matches))
-        nothing = "" if rows else ": nothing found"
-        title = f"{out.terminal_text(answer.query)}{nothing}" if self.several else ""
-        out.draw_table(headers[first:], [row[first:] for row in rows], text_column="path", title=title)
+def _write_json(answer: Answer) -> None:
+    for rank, match in enumerate(answer.matches, start=1):
+        score = {} if match.score is None else {"score": round(match.score, 4)}
+        ranked = {"query": os.fsdecode(answer.query), "rank": rank, "distance": match.distance}
+        out.write_json({**ranked, "path": out.json_path(match.path), **score})
+
+
+def _write_lines(answer: Answer, *, end: bytes, several: bool) -> None:
+    prefix = answer.query + b"\t" if several else b""
+    for match in answer.matches:
+        out.write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, out.shown_path(match.path), end))
+
+
+def _draw(answer: Answer, *, several: bool) -> None:
+    headers = ["score", "distance", "path"]  # the number that gives the order comes first
+    rows = [
+        [out.format_number(match.score), str(match.distance), os.fsdecode(out.shown_path(match.path))]
+        for match in answer.matches
+    ]
+    first = int(all(match.score is None for match in answer.matches))
+    nothing = "" if rows else ": nothing found"
+    title = f"{out.terminal_text(answer.query)}{nothing}" if several else ""
+    out.draw_table(headers[first:], [row[first:] for row in rows], text_column="path", title=title)
 
 
 def dups(

@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import Connection, TableAddress
 from drhn_cli.clickhouse.schema import DROPPED, LIVE, LOADING, ROW_COLUMNS, PushedFile, Schema, live_files, pack_rows
-from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.reader import CodeFile
-from drhn_cli.errors import AnyPath, TableError, printable
+from drhn_cli.errors import AnyPath, TableError, about, printable
 from drhn_cli.progress import SILENT, Progress
 
 SLICE_ROWS = 1_000_000
@@ -69,7 +69,7 @@ def push_codes(codes_path: AnyPath, url: str, *, name: str | None = None, progre
     name = os.path.abspath(os.fsdecode(codes_path)) if name is None else name
     with CodeFile.open(codes_path) as file:
         file.verify(index=False)  # rows of a table have no checksum
-        with Connection(address, may_create=True) as connection:
+        with Connection(address, may_create=True) as connection, about(str(address)):
             summary = load_codes(file, connection, os.fsencode(name), progress)
     return replace(summary, seconds=time.monotonic() - clock)
 
@@ -78,23 +78,20 @@ def load_codes(file: CodeFile, connection: Connection, name: bytes, progress: Pr
     """Load an open code file, and make the table if there is none; the summary has no time yet.
 
     Readers see the previous rows until the last row has arrived. Slices that an interrupted push has sent are not sent
-    again.
+    again. Errors do not name the table.
     """
     schema = Schema(connection)
     schema.create(file.n_bits)
     pushed = schema.read_files()
     live = live_files(pushed)
-    _require_alike(file, live, str(connection.address))
+    _require_alike(file, live)
     generation = int.from_bytes(hashlib.sha256(name + b"\0" + file.digest).digest()[:8])
     n_items, version = len(file), max((each.version for each in pushed), default=0) + 1
-    push = PushedFile(
-        name=name, generation=generation, state=LOADING, version=version, n_items=n_items, manifest=file.manifest
-    )
+    push = PushedFile(name, generation, LOADING, version, n_items, file.manifest)
     if not any(each.generation == generation and each.state != DROPPED for each in pushed):
         schema.write_file(push)
     n_sent = send_missing(file, schema, generation, progress)
-    current = next((each for each in live if each.name == name), None)
-    if current is None or (current.generation, current.manifest) != (generation, file.manifest):
+    if not any((each.name, each.generation, each.manifest) == (name, generation, file.manifest) for each in live):
         schema.write_file(replace(push, state=LIVE, version=version + 1))
     for each in pushed:
         if each.name == name and each.generation != generation and each.state != DROPPED:
@@ -113,65 +110,46 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
     """
     n_items = len(file)
     n_rows = min(SLICE_ROWS, max(1, _SLICE_BYTES // (file.codes.shape[1] + _PATH_BYTES)))  # depends only on the file
-    sizes = {start // n_rows: min(n_rows, n_items - start) for start in range(0, n_items, n_rows)}
-    counts = _count(schema, generation, n_rows)
+    sizes: dict[int, int] = {start // n_rows: min(n_rows, n_items - start) for start in range(0, n_items, n_rows)}
+    counted = f"intDiv(id, {n_rows})", f"generation = {generation}"
+    counts = schema.count_rows(*counted)
     if any(count > sizes.get(place, 0) for place, count in counts.items()):
         # Rows came twice, because the table no longer recognizes blocks that it has.
         schema.drop_generation(generation)
         counts = {}
     progress.phase("pushing", n_items)
-    n_sent = 0
     whole = {place for place, size in sizes.items() if counts.get(place) == size}
-    for place, rows in _slices(file, generation, n_rows, whole):
+    n_sent = n_items - sum(sizes[place] for place in whole)
+    for place, parts in groupby(_packed_rows(file, generation, n_rows, whole), key=itemgetter(0)):
+        rows = b"".join(part for _, part in parts)
         if rows:
             token = {"insert_deduplication_token": f"{generation}-{n_rows}-{place}"}
             schema.connection.insert(schema.rows, ROW_COLUMNS, rows, {**_SETTINGS, **token})
-            n_sent += sizes[place]
         progress.advance(sizes[place])
-    if n_sent and _count(schema, generation, n_rows) != sizes:
-        raise TableError(
-            "not all rows have arrived, or others push the same name",
-            path=str(schema.connection.address),
-            hint="push again; readers still see what was there before",
-        )
+    if n_sent and schema.count_rows(*counted) != sizes:
+        problem = "not all rows have arrived, or others push the same name"
+        raise TableError(problem, hint="push again; readers still see what was there before")
     return n_sent
 
 
-def _slices(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield the number of each slice and its rows, none for a slice that is skipped."""
-    held: list[bytes] = []
+def _packed_rows(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield rows and the number of the slice that they belong to, no rows for a slice that is skipped."""
     row = 0
     for codes, entries in file.blocks():
         cuts = {0, *range(-row % n_rows, len(entries), n_rows), len(entries)}  # where slices begin in the block
         for start, stop in pairwise(sorted(cuts)):
             place = row // n_rows
-            if place not in skipped:
-                held.append(pack_rows(generation, row, codes[start:stop], entries.part(start, stop)))
+            is_sent = place in skipped
+            yield place, b"" if is_sent else pack_rows(generation, row, codes[start:stop], entries.part(start, stop))
             row += stop - start
-            if row % n_rows == 0 or row == len(file):
-                yield place, b"".join(held)
-                held = []
 
 
-def _count(schema: Schema, generation: int, n_rows: int) -> dict[int, int]:
-    """Return how many rows of each slice are in the table."""
-    counts = schema.connection.query(
-        f"SELECT intDiv(id, {n_rows}) AS place, count() FROM {schema.rows} "
-        f"WHERE generation = {generation} GROUP BY place"
-    )
-    return {int(place): int(count) for place, count in counts}
-
-
-def _require_alike(file: CodeFile, others: list[PushedFile], path: str) -> None:
+def _require_alike(file: CodeFile, others: list[PushedFile]) -> None:
     for other in others:
         if (other.manifest.fingerprint, other.manifest.n_bits) != (file.manifest.fingerprint, file.n_bits):
+            problem = f"the table holds codes of another model, those of {printable(other.name)}"
             expected, found = (
                 f"{m.model} ({m.fingerprint[:12]}), {m.n_bits} bits" for m in (other.manifest, file.manifest)
             )
-            raise TableError(
-                f"the table holds codes of another model, those of {printable(other.name)}",
-                path=path,
-                expected=expected,
-                found=found,
-                hint="push to another table, or hash the pictures with that model",
-            )
+            hint = "push to another table, or hash the pictures with that model"
+            raise TableError(problem, expected=expected, found=found, hint=hint)

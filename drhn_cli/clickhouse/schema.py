@@ -38,9 +38,7 @@ CREATE TABLE IF NOT EXISTS {name} (
     id UInt64 CODEC(Delta, LZ4),
     code FixedString({n_bytes}) CODEC(NONE),
     path String CODEC(ZSTD(1)),
-    size UInt64,
-    mtime_ns Int64,
-    inode UInt64,
+    size UInt64, mtime_ns Int64, inode UInt64,
     INDEX paths path TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree
 PARTITION BY generation ORDER BY (generation, id)
@@ -63,9 +61,9 @@ def quote_bytes(value: bytes) -> str:
     return f"unhex('{value.hex()}')"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PushedFile:
-    """One push of a code file.
+    """One push of a code file, as a row of ``FILE_COLUMNS``.
 
     Attributes:
         name: of the file, unique in the table.
@@ -91,15 +89,13 @@ class PushedFile:
 
 def live_files(pushed: Sequence[PushedFile]) -> list[PushedFile]:
     """Return the push of each name that became live last, sorted by name."""
-    latest: dict[bytes, PushedFile] = {}
-    for file in sorted(pushed, key=lambda file: (file.version, file.generation)):
-        if file.state == LIVE:
-            latest[file.name] = file
+    in_order = sorted(pushed, key=lambda file: (file.version, file.generation))
+    latest = {file.name: file for file in in_order if file.state == LIVE}
     return [latest[name] for name in sorted(latest)]
 
 
 class Schema:
-    """The two tables: creates them, and refuses other tables with their names.
+    """The two tables: creates them, and refuses other tables with their names. Errors do not name the address.
 
     Attributes:
         rows, files: the tables' names for statements.
@@ -108,7 +104,6 @@ class Schema:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         address = connection.address
-        self._path = str(address)
         self._database, self._table = address.database, address.table
         self.rows = quote_table(address.database, address.table)
         self.files = quote_table(address.database, f"{address.table}_files")
@@ -120,13 +115,12 @@ class Schema:
             return False
         fits = tuple(rows) == ROW_COLUMNS and tuple(files) == FILE_COLUMNS
         if not fits or not rows["code"].startswith("FixedString("):
-            raise TableError(
-                "not a table of codes",
-                path=self._path,
-                expected=f"columns {' '.join(ROW_COLUMNS)}, and beside it {self._table}_files",
-                found=" ".join(rows) or "the table of files alone",
-                hint="name another table, or drop both and push again",
+            expected = f"columns {' '.join(ROW_COLUMNS)}, and beside it {self._table}_files"
+            found, hint = (
+                " ".join(rows) or "the table of files alone",
+                "name another table, or drop both and push again",
             )
+            raise TableError("not a table of codes", expected=expected, found=found, hint=hint)
         return True
 
     def create(self, n_bits: int) -> None:
@@ -137,15 +131,14 @@ class Schema:
             self.exists()
         found, expected = self._columns(self._table)["code"], f"FixedString({code_size(n_bits)})"
         if found != expected:
-            problem = "the table is for codes of another length"
-            raise TableError(problem, path=self._path, expected=expected, found=found)
+            raise TableError("the table is for codes of another length", expected=expected, found=found)
 
     def read_files(self) -> list[PushedFile]:
         """Return all pushes, each with its latest state."""
         rows = self.connection.query(f"SELECT {', '.join(FILE_COLUMNS)} FROM {self.files} FINAL")
         return [
-            PushedFile(**dict(zip(FILE_COLUMNS, (*row, CodeManifest.from_json(manifest)[0]), strict=True)))
-            for *row, manifest in rows
+            PushedFile(name, generation, state, version, n_items, CodeManifest.from_json(manifest)[0])
+            for name, generation, state, version, n_items, manifest in rows
         ]
 
     def write_file(self, file: PushedFile) -> None:
@@ -155,12 +148,17 @@ class Schema:
         row += struct.pack("<QQ", file.version, file.n_items) + pack_string(manifest)
         self.connection.insert(self.files, FILE_COLUMNS, row, {})
 
+    def count_rows(self, group: str, where: str) -> dict[int, int]:
+        """Return how many rows there are for each value of an expression."""
+        statement = f"SELECT {group} AS value, count() FROM {self.rows} WHERE {where} GROUP BY value"
+        return {int(value): int(count) for value, count in self.connection.query(statement)}
+
     def drop_generation(self, generation: int) -> None:
         """Drop the rows of a push, on all shards of a Distributed table."""
-        found = self.connection.query(f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}")
-        distributed = _DISTRIBUTED.match(found[0][0].decode()) if found else None
+        statement = f"SELECT engine_full FROM system.tables WHERE {self._where(self._table, 'name')}"
+        ((engine,),) = self.connection.query(statement)
         where = self.rows
-        if distributed:
+        if distributed := _DISTRIBUTED.match(engine.decode()):
             cluster, database, table = distributed.groups()
             where = f"{quote_table(database or self._database, table)} ON CLUSTER '{cluster}'"
         self.connection.command(f"ALTER TABLE {where} DROP PARTITION ID '{generation}'")

@@ -18,11 +18,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.connection import PUSH_HINT, Connection
+from drhn_cli.clickhouse.connection import PUSH_HINT, Connection, TableAddress
 from drhn_cli.clickhouse.schema import PushedFile, Schema, live_files, quote_bytes
-from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.entries import Entry
-from drhn_cli.errors import AnyPath, DrhnError, TableError, printable
+from drhn_cli.errors import AnyPath, DrhnError, TableError, about, printable
 from drhn_cli.files import FileStamp
 from drhn_cli.paths import absolute_folder, common_folder
 from drhn_cli.search.hamming import check_search
@@ -41,16 +40,14 @@ class CodeTable:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._schema = Schema(connection)
+        self._rows = self._schema.rows
         self.path = str(connection.address)
         self._files: list[PushedFile] = []
         self._read_files()
         roots = [os.fsencode(file.manifest.root) for file in self._files]
-        apart = TableError(
-            "the code files of the table have no folder in common",
-            path=self.path,
-            found=", ".join(map(printable, roots)),
-            hint="push the code files of each drive to a table of their own",
-        )
+        problem, found = "the code files of the table have no folder in common", ", ".join(map(printable, roots))
+        hint = "push the code files of each drive to a table of their own"
+        apart = TableError(problem, path=self.path, found=found, hint=hint)
         self.manifest = replace(self._files[0].manifest, root=os.fsdecode(common_folder(roots, apart)))
 
     @classmethod
@@ -88,15 +85,10 @@ class CodeTable:
             for file in self._files
             if path.startswith(file.prefix)
         )
-        statement = (
-            f"SELECT path, size, mtime_ns, inode, code FROM {self._schema.rows} WHERE {where} ORDER BY id LIMIT 1"
-        )
-        rows = self._connection.query(statement) if where else []
-        if not rows:
-            return None
-        found, size, mtime_ns, inode, code = rows[0]
-        stamp = FileStamp(size=size, mtime_ns=mtime_ns, inode=inode)
-        return Entry(path=found, stamp=stamp), np.frombuffer(code, np.uint8)
+        statement = f"SELECT path, code, size, mtime_ns, inode FROM {self._rows} WHERE {where} ORDER BY id LIMIT 1"
+        for found, code, *stamp in self._connection.query(statement) if where else ():
+            return Entry(path=found, stamp=FileStamp(*stamp)), np.frombuffer(code, np.uint8)
+        return None
 
     def search(
         self,
@@ -119,10 +111,7 @@ class CodeTable:
         return self._retry_after_push(lambda: self._search(query, top_k, max_distance, under))
 
     def _verify(self) -> None:
-        counts = self._connection.query(
-            f"SELECT generation, count() FROM {self._schema.rows} WHERE {self._where(())} GROUP BY generation"
-        )
-        there = {int(generation): int(count) for generation, count in counts}
+        there = self._schema.count_rows("generation", self._where(()))
         for file in self._files:
             self._require(there.get(file.generation, 0), file.n_items)
 
@@ -131,10 +120,9 @@ class CodeTable:
     ) -> list[tuple[int, bytes]]:
         distance = f"bitHammingDistance(code, toFixedString({quote_bytes(query.tobytes())}, {query.shape[1]}))"
         where = self._where(under)
-        rows = self._schema.rows
-        statement = f"SELECT {distance} AS distance, count() FROM {rows} WHERE {where} GROUP BY distance"
+        statement = f"SELECT {distance} AS distance, count() FROM {self._rows} WHERE {where} GROUP BY distance"
         if under:  # the rows of a folder are not known in advance, so all are counted too, which takes no scan
-            statement += f" UNION ALL SELECT NULL, count() FROM {rows} WHERE {self._where(())}"
+            statement += f" UNION ALL SELECT NULL, count() FROM {self._rows} WHERE {self._where(())}"
         counts = self._connection.query(statement)
         self._require(sum(count for each, count in counts if (each is None) == bool(under)), len(self))
         limit = self.manifest.n_bits if max_distance is None else max_distance
@@ -146,17 +134,15 @@ class CodeTable:
         radius = near[bisect_left(totals, wanted) - 1][0]
         root, order = self._order()
         found = self._connection.query(
-            f"SELECT {distance} AS distance, {root} AS root, path FROM {rows} WHERE ({where}) AND distance <= {radius} "
-            f"ORDER BY distance, {order} LIMIT {wanted}"
+            f"SELECT {distance} AS distance, {root} AS root, path FROM {self._rows} "
+            f"WHERE ({where}) AND distance <= {radius} ORDER BY distance, {order} LIMIT {wanted}"
         )
         self._require(len(found), wanted)
         return [(each, root + path) for each, root, path in found]
 
     def _order(self) -> tuple[str, str]:
-        """Return expressions for the root of a row and for the order of absolute paths.
-
-        Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
-        """
+        """Return expressions for the root of a row and for the order of absolute paths."""
+        # Within a file that is the order of ids, which are cheaper to read; the paths of several files may interleave.
         if len(self._files) == 1:
             return quote_bytes(self._files[0].prefix), "id"
         generations = ", ".join(str(file.generation) for file in self._files)
@@ -193,26 +179,21 @@ class CodeTable:
 
     def _require(self, found: int, expected: int) -> None:
         if found != expected:
-            raise TableError(
-                "the table does not hold what was pushed",
-                path=self.path,
-                expected=f"{expected} rows",
-                found=str(found),
-                hint="push the code files again; on a cluster, see first whether a replica lags behind",
-            )
+            problem = "the table does not hold what was pushed"
+            hint = "push the code files again; on a cluster, see first whether a replica lags behind"
+            raise TableError(problem, path=self.path, expected=f"{expected} rows", found=str(found), hint=hint)
 
     def _read_files(self) -> None:
-        if not self._schema.exists():
-            raise TableError("no such table", path=self.path, hint=PUSH_HINT)
-        files = live_files(self._schema.read_files())
-        if not files:
-            raise TableError("no code file has been pushed here to its end", path=self.path, hint=PUSH_HINT)
-        models = {(file.manifest.fingerprint, file.manifest.n_bits): file.manifest for file in (*self._files, *files)}
-        if len(models) > 1:
-            raise TableError(
-                "the table holds codes of several models, which cannot be compared",
-                path=self.path,
-                found=", ".join(f"{each.model} ({each.fingerprint[:12]})" for each in models.values()),
-                hint="push the code files of one model to a table of their own",
-            )
+        with about(self.path):
+            if not self._schema.exists():
+                raise TableError("no such table", hint=PUSH_HINT)
+            files = live_files(self._schema.read_files())
+            if not files:
+                raise TableError("no code file has been pushed here to its end", hint=PUSH_HINT)
+            models = {(each.manifest.fingerprint, each.manifest.n_bits): each.manifest for each in self._files + files}
+            if len(models) > 1:
+                problem = "the table holds codes of several models, which cannot be compared"
+                found = ", ".join(f"{each.model} ({each.fingerprint[:12]})" for each in models.values())
+                hint = "push the code files of one model to a table of their own"
+                raise TableError(problem, found=found, hint=hint)
         self._files = files

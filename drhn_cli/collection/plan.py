@@ -25,63 +25,35 @@ from drhn_cli.paths import common_folder, is_below
 
 @dataclass(frozen=True, kw_only=True)
 class HashOptions:
-    """What ``drhn hash`` is asked for: how pictures are found and hashed.
+    """What ``drhn hash`` is asked for: how pictures are found and hashed."""
 
-    Attributes:
-        exclude: globs of files and folders to leave out.
-        hidden: take files and folders whose names begin with a dot.
-        follow: follow symbolic links.
-        shard: only the pictures of this shard. None: all.
-        weights: a bundled model's name or a weights file. None: the code file's, or the default.
-        n_bits: length of the codes. None: that of the code file, or the network's.
-        views: number of views whose activations are averaged, 1 or 2. None: as in the code file; for a new file, as in
-            the model.
-        rebuild: hash all pictures again, and discard the old codes.
-        keep_missing: keep the codes of files that are gone.
-        root: new location of the folder that the code file's paths are relative to. None: it was not moved.
-        device: auto, cuda, mps or cpu.
-        batch_size: pictures at a time.
-        workers: threads that decode, and as many that run the network on the CPU. None: one for each processor.
-        max_pixels: larger pictures are refused. None: ``MAX_PIXELS``.
-    """
-
-    exclude: Sequence[str] = ()
-    hidden: bool = False
-    follow: bool = False
-    shard: Shard | None = None
-    weights: str | None = None
-    n_bits: int | None = None
-    views: int | None = None
-    rebuild: bool = False
-    keep_missing: bool = False
-    root: AnyPath | None = None
-    device: str = "auto"
-    batch_size: int = 256
-    workers: int | None = None
-    max_pixels: int | None = None
+    exclude: Sequence[str] = ()  # globs of files and folders to leave out
+    hidden: bool = False  # take files and folders whose names begin with a dot
+    follow: bool = False  # follow symbolic links
+    shard: Shard | None = None  # only the pictures of this shard; None: all
+    weights: str | None = None  # a bundled model or a weights file; None: the code file's, or the default
+    n_bits: int | None = None  # length of the codes; None: that of the code file, or the network's
+    views: int | None = None  # 1 or 2, whose activations are averaged; None: as in the code file, or in the model
+    rebuild: bool = False  # hash all pictures again, and discard the old codes
+    keep_missing: bool = False  # keep the codes of files that are gone
+    root: AnyPath | None = None  # where the folder that paths are relative to has moved; None: it was not moved
+    device: str = "auto"  # auto, cuda, mps or cpu
+    batch_size: int = 256  # pictures at a time
+    workers: int | None = None  # threads that decode, and as many that run the network; None: one for each processor
+    max_pixels: int | None = None  # larger pictures are refused; None: ``MAX_PIXELS``
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
-    """The content of a code file, with absolute paths.
+    """The content of a code file, with absolute paths."""
 
-    Attributes:
-        root: current location of its root folder; empty if there is no file yet.
-        codes: (n, code_size) uint8.
-        entries: of the n rows.
-        model: that made the codes.
-        n_bits: length of a code.
-        shard: which the file holds; None: it is not a shard.
-        is_new: whether there is no file, or its content is to be discarded.
-    """
-
-    root: bytes
-    codes: NDArray[np.uint8]
-    entries: Entries
-    model: Model
-    n_bits: int
-    shard: Shard | None = None
-    is_new: bool = False
+    root: bytes  # current location of its root folder; empty if there is no file yet
+    codes: NDArray[np.uint8]  # (n, code_size)
+    entries: Entries  # of the n rows
+    model: Model  # that made the codes
+    n_bits: int  # length of a code
+    shard: Shard | None = None  # that the file holds; None: it is not a shard
+    is_new: bool = False  # there is no file, or its content is to be discarded
 
     @cached_property
     def rows(self) -> dict[bytes, int]:
@@ -100,22 +72,13 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The pictures to be hashed.
+    """The pictures to be hashed."""
 
-    Attributes:
-        files: of this shard; those of an archive in its order.
-        search: errors and missing paths of all sources. Its ``files`` are those of all shards, without the members of
-            archives.
-        shard: None: all of the collection.
-        n_images: number of pictures in all shards, or a lower bound.
-        folder: deepest common folder of all sources.
-    """
-
-    files: list[ImageFile]
-    search: FindResult
-    shard: Shard | None
-    n_images: int
-    folder: bytes
+    files: list[ImageFile]  # of this shard; those of an archive in its order
+    search: FindResult  # of all sources; its files are those of all shards, without the members of archives
+    shard: Shard | None  # None: all of the collection
+    n_images: int  # number of pictures in all shards, or a lower bound
+    folder: bytes  # deepest common folder of all sources
 
     @property
     def complete(self) -> bool:
@@ -139,25 +102,15 @@ class Sources:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePlan:
-    """What is to be done with each picture. Rows are those of ``Stored``.
+    """What is to be done with each picture. Rows are those of ``Stored``."""
 
-    Attributes:
-        root: folder that paths will be relative to.
-        unchanged: pictures whose code stays, and their rows.
-        moved: the same for pictures that were found under another path.
-        kept: rows that stay although their picture was not found.
-        removed: rows to drop.
-        pending: pictures that have to be decoded.
-        outdated: path to row, for pending pictures that changed; rows stay until the picture is hashed.
-    """
-
-    root: bytes
-    unchanged: list[tuple[ImageFile, int]] = field(default_factory=list)
-    moved: list[tuple[ImageFile, int]] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)
-    pending: list[ImageFile] = field(default_factory=list)
-    outdated: dict[bytes, int] = field(default_factory=dict)
+    root: bytes  # folder that paths will be relative to
+    unchanged: list[tuple[ImageFile, int]] = field(default_factory=list)  # pictures whose code stays, and their rows
+    moved: list[tuple[ImageFile, int]] = field(default_factory=list)  # the same, found under another path
+    kept: list[int] = field(default_factory=list)  # rows that stay although their picture was not found
+    removed: list[int] = field(default_factory=list)  # rows to drop
+    pending: list[ImageFile] = field(default_factory=list)  # pictures that have to be decoded
+    outdated: dict[bytes, int] = field(default_factory=dict)  # changed pictures: path to row, which stays until hashed
 
     def stored_part(self, stored: Stored) -> tuple[NDArray[np.uint8], Entries]:
         """Return the codes that stay, (m, code_size) uint8, and their entries with the current paths and stamps."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, printable
+from drhn_cli.errors import AnyPath, ConfigError, ImageError, SourceError, about, printable
 from drhn_cli.files import os_errors
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.preprocess import Preprocessing
+from drhn_cli.settings import require
 from drhn_cli.threads import n_processors
 
 CIFAR10 = "cifar10"
-TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # in order of preference
 
 _BATCH_SIZE = 512
@@ -71,20 +73,21 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
             pictures or one that ``class_names`` lacks.
     """
     path = os.fsencode(folder)
-    folders = _class_folders(path)
-    if len(folders) < min_classes:
-        found = f"{len(folders)} class folders"
-        raise SourceError("too few classes", path=path, expected=f"{min_classes} or more: {_LAYOUT}", found=found)
+    with about(path):
+        folders = _class_folders(path)
+        if len(folders) < min_classes:
+            expected, found = f"{min_classes} or more: {_LAYOUT}", f"{len(folders)} class folders"
+            raise SourceError("too few classes", expected=expected, found=found)
     names = tuple(sorted(folders) if class_names is None else class_names)
     label_of = {name: label for label, name in enumerate(names)}
     paths: list[bytes] = []
     labels: list[int] = []
     for name in sorted(folders):
-        if name not in label_of:
-            expected, found = f"one of {', '.join(map(printable, names))}", printable(name)
-            hint = "rename or remove the folder, or train with it"
-            raise SourceError("unknown class", path=folders[name], expected=expected, found=found, hint=hint)
-        pictures = _class_pictures(folders[name])
+        with about(folders[name]):
+            if name not in label_of:
+                expected, hint = ", ".join(map(printable, names)), "rename or remove the folder, or train with it"
+                raise SourceError("unknown class", expected=f"one of {expected}", found=printable(name), hint=hint)
+            pictures = _class_pictures(folders[name])
         paths += pictures
         labels += [label_of[name]] * len(pictures)
     folder = os.path.abspath(path)
@@ -102,20 +105,19 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
         SourceError: as ``find_classes``, or there are class folders in ``train`` and other folders beside it.
     """
     path = os.fsencode(folder)
-    inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
-    train_folder = inside.pop(TRAIN_FOLDER, None)
-    test_folder = next((inside[name] for name in TEST_FOLDERS if name in inside), None)
-    if train_folder is None:
-        return find_classes(path), None
-    if test_folder is None and inside:
-        if _has_only_folders(train_folder):  # its classes are meant, and not the classes "train" and "dev"
+    with about(path):
+        inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
+        train_folder = inside.pop("train", None)
+        test_folder = next((inside[name] for name in TEST_FOLDERS if name in inside), None)
+        # The folders inside train/ are classes then; "train" and, say, "dev" are none.
+        if train_folder and inside and not test_folder and _has_only_folders(train_folder):
             raise SourceError(
                 "there are class folders in train/, and no test pictures beside it",
-                path=path,
                 expected=" or ".join(f"{name}/" for name in TEST_FOLDERS),
                 found=", ".join(printable(os.path.basename(folder)) for folder in inside.values()),
                 hint="rename the folder of test pictures, or name train/ itself",
             )
+    if train_folder is None or (inside and not test_folder):
         return find_classes(path), None
     train = find_classes(train_folder)
     return train, find_classes(test_folder, class_names=train.class_names, min_classes=1) if test_folder else None
@@ -131,28 +133,24 @@ def load_labelled(folder: ImageFolder, preprocessing: Preprocessing, *, workers:
     """
     workers = workers or n_processors()
     pixels = np.empty((len(folder.paths), *preprocessing.shape), np.uint8)
-    indices = np.empty(len(folder.paths), np.int64)
+    rows: list[int] = []  # of the pictures that were loaded
     failures: list[tuple[int, ImageError]] = []
-    n_loaded = 0
     for batch in load_batches(folder.paths, preprocessing, batch_size=_BATCH_SIZE, workers=workers):
-        end = n_loaded + len(batch.indices)
-        pixels[n_loaded:end] = batch.pixels
-        indices[n_loaded:end] = batch.indices
+        pixels[len(rows) : len(rows) + len(batch.indices)] = batch.pixels
+        rows += batch.indices.tolist()
         failures += batch.failures
-        n_loaded = end
-    indices = indices[:n_loaded]
-    labels = folder.labels[indices]
+    labels = folder.labels[rows]
     lost = np.setdiff1d(folder.labels, labels)
     if lost.size:
         name = folder.class_names[lost[0]]
         first = next(error for i, error in failures if folder.labels[i] == lost[0])
         raise SourceError(f"no picture of class {printable(name)!r} can be read", found=first.message)
     return LabelledImages(
-        pixels=pixels[:n_loaded],
+        pixels=pixels[: len(rows)],
         labels=labels,
         class_names=folder.class_names,
         failures=tuple(error for _, error in failures),
-        paths=tuple(folder.paths[i] for i in indices),
+        paths=tuple(folder.paths[row] for row in rows),
         folder=folder.folder,
     )
 
@@ -174,69 +172,55 @@ def with_views(images: LabelledImages, preprocessing: Preprocessing, *, workers:
 
 
 def load_split(
-    data: str,
-    preprocessing: Preprocessing,
-    *,
-    workers: int | None = None,
-    data_dir: Path | None = None,
-    download: bool = False,
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Load training pictures, and test pictures if there are any.
-
-    Args:
-        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``.
-        preprocessing: how a picture becomes square.
-        workers: threads that decode; None: one for each processor.
-        data_dir: where torchvision keeps CIFAR-10; None: ``data`` in the working directory.
-        download: fetch CIFAR-10 if it is not there.
-
-    Raises:
-        SourceError: a folder cannot be read or has no classes, or CIFAR-10 is not there.
-    """
-    if _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)
-    train, test = find_split(data)
-    return (
-        load_labelled(train, preprocessing, workers=workers),
-        load_labelled(test, preprocessing, workers=workers) if test else None,
-    )
-
-
-def load_queries_and_gallery(
     data: str | tuple[str, str],
     preprocessing: Preprocessing,
     *,
     workers: int | None = None,
     data_dir: Path | None = None,
     download: bool = False,
+    needs_test: bool = False,
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Load training pictures, and test pictures if there are any.
+
+    Args:
+        data: a folder of class folders, a folder with ``train`` and ``test`` of them, or ``cifar10``; or two folders of
+            class folders, for training and for testing.
+        preprocessing: how a picture becomes square.
+        workers: threads that decode; None: one for each processor.
+        data_dir: where torchvision keeps CIFAR-10; None: ``data`` in the working directory.
+        download: fetch CIFAR-10 if it is not there.
+        needs_test: refuse data without test pictures before any picture is loaded.
+
+    Raises:
+        ConfigError: there are no test pictures, but they are needed.
+        SourceError: a folder cannot be read or has no classes, or CIFAR-10 is not there.
+    """
+    if data == CIFAR10 and not Path(CIFAR10).exists():
+        return _load_cifar10(preprocessing, data_dir, download)
+    if isinstance(data, str):
+        train, test = find_split(data)
+    else:
+        train = find_classes(data[0])
+        test = find_classes(data[1], class_names=train.class_names, min_classes=1)
+    if needs_test and test is None:
+        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
+    load = partial(load_labelled, preprocessing=preprocessing, workers=workers)
+    return load(train), load(test) if test else None
+
+
+def load_queries_and_gallery(
+    data: str | tuple[str, str], preprocessing: Preprocessing, **options: Any
 ) -> tuple[LabelledImages, LabelledImages]:
     """Load the queries, and the gallery that they are looked up in.
 
     ``data`` is a folder with ``train`` (the gallery) and ``test`` (the queries), or ``cifar10``; or two folders of
-    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The other arguments
-    are those of ``load_split``.
-
-    Raises:
-        ConfigError: there are no test pictures.
-        SourceError: as for ``load_split``, or the queries have a class that the gallery lacks.
+    class folders, the queries' and the gallery's. Queries may lack some of the gallery's classes. The options and the
+    errors are those of ``load_split``.
     """
-    if isinstance(data, str) and _is_cifar10(data):
-        return _load_cifar10(preprocessing, data_dir, download)[::-1]
-    if isinstance(data, str):
-        gallery, queries = find_split(data)
-    else:
-        gallery = find_classes(data[1])
-        queries = find_classes(data[0], class_names=gallery.class_names, min_classes=1)
-    if queries is None:
-        raise ConfigError("no test pictures", expected="train/ and test/", hint="use --queries and --gallery")
-    return (
-        load_labelled(queries, preprocessing, workers=workers),
-        load_labelled(gallery, preprocessing, workers=workers),
-    )
-
-
-def _is_cifar10(data: str) -> bool:
-    return data == CIFAR10 and not Path(data).exists()
+    split = data if isinstance(data, str) else data[::-1]
+    gallery, queries = load_split(split, preprocessing, needs_test=True, **options)
+    assert queries is not None  # noqa: S101 - they are needed
+    return queries, gallery
 
 
 def _load_cifar10(
@@ -246,14 +230,11 @@ def _load_cifar10(
     from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811 - a class
 
     if preprocessing.size != 32:
-        raise SourceError(
-            "CIFAR-10 has pictures of 32x32 pixels",
-            expected="a network for that size: the cifar10 weights, or one trained with --input-size 32",
-            found=str(preprocessing.size),
-        )
+        expected = "a network for that size: the cifar10 weights, or one trained with --input-size 32"
+        raise SourceError("CIFAR-10 has pictures of 32x32 pixels", expected=expected, found=str(preprocessing.size))
     data_dir = data_dir or Path("data")
-    parts = []
-    for train in (True, False):
+
+    def load(*, train: bool) -> LabelledImages:
         try:
             part = Cifar10(str(data_dir), train=train, download=download)
         except RuntimeError as error:
@@ -264,14 +245,14 @@ def _load_cifar10(
             raise SourceError("CIFAR-10 cannot be fetched", path=data_dir, found=str(error), hint=hint) from error
         labels, pixels = np.array(part.targets, np.int64), np.ascontiguousarray(part.data)
         images = LabelledImages(pixels=pixels, labels=labels, class_names=tuple(part.classes), failures=())
-        parts.append(with_views(images, preprocessing))
-    return parts[0], parts[1]
+        return with_views(images, preprocessing)
+
+    return load(train=True), load(train=False)
 
 
 def check_validation(fraction: float) -> None:
     """Refuse a share of validation pictures that is not in 0 up to, not including, 1."""
-    if not 0 <= fraction < 1:
-        raise ConfigError("validation is out of range", expected="0 up to, not including, 1", found=str(fraction))
+    require(0 <= fraction < 1, "validation", "0 up to, not including, 1", fraction)
 
 
 def hold_out(images: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages | None]:
@@ -318,9 +299,9 @@ def split_validation(
 def _class_folders(path: bytes) -> dict[str, bytes]:
     """Return the folders inside a folder, by name."""
     if os.path.isfile(path):
-        raise SourceError("not a folder", path=path, expected=_LAYOUT)
-    absent = SourceError("no such folder", path=path, expected=_LAYOUT, hint="check the path")
-    with os_errors(SourceError, "cannot be read", path=path, hint="check its permissions", absent=absent):
+        raise SourceError("not a folder", expected=_LAYOUT)
+    absent = SourceError("no such folder", expected=_LAYOUT, hint="check the path")
+    with os_errors(SourceError, "cannot be read", path=None, hint="check its permissions", absent=absent):
         folders = [entry for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(b".")]
     return {os.fsdecode(folder.name): folder.path for folder in folders}
 
@@ -337,5 +318,5 @@ def _class_pictures(path: bytes) -> list[bytes]:
         raise found.failures[0]
     if not found.files:
         hint = "remove the folder or put pictures into it"
-        raise SourceError("no pictures in this class", path=path, expected=_LAYOUT, hint=hint)
+        raise SourceError("no pictures in this class", expected=_LAYOUT, hint=hint)
     return [file.path for file in found.files]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drhn_cli.errors import DrhnError
 from drhn_cli.evaluation.data import LabelledImages
@@ -15,10 +17,14 @@ from drhn_cli.evaluation.metrics import (
     asymmetric_mean_average_precision,
     precision_recall_curve,
     retrieval_metrics,
+    unique_rows,
 )
-from drhn_cli.network.encoder import bit_probabilities, codes_of, encode_views
+from drhn_cli.network.encoder import Backend, bit_probabilities, codes_of, encode_views
 from drhn_cli.network.model import Model, choose_bits
 from drhn_cli.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from drhn_cli.network.drhn import DRHN
 
 _PROGRESS_STEP = 1000  # images
 
@@ -61,40 +67,61 @@ def evaluate_model(
         DrhnError: queries and gallery have different classes.
     """
     from drhn_cli.network.devices import choose_device
-    from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
+    from drhn_cli.network.drhn import build_network, torch_backend
 
     measures = measures or Measures()
-    lengths = [choose_bits(n_bits, model) for n_bits in measures.code_lengths or (None,)]
+    for n_bits in measures.code_lengths:
+        choose_bits(n_bits, model)
     if queries.class_names != gallery.class_names:
         expected, found = str(gallery.class_names), str(queries.class_names)
         raise DrhnError("queries and gallery have different classes", expected=expected, found=found)
     network = build_network(model, choose_device(device))
     backend = torch_backend(network, model.preprocessing)
-    n_queries = len(queries.labels)
-    progress.phase("hashing", n_queries + len(gallery.labels))
-    parts = []
-    for images in (queries, gallery):
-        for start in range(0, len(images.labels), _PROGRESS_STEP):
-            parts.append(encode_views(backend, images.pixels[start : start + _PROGRESS_STEP]))
-            progress.advance(len(parts[-1]))
-    query_activations, gallery_activations = np.split(np.concatenate(parts), [n_queries])
+    evaluations = evaluate_network(network, backend, queries, gallery, measures, progress)
+    if queries.class_names == model.class_names:
+        return evaluations
+    return [replace(one, accuracy=None) for one in evaluations]
+
+
+def evaluate_network(
+    network: DRHN,
+    backend: Backend,
+    queries: LabelledImages,
+    gallery: LabelledImages,
+    measures: Measures,
+    progress: Progress = SILENT,
+) -> list[Evaluation]:
+    """Return an evaluation for each code length of a network in evaluation mode, and of a backend that runs it.
+
+    Queries and gallery have the classes of the network, in the same order.
+    """
+    from drhn_cli.network.drhn import predict_classes
+
+    progress.phase("hashing", len(queries.labels) + len(gallery.labels))
+    query_activations, gallery_activations = (_encode(backend, images, progress) for images in (queries, gallery))
 
     def evaluate_at(n_bits: int) -> Evaluation:
-        query_codes = LabelledCodes(codes_of(query_activations, model.config, n_bits), queries.labels, n_bits)
-        gallery_codes = LabelledCodes(codes_of(gallery_activations, model.config, n_bits), gallery.labels, n_bits)
-        accuracy = asymmetric_map = None
-        if queries.class_names == model.class_names:
-            accuracy = float((predict_classes(network, query_activations, n_bits) == queries.labels).mean())
+        query_codes = LabelledCodes(codes_of(query_activations, network.config, n_bits), queries.labels, n_bits)
+        gallery_codes = LabelledCodes(codes_of(gallery_activations, network.config, n_bits), gallery.labels, n_bits)
+        asymmetric_map = None
         if measures.asymmetric:
-            probabilities = bit_probabilities(query_activations, model.config, n_bits)
+            probabilities = bit_probabilities(query_activations, network.config, n_bits)
             asymmetric_map = asymmetric_mean_average_precision(probabilities, queries.labels, gallery_codes)
         return Evaluation(
             n_bits=n_bits,
-            accuracy=accuracy,
+            accuracy=float((predict_classes(network, query_activations, n_bits) == queries.labels).mean()),
             retrieval=retrieval_metrics(query_codes, gallery_codes, depth=measures.depth),
-            n_codes=len(np.unique(gallery_codes.codes, axis=0)),
+            n_codes=len(unique_rows(gallery_codes.codes)[0]),
             curve=precision_recall_curve(query_codes, gallery_codes) if measures.curves else None,
             asymmetric_map=asymmetric_map,
         )
 
-    return [evaluate_at(n_bits) for n_bits in lengths]
+    return [evaluate_at(n_bits) for n_bits in measures.code_lengths or (network.config.bits,)]
+
+
+def _encode(backend: Backend, images: LabelledImages, progress: Progress) -> NDArray[np.float32]:
+    parts = []
+    for start in range(0, len(images.labels), _PROGRESS_STEP):
+        parts.append(encode_views(backend, images.pixels[start : start + _PROGRESS_STEP]))
+        progress.advance(len(parts[-1]))
+    return np.concatenate(parts)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drhn_cli.codes.pack import check_codes, unpack_bits
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import DrhnError
 from drhn_cli.search.hamming import hamming_distances
+from drhn_cli.settings import require
 
 _CHUNK_BYTES = 1 << 23  # of distances at a time
 
@@ -28,7 +29,7 @@ class LabelledCodes:
     n_bits: int  # 1..4096
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RetrievalMetrics:
     """Measures of one set of queries against one gallery, all in 0..1, each the mean over ``n_queries``."""
 
@@ -75,27 +76,16 @@ def retrieval_metrics(
         DrhnError: arrays of another shape or dtype, an empty one, or no query with a relevant item in the gallery.
         ConfigError: a number out of range.
     """
-    for name, value in (("k", k), ("depth", depth)):
-        if value < 1:
-            raise ConfigError(f"{name} is out of range", expected="1 or more", found=str(value))
-    distinct, repeats, grouped = _prepare(queries, gallery, seed)
-    parts = _parts(distinct, len(grouped.codes))
-    scores = np.concatenate([grouped.score(part, k, depth) for part in parts])
-    counted = repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
+    require(k >= 1, "k", "1 or more", k)
+    require(depth >= 1, "depth", "1 or more", depth)
+    grouped = _Gallery(queries, gallery, seed)
+    scores = np.concatenate([grouped.score(part, k, depth) for part, _ in grouped.parts()])
+    counted = grouped.query_repeats * ~np.isnan(scores[:, 0])  # (distinct queries,)
     n_queries = int(counted.sum())
     _refuse_none(n_queries)
-    means = counted @ np.nan_to_num(scores) / n_queries  # (4,)
-    return RetrievalMetrics(
-        mean_average_precision=float(means[0]),
-        mean_average_precision_at_depth=float(means[1]),
-        precision_at_k=float(means[2]),
-        precision_at_radius2=float(means[3]),
-        n_queries=n_queries,
-        n_queries_left_out=len(queries.codes) - n_queries,
-        n_gallery=len(gallery.codes),
-        k=k,
-        depth=depth,
-    )
+    full, at_depth, at_k, at_radius2 = (counted @ np.nan_to_num(scores) / n_queries).tolist()
+    n_left_out, n_gallery = len(queries.codes) - n_queries, len(gallery.codes)
+    return RetrievalMetrics(full, at_depth, at_k, at_radius2, n_queries, n_left_out, n_gallery, k, depth)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,18 +108,17 @@ def precision_recall_curve(queries: LabelledCodes, gallery: LabelledCodes) -> Pr
     Raises:
         DrhnError: as ``retrieval_metrics``.
     """
-    distinct, repeats, grouped = _prepare(queries, gallery, 0)
+    grouped = _Gallery(queries, gallery)
     precision, recall = np.zeros((2, queries.n_bits + 1))
-    n_queries = n_done = 0
-    for part in _parts(distinct, len(grouped.codes)):
+    n_queries = 0
+    for part, repeats in grouped.parts():
         _, items, relevant = grouped.counts(part)
         within, relevant_within = items.cumsum(axis=1), relevant.cumsum(axis=1)  # (q, n_bits + 1)
         n_relevant = relevant_within[:, -1:]
-        counted = repeats[n_done : n_done + len(items)] * (n_relevant[:, 0] > 0)
+        counted = repeats * (n_relevant[:, 0] > 0)
         precision += counted @ (relevant_within / np.maximum(within, 1))
         recall += counted @ (relevant_within / np.maximum(n_relevant, 1))
         n_queries += int(counted.sum())
-        n_done += len(items)
     _refuse_none(n_queries)
     return PrecisionRecallCurve(precision=precision / n_queries, recall=recall / n_queries)
 
@@ -168,9 +157,7 @@ def tie_aware_average_precision(relevant_per_distance: ArrayLike, items_per_dist
 
 
 def asymmetric_mean_average_precision(
-    probabilities: NDArray[np.float64],
-    query_labels: NDArray[np.integer],
-    gallery: LabelledCodes,
+    probabilities: NDArray[np.float64], query_labels: NDArray[np.integer], gallery: LabelledCodes
 ) -> float:
     """Return the mean average precision of full rankings by asymmetric distance, with ties as the expectation.
 
@@ -183,7 +170,7 @@ def asymmetric_mean_average_precision(
     relevant = {
         int(label): np.bincount(ids[gallery.labels == label], minlength=len(codes)) for label in np.unique(query_labels)
     }
-    precisions: list[float] = []
+    precisions = []
     step = max(1, _CHUNK_BYTES // (8 * len(codes)))
     for start in range(0, len(probabilities), step):
         # Distances without the part that is the same for all codes; in double precision, so that equal ones stay equal.
@@ -198,49 +185,44 @@ def asymmetric_mean_average_precision(
     return float(np.mean(known))
 
 
-def _prepare(
-    queries: LabelledCodes, gallery: LabelledCodes, seed: int
-) -> tuple[LabelledCodes, NDArray[np.int64], _Gallery]:
-    """Check both; return the distinct queries, pairs of code and label, how often each occurs, and the gallery."""
-    _check(queries, queries.n_bits, "query")
-    _check(gallery, queries.n_bits, "gallery")
-    codes, code_ids = unique_rows(queries.codes)
-    labels, label_ids = np.unique(queries.labels, return_inverse=True)
-    pairs, repeats = np.unique(label_ids * len(codes) + code_ids, return_counts=True)
-    distinct = LabelledCodes(codes[pairs % len(codes)], labels[pairs // len(codes)], queries.n_bits)
-    return distinct, repeats, _Gallery(gallery, seed)
-
-
-def _parts(queries: LabelledCodes, n_gallery: int) -> Iterator[LabelledCodes]:
-    """Yield a few queries at a time, whose uint16 distances to the gallery take a few megabytes."""
-    step = max(1, _CHUNK_BYTES // (2 * n_gallery))
-    for start in range(0, len(queries.labels), step):
-        rows = slice(start, start + step)
-        yield LabelledCodes(queries.codes[rows], queries.labels[rows], queries.n_bits)
-
-
 def _refuse_none(n_queries: int) -> None:
     if not n_queries:
         raise DrhnError("no query has a relevant item in the gallery", hint="give both the same classes")
 
 
 class _Gallery:
-    """A gallery whose equal codes are measured once: many items of a class share a code."""
+    """A gallery and its queries; equal codes of a class are measured once: many items share a code."""
 
-    def __init__(self, gallery: LabelledCodes, seed: int) -> None:
+    def __init__(self, queries: LabelledCodes, gallery: LabelledCodes, seed: int = 0) -> None:
+        _check(queries, queries.n_bits, "query")
+        _check(gallery, queries.n_bits, "gallery")
+        codes, code_ids = unique_rows(queries.codes)
+        query_labels, label_ids = np.unique(queries.labels, return_inverse=True)
+        pairs, self.query_repeats = np.unique(label_ids * len(codes) + code_ids, return_counts=True)
+        distinct_codes, distinct_labels = codes[pairs % len(codes)], query_labels[pairs // len(codes)]
+        self._queries = LabelledCodes(distinct_codes, distinct_labels, queries.n_bits)
         labels = gallery.labels.astype(np.int64)
-        self.codes, ids = unique_rows(gallery.codes)  # (u, code_size); the code of each item, (n,)
+        self._codes, ids = unique_rows(gallery.codes)  # (u, code_size); the code of each item, (n,)
         self._repeats = np.bincount(ids)  # (u,), items with each code
         self._ids_of_label = {int(label): ids[labels == label] for label in np.unique(labels)}
         order = np.random.default_rng(seed).permutation(len(ids))
         self._shuffled_ids, self._shuffled_labels = ids[order], labels[order]
 
+    def parts(self) -> Iterator[tuple[LabelledCodes, NDArray[np.int64]]]:
+        """Yield a few distinct queries at a time, whose distances take a few megabytes, and how often each occurs."""
+        codes, labels, n_bits = self._queries.codes, self._queries.labels, self._queries.n_bits
+        step = max(1, _CHUNK_BYTES // (2 * len(self._codes)))
+        for start in range(0, len(codes), step):
+            rows = slice(start, start + step)
+            yield LabelledCodes(codes[rows], labels[rows], n_bits), self.query_repeats[rows]
+
     def score(self, queries: LabelledCodes, k: int, depth: int) -> NDArray[np.float64]:
         """Return the measures of each query, (q, 4), in the order of RetrievalMetrics, NaN if nothing is relevant."""
         distances, items, relevant = self.counts(queries)
-        at_depth = np.empty(len(distances))
-        for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            at_depth[row] = _average_precision(self._first_labels(to_codes, items[row], depth) == label)
+        at_depth = [
+            _average_precision(self._first_labels(to_codes, n_at, depth) == label)
+            for to_codes, n_at, label in zip(distances, items, queries.labels, strict=True)
+        ]
         taken = np.clip(k - (np.cumsum(items, axis=1) - items), 0, items)  # a tie at place k counts in proportion
         at_k = (relevant * taken / np.maximum(items, 1)).sum(axis=1) / taken.sum(axis=1)
         within, relevant_within = items[:, :3].sum(axis=1), relevant[:, :3].sum(axis=1)  # a radius of 2
@@ -249,14 +231,12 @@ class _Gallery:
 
     def counts(self, queries: LabelledCodes) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
         """Return the distances to the codes, (q, u); items at each distance, (q, n_bits + 1); relevant ones of them."""
-        distances = hamming_distances(queries.codes, self.codes)
-        none = np.empty(0, dtype=np.int64)
-        items = np.empty((len(distances), queries.n_bits + 1), dtype=np.int64)
-        relevant = np.empty_like(items)
-        for row, (to_codes, label) in enumerate(zip(distances, queries.labels.tolist(), strict=True)):
-            items[row] = np.bincount(to_codes, weights=self._repeats, minlength=items.shape[1])
-            relevant[row] = np.bincount(to_codes[self._ids_of_label.get(label, none)], minlength=items.shape[1])
-        return distances, items, relevant
+        distances = hamming_distances(queries.codes, self._codes)
+        n, none = queries.n_bits + 1, np.empty(0, dtype=np.int64)
+        ids = [self._ids_of_label.get(label, none) for label in queries.labels.tolist()]
+        items = [np.bincount(row, weights=self._repeats, minlength=n) for row in distances]
+        relevant = [np.bincount(row[near], minlength=n) for row, near in zip(distances, ids, strict=True)]
+        return distances, np.array(items, np.int64), np.array(relevant, np.int64)
 
     def _first_labels(self, to_codes: NDArray[np.uint16], items: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
         """Return the labels of the first ``depth`` items of a stable sort by distance of the shuffled gallery."""

@@ -37,33 +37,28 @@ _LOOKS: dict[Any, Any] = {
 }
 
 
-def require_plot(path: AnyPath) -> None:
-    """Raise an error before the long work if the plot cannot be drawn or would replace another file."""
-    _format_of(path)
+def require_plot(path: AnyPath) -> str:
+    """Return the format, or raise an error before the long work if the plot cannot be drawn or written."""
+    kind = Path(os.fsdecode(path)).suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ConfigError("no kind of plot", path=path, expected="a name in .png or .svg")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plotting needs matplotlib", hint="install it with `pip install 'drhn[plot]'`")
     refuse_overwrite(path, "plot", lambda head: _MARK in head)
+    return kind
 
 
 def write_plot(path: AnyPath, evaluations: Sequence[Evaluation]) -> None:
     """Draw evaluations, which have curves, into a .png or .svg. Equal evaluations give equal files."""
-    require_plot(path)
+    kind = require_plot(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
 
-    kind = _format_of(path)
     with mpl.rc_context(_LOOKS):
         figure = Figure(figsize=(9, 4), layout="constrained")
         _draw(figure, sorted(evaluations, key=lambda one: one.n_bits))
         with os_errors(DrhnError, "cannot write the plot", path=path), atomic_write(path) as stream:
             figure.savefig(stream, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-
-
-def _format_of(path: AnyPath) -> str:
-    kind = Path(os.fsdecode(path)).suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise ConfigError("no kind of plot", path=path, expected="a name in .png or .svg")
-    return kind
 
 
 def _draw(figure: Figure, evaluations: Sequence[Evaluation]) -> None:

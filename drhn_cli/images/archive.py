@@ -13,7 +13,6 @@ from drhn_cli.errors import SourceError
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records, which are held in memory
 _AGAIN = "copy or download it again"
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -28,7 +27,6 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 _PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE}
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX}
 _SPARSE = b"GNU.sparse."
-_SPARSE_NAME = b"GNU.sparse.name"
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
 
@@ -46,6 +44,11 @@ class TarMember(NamedTuple):
     kind: str
     offset: int
     size: int
+
+    @property
+    def parts(self) -> list[bytes]:
+        """The folders and the file that the name names."""
+        return [part for part in self.name.split(b"/") if part not in (b"", b".")]
 
 
 def read_members(stream: BinaryIO) -> Iterator[TarMember]:
@@ -65,15 +68,16 @@ class _Reader:
         self._records: dict[bytes, bytes] = {}  # from the extension headers in front of the next member
 
     def members(self) -> Iterator[TarMember]:
-        while (block := self._read_block()) != bytes(_BLOCK):
+        while (block := self._read(self._at, _BLOCK)) != bytes(_BLOCK):
             header = self._parse_header(block)
-            kind = block[156:157]
             self._at += _BLOCK
-            if kind == tarfile.GNUTYPE_SPARSE and block[482]:
-                self._skip_sparse_map()
-            size = self._content_size(kind, header)
-            if kind in _EXTENSIONS:
-                self._read_extension(kind, size)
+            if header.type == tarfile.GNUTYPE_SPARSE and block[482]:
+                while self._at < self._n_bytes and self._read(self._at + 504, 1) != b"\0":  # the map of holes goes on
+                    self._at += _BLOCK
+                self._at += _BLOCK
+            size = self._content_size(header)
+            if header.type in _EXTENSIONS:
+                self._read_extension(header.type, size)
             else:
                 yield self._member(block, header, size)
                 self._records = {}
@@ -83,28 +87,19 @@ class _Reader:
         self._stream.seek(offset)
         return self._stream.read(size)
 
-    def _read_block(self) -> bytes:
-        block = self._read(self._at, _BLOCK)
-        if len(block) < _BLOCK and (self._at or not block):
-            raise self._cut_short(f"{self._n_bytes} bytes without an end mark")
-        return block
-
     def _parse_header(self, block: bytes) -> tarfile.TarInfo:
         try:
             return tarfile.TarInfo.frombuf(block, "latin-1", "strict")
         except tarfile.HeaderError as error:
-            if self._at == 0:
+            if block and self._at == 0:
                 raise _not_an_archive(block) from error
+            if len(block) < _BLOCK:
+                raise self._cut_short(f"{self._n_bytes} bytes without an end mark") from error
             raise self._damaged(str(error)) from error
 
-    def _skip_sparse_map(self) -> None:
-        while self._at < self._n_bytes and self._read(self._at + 504, 1) != b"\0":
-            self._at += _BLOCK
-        self._at += _BLOCK
-
-    def _content_size(self, kind: bytes, header: tarfile.TarInfo) -> int:
+    def _content_size(self, header: tarfile.TarInfo) -> int:
         try:
-            size = header.size if kind in _EXTENSIONS else int(self._records.get(b"size", header.size))
+            size = header.size if header.type in _EXTENSIONS else int(self._records.get(b"size", header.size))
         except ValueError as error:
             raise self._damaged("a size that is no number") from error
         if header.type in _WITHOUT_CONTENT:
@@ -122,35 +117,28 @@ class _Reader:
         content = self._read(self._at, size)
         if kind == tarfile.GNUTYPE_LONGNAME:
             self._records[b"path"] = content.split(b"\0")[0]
-        elif kind in _PAX:
-            records = self._parse_records(content)
-            if kind == tarfile.XGLTYPE and records:
-                raise self._damaged("a name or size for all members")
-            self._records |= records
-
-    def _parse_records(self, content: bytes) -> dict[bytes, bytes]:
-        """Return those records of a pax header, each ``LENGTH KEY=VALUE`` and a newline, that matter here."""
-        records = {}
         at = 0
-        while at < len(content) and content[at]:
+        # A pax header is records "LENGTH KEY=VALUE", each with a newline at its end, of which few matter here.
+        while kind in _PAX and at < len(content) and content[at]:
             match = _RECORD.match(content, at)
             end = at + int(match[1]) if match else 0
             if match is None or not match.end() < end <= len(content) or content[end - 1] != ord("\n"):
                 raise self._damaged("a damaged pax header")
-            if match[2] in (b"path", b"size", _SPARSE_NAME):
-                records[match[2]] = content[match.end() : end - 1]
-            if match[2].startswith(_SPARSE):
-                records[_SPARSE] = b""
+            if match[2] in (b"path", b"size") or match[2].startswith(_SPARSE):
+                if kind == tarfile.XGLTYPE:
+                    raise self._damaged("a name or size for all members")
+                self._records[match[2]] = content[match.end() : end - 1]
             at = end
-        return records
 
     def _member(self, block: bytes, header: tarfile.TarInfo, size: int) -> TarMember:
         short_name = header.name.encode("latin-1")
         if block[257:265] == tarfile.GNU_MAGIC:  # it has times where ustar has the beginning of a long name
             short_name = block[:100].split(b"\0")[0]
-        name = self._records.get(_SPARSE_NAME, self._records.get(b"path", short_name))
-        kind = "file" if header.type in _REGULAR else _KINDS.get(header.type, "of an unknown kind")
-        return TarMember(name, "a sparse file" if _SPARSE in self._records else kind, self._at, size)
+        name = self._records.get(_SPARSE + b"name", self._records.get(b"path", short_name))
+        kind = _KINDS.get(header.type, "file" if header.isreg() else "of an unknown kind")
+        if any(key.startswith(_SPARSE) for key in self._records):
+            kind = "a sparse file"
+        return TarMember(name, kind, self._at, size)
 
     def _damaged(self, found: str) -> SourceError:
         return SourceError("damaged archive", found=f"{found} at byte {self._at}", hint=_AGAIN)

@@ -7,8 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -89,59 +88,51 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
         ImageError: it cannot be read, is no picture, is damaged or cut short, has more than ``max_pixels`` pixels, or
             has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
     """
-    _ignore_pillow_warnings()
-    _raise_pillow_limit(max_pixels)
+    _prepare_pillow(max_pixels)
     name = source_name(source)
-    with about(name), _decoder_errors():
-        data = read_source(source)
-        picture = _open(data, name)
-        _refuse_bomb(picture, len(data), max_pixels)
-        full_width = picture.width
-        drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
-        if isinstance(picture, JpegImagePlugin.JpegImageFile):
-            picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
-        picture.load()
-        # The size is read after loading, which turns a TIFF upright.
-        width, height = drafted[1][2:] if drafted else picture.size
-        scale = round(full_width / width) if drafted else 1
-        margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
-        turn, sides = _turn(picture)  # before a conversion drops the EXIF data
-        left, top, right, bottom = (margins[side] for side in sides)
-        rgb = _to_rgb(picture)
-        return Decoded(rgb if turn is None else rgb.transpose(turn), scale, (left, top, right, bottom))
+    with about(name):
+        try:
+            data = read_source(source)
+            picture = _open(data, name)
+            _refuse_bomb(picture, len(data), max_pixels)
+            full_width = picture.width
+            drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
+            if isinstance(picture, JpegImagePlugin.JpegImageFile):
+                picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
+            picture.load()
+            # The size is read after loading, which turns a TIFF upright.
+            width, height = drafted[1][2:] if drafted else picture.size
+            scale = round(full_width / width) if drafted else 1
+            margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
+            turn, sides = _turn(picture)  # before a conversion drops the EXIF data
+            left, top, right, bottom = (margins[side] for side in sides)
+            rgb = _to_rgb(picture)
+            return Decoded(rgb if turn is None else rgb.transpose(turn), scale, (left, top, right, bottom))
+        except Image.DecompressionBombError as error:
+            raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
+        except MemoryError as error:
+            hint = "make a smaller copy of it, or use fewer --workers"
+            raise ImageError("needs more memory than there is", hint=hint) from error
+        except _DECODER_ERRORS as error:
+            found = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
 
 
-@contextmanager
-def _decoder_errors() -> Iterator[None]:
-    """Turn whatever a decoder raises into an ImageError."""
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
-    except MemoryError as error:
-        hint = "make a smaller copy of it, or use fewer --workers"
-        raise ImageError("needs more memory than there is", hint=hint) from error
-    except _DECODER_ERRORS as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
-
-
-def _ignore_pillow_warnings() -> None:
-    """Silence Pillow's warnings about odd metadata: damage that matters raises an error.
-
-    ``warnings.catch_warnings`` restores a list that all threads share, so it is not thread-safe; adding one filter is.
-    It is looked for at each call, as other code in the process may have reset the list.
-    """
+def _prepare_pillow(max_pixels: int) -> None:
+    """Silence Pillow's warnings about odd metadata, and have it take pictures of ``max_pixels``."""
+    # Damage that matters raises an error. ``warnings.catch_warnings`` restores a list that all threads share, so it is
+    # not thread-safe; adding one filter is. It is looked for at each call, as other code may have reset the list.
     if _IGNORE_PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=_IGNORE_PILLOW[3].pattern)
+    # Pillow refuses pictures of more than twice its own limit.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
 
 
 def _ignore_libtiff_messages() -> None:
-    """Remove libtiff's message handlers, which print to stderr from C.
-
-    They are looked up through Pillow's extension module, which is linked with libtiff. Where its symbols are hidden, as
-    in the wheels of some platforms, the messages stay.
-    """
+    """Remove libtiff's message handlers, which print to stderr from C."""
+    # They are looked up through Pillow's extension module, which is linked with libtiff. Where its symbols are hidden,
+    # as in the wheels of some platforms, the messages stay.
     library = ctypes.CDLL(_imaging.__file__)
     for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         if set_handler := getattr(library, name, None):
@@ -153,21 +144,17 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
 
 
-def _raise_pillow_limit(max_pixels: int) -> None:
-    """Have Pillow take pictures of ``max_pixels``: it refuses those of more than twice its own limit."""
-    if Image.MAX_IMAGE_PIXELS is not None:
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
-
-
 def _open(data: bytes, name: AnyPath | None) -> Image.Image:
     """Read a picture's header."""
     formats = formats_of(data[:16])
     if "TIFF" in formats or not formats:
         refuse_raw(data[:16], name)
     if not formats:
-        expected, found = ", ".join(readable_formats()), _describe(data[:16])
+        text = data[:16].decode("ascii", "replace")
+        is_text = text.isascii() and text.replace("\n", "").isprintable()
+        found = f"text {text!r}" if is_text else f"bytes {data[:8].hex(' ')}"
         hint = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
-        raise ImageError("not a picture", expected=expected, found=found, hint=hint)
+        raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=hint)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -176,12 +163,6 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
     refuse_thumbnail(picture)
     return picture
-
-
-def _describe(prefix: bytes) -> str:
-    text = prefix.decode("ascii", "replace")
-    is_text = text.isascii() and text.replace("\n", "").isprintable()
-    return f"text {text!r}" if is_text else f"bytes {prefix[:8].hex(' ')}"
 
 
 def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
@@ -213,13 +194,10 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_8_bit_gray(picture: Image.Image) -> Image.Image:
-    """Scale a loaded picture of 16- or 32-bit grays to mode ``L``, rounding to the nearest.
-
-    16-bit pictures are scaled by their full range (12-bit TIFF by its own). The color that a PNG marks as transparent
-    becomes white.
-    """
+    """Scale a loaded picture of 16- or 32-bit grays to mode ``L``, rounding to the nearest."""
     pixels = np.asarray(picture)  # (height, width)
     if picture.mode.startswith("I;16"):
+        # By its full range, which is that of 12 bits in some TIFF files.
         is_12_bit = isinstance(picture, TiffImageFile) and picture.tag_v2.get(BITSPERSAMPLE) in (12, (12,))
         full_range = 4095 if is_12_bit else 65535
         table = (np.arange(65536, dtype=np.int64) * 255 + full_range // 2) // full_range
@@ -227,17 +205,15 @@ def _to_8_bit_gray(picture: Image.Image) -> Image.Image:
     else:
         gray = _scale_unknown_range(pixels)
     transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):
+    if isinstance(transparent, int):  # the color that a PNG marks as transparent becomes white
         gray[pixels == transparent] = 255
     return Image.fromarray(gray)
 
 
 def _scale_unknown_range(pixels: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Scale 32-bit integers or floats, which do not say their range.
-
-    It is taken to be 0..1, 0..255 or 0..65535, the first that holds every value, else (negative or larger values) from
-    the smallest to the largest. Infinities become the nearest end, NaN the lower one.
-    """
+    """Scale 32-bit integers or floats, which do not say their range."""
+    # It is taken to be 0..1, 0..255 or 0..65535, the first that holds every value, else (negative or larger values)
+    # from the smallest to the largest. Infinities become the nearest end, NaN the lower one.
     finite = pixels[np.isfinite(pixels)]
     if finite.size == 0:
         return np.zeros(pixels.shape, np.uint8)

@@ -1,28 +1,28 @@
-"""Find the pictures in files and folders, without opening any."""
+"""Find the pictures in files and folders, without opening any. Pillow is imported when a search begins."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from io import BufferedIOBase
-from itertools import accumulate, chain
-from operator import attrgetter
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
-from drhn_cli.images.formats import picture_suffixes
-from drhn_cli.images.globs import compile_excludes
 from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
 _COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
+
+_START = re.compile(r"^\.?/")
+# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
+_TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
+_WILDCARDS = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "?": "[^/]"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,11 +47,6 @@ class FindResult:
     some_vanished: bool = False
 
 
-class _Folder(NamedTuple):
-    path: bytes
-    relative: str  # to the source, with a "/" at the end unless it is the source
-
-
 def find_images(
     sources: Sequence[AnyPath],
     *,
@@ -74,11 +69,11 @@ def find_images(
         follow: follow symbolic links inside folders.
         progress: is advanced by the files of each folder.
     """
-    search = _Search(excluded=compile_excludes(exclude), hidden=hidden, follow=follow, progress=progress)
+    search = _Search(exclude, hidden, follow, progress)
     for source in sources:
         search.add(source)
-    search.found.files = sorted(search.files.values(), key=attrgetter("path"))
-    search.found.archives = sorted(search.archives)
+    search.found.files = [search.files[path] for path in sorted(search.files)]
+    search.found.archives = sorted(set(search.found.archives))
     return search.found
 
 
@@ -89,68 +84,101 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
     picture's name that is no regular file below the archive is a failure. A damaged archive is in ``failures`` and
     ``missing``: the rest of it cannot be read.
     """
-    suffixes, excluded = picture_suffixes(), compile_excludes(exclude)
-    files: dict[bytes, ImageFile] = {}
-    found = FindResult()
-    try:
-        for member, file in list_archive(archive):
-            parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
-            if not parts or os.path.splitext(parts[-1])[1].lower() not in suffixes:
-                continue
-            if not hidden and any(part.startswith(b".") and part != b".." for part in parts):
-                continue
-            names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
-            if any(excluded(name, name != names[-1]) for name in names):
-                continue
-            if isinstance(file, SourceError):
-                found.failures.append(file)
-            else:
-                files[file.path] = file
-    except SourceError as error:
-        found.failures.append(error)
-        found.missing.append(archive)
-    found.files = list(files.values())
-    return found
+    search = _Search(exclude, hidden)
+    search.add_members(archive)
+    search.found.files = list(search.files.values())
+    return search.found
 
 
-def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
-    r"""Yield the paths of a list such as ``find`` prints: one a line, or with ``null`` ended by NUL (``find -print0``).
+def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
+    """Build a predicate that says whether a path is left out.
 
-    The list is read lazily. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
-    lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
+    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
+    ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
+    ``[a-z]`` and ``[!a-z]`` (or ``[^a-z]``) match one character, a backslash makes the next character stand for itself,
+    and a ``/`` at the end means folders only. Case counts. What lies in a folder that is left out is left out too, as
+    it is never looked at.
+
+    An empty pattern matches nothing. The predicate takes the path relative to the source, with ``/`` between its parts,
+    and whether it is a folder.
+
+    The rules are those of https://git-scm.com/docs/gitignore, without its negation.
     """
-    separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
-    begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
-    # read1 does not wait for a full block: the program that writes the list may wait for the answer to its last path.
-    read = partial(cast("BufferedIOBase", stream).read1, 1 << 16)
-    for block in chain(iter(read, b""), [separator]):
-        first, *others = block.split(separator)
-        begun.append(first)
-        if others:
-            paths = [b"".join(begun), *others[:-1]]
-            begun = others[-1:]
-            yield from filter(None, (path.removesuffix(dropped) for path in paths))
+    files = _compile(pattern for pattern in patterns if not pattern.endswith("/"))
+    folders = _compile(pattern.removesuffix("/") for pattern in patterns)
+    return lambda path, is_folder: (folders if is_folder else files).fullmatch(path) is not None
 
 
-@dataclass(kw_only=True)
+def _compile(globs: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(_to_regex(glob) for glob in globs if glob) or "(?!)", re.DOTALL)  # (?!) matches nothing
+
+
+def _to_regex(glob: str) -> str:
+    regex = "".join(map(_translate, _TOKEN.findall(_START.sub("", glob))))
+    return f"(?:{regex})" if "/" in glob else f"(?:(?:.*/)?{regex})"
+
+
+def _translate(token: str) -> str:
+    if token in _WILDCARDS:
+        return _WILDCARDS[token]
+    if token.startswith("*"):
+        return "[^/]*"
+    if token.startswith("\\") and len(token) == 2:
+        return re.escape(token[1])
+    if token.startswith("[") and len(token) > 2:
+        return _character_class(token[1:-1])
+    return re.escape(token)
+
+
+def _character_class(body: str) -> str:
+    negated = body[0] in "!^"
+    members = body[negated:]
+    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
+    candidate = f"(?!/)[{'^' if negated else ''}{escaped}]"
+    try:
+        re.compile(candidate)
+    except re.error:  # a range the wrong way round, such as [z-a]
+        return re.escape(f"[{body}]")
+    return candidate
+
+
 class _Search:
-    """One run of ``find_images``: the rules, and what has been found so far."""
+    """One search: the rules, and what has been found so far."""
 
-    excluded: Callable[[str, bool], bool]
-    hidden: bool
-    follow: bool
-    progress: Progress
-    suffixes: frozenset[bytes] = field(default_factory=picture_suffixes)
-    files: dict[bytes, ImageFile] = field(default_factory=dict)
-    archives: set[bytes] = field(default_factory=set)
-    found: FindResult = field(default_factory=FindResult)
-    n_reported: int = 0  # files that progress was advanced by
+    def __init__(self, exclude: Sequence[str], hidden: bool, follow: bool = False, progress: Progress = SILENT) -> None:
+        from drhn_cli.images.formats import picture_suffixes  # imports Pillow
+
+        self._suffixes, self._excluded = picture_suffixes(), compile_excludes(exclude)
+        self._hidden, self._follow, self._progress = hidden, follow, progress
+        self._n_reported = 0  # files that progress was advanced by
+        self.files: dict[bytes, ImageFile] = {}
+        self.found = FindResult()
+
+    def add_members(self, archive: bytes) -> None:
+        try:
+            for member, file in list_archive(archive):
+                parts = member.parts
+                if not parts or os.path.splitext(parts[-1])[1].lower() not in self._suffixes:
+                    continue
+                if not self._hidden and any(part.startswith(b".") and part != b".." for part in parts):
+                    continue
+                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
+                if any(self._excluded(name, name != names[-1]) for name in names):
+                    continue
+                if isinstance(file, SourceError):
+                    self.found.failures.append(file)
+                else:
+                    self.files[file.path] = file
+        except SourceError as error:
+            self.found.failures.append(error)
+            self.found.missing.append(archive)
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
         if not raw or b"\0" in raw:
             hint = "use -0 if the list of files is NUL-separated" if raw else None
-            self._fail("not a path", path=raw or None, expected="a file or folder", hint=hint)
+            error = SourceError("not a path", path=raw or None, expected="a file or folder", hint=hint)
+            self.found.failures.append(error)
             return
         path = absolute_path(raw)
         self.found.roots.add(path)
@@ -162,78 +190,72 @@ class _Search:
             self._miss(path, error, name=raw if hint else path, hint=hint)
             return
         if stat.S_ISDIR(status.st_mode):
-            self._walk(_Folder(path, ""))
+            self._walk(path)
         elif not stat.S_ISREG(status.st_mode):
-            self.found.missing.append(path)
-            self._fail("not a regular file", path=path, expected="a file or folder")
+            self._miss(path, "not a regular file", expected="a file or folder")
         elif path.lower().endswith(b".tar"):
-            self.archives.add(path)
+            self.found.archives.append(path)
         elif _COMPRESSED_NAME.search(path):
-            self.found.missing.append(path)
             hint = "unpack it first: nothing inside could be read on its own"
-            self._fail("compressed", path=path, expected="a folder, a picture or a plain tar archive", hint=hint)
+            self._miss(path, "compressed", expected="a folder, a picture or a plain tar archive", hint=hint)
         else:
-            self._keep(path, status)
+            self.files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
 
-    def _walk(self, root: _Folder) -> None:
+    def _walk(self, root: bytes) -> None:
         # With an explicit stack, as folders nest deeper than Python recurses.
         stack = [root]
+        n_above = len(os.path.join(root, b""))
         while stack:
             folder = stack.pop()
             try:
-                with os.scandir(folder.path) as entries:
+                with os.scandir(folder) as entries:
                     listed = list(entries)
             except OSError as error:
                 self.found.some_vanished |= isinstance(error, FileNotFoundError)
-                self._miss(folder.path, error)
+                self._miss(folder, error)
                 continue
             for entry in listed:
-                if entry.name.startswith(b".") and not self.hidden:
-                    continue
                 try:
-                    stack.extend(self._visit(folder, entry))
+                    if self._visit(entry, os.fsdecode(entry.path[n_above:])):
+                        stack.append(entry.path)
                 except OSError as error:
                     # A file that was listed and is not there was deleted just now, or the drive was unplugged. A file
                     # that is deleted for good is not listed the next time. A link may lead to an unplugged drive.
                     self.found.some_vanished |= isinstance(error, FileNotFoundError) and not entry.is_symlink()
                     self._miss(entry.path, error)
-            self.progress.advance(len(self.files) - self.n_reported)
-            self.n_reported = len(self.files)
+            self._progress.advance(len(self.files) - self._n_reported)
+            self._n_reported = len(self.files)
 
-    def _visit(self, folder: _Folder, entry: os.DirEntry[bytes]) -> list[_Folder]:
-        """Keep a picture; return the folder that is to be searched, if it is one."""
-        if entry.is_symlink() and not self.follow:
-            return []
-        relative = folder.relative + os.fsdecode(entry.name)
+    def _visit(self, entry: os.DirEntry[bytes], relative: str) -> bool:
+        """Keep a picture; return whether it is a folder that is to be searched."""
+        is_skipped = entry.name.startswith(b".") and not self._hidden
+        if is_skipped or (entry.is_symlink() and not self._follow):
+            return False
         if entry.is_dir():
-            if self.excluded(relative, True):
-                return []
+            if self._excluded(relative, True):
+                return False
             if entry.is_symlink() and _leads_back(entry.path, relative):
                 hint = "remove the link or leave it out with --exclude"
-                self._fail("link to a folder above it", path=entry.path, hint=hint)
-                return []
-            return [_Folder(entry.path, f"{relative}/")]
-        is_picture = os.path.splitext(entry.name)[1].lower() in self.suffixes
+                self.found.failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
+                return False
+            return True
+        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
         is_broken = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # perhaps of a folder
-        if (is_picture or is_broken) and not self.excluded(relative, is_broken):
+        if (is_picture or is_broken) and not self._excluded(relative, is_broken):
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
-                self._keep(entry.path, status)
-        return []
+                self.files[entry.path] = ImageFile(path=entry.path, stamp=FileStamp.of(status))
+        return False
 
-    def _keep(self, path: bytes, status: os.stat_result) -> None:
-        self.files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
-
-    def _miss(self, path: bytes, error: OSError, *, name: bytes | None = None, hint: str | None = None) -> None:
+    def _miss(self, path: bytes, problem: str | OSError, *, name: bytes | None = None, **details: Any) -> None:
+        if isinstance(problem, PermissionError):
+            details["hint"] = "check its permissions"
+        if isinstance(problem, FileNotFoundError):
+            problem = "no such file or folder"
+        elif isinstance(problem, OSError):
+            details["found"], problem = problem.strerror, "cannot be read"
         self.found.missing.append(path)
-        if isinstance(error, FileNotFoundError):
-            self._fail("no such file or folder", path=name or path, hint=hint)
-        else:
-            hint = "check its permissions" if isinstance(error, PermissionError) else hint
-            self._fail("cannot be read", path=name or path, found=error.strerror, hint=hint)
-
-    def _fail(self, problem: str, **details: Any) -> None:
-        self.found.failures.append(SourceError(problem, **details))
+        self.found.failures.append(SourceError(problem, path=name or path, **details))
 
 
 def _leads_back(link: bytes, relative: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 
@@ -39,6 +40,8 @@ _CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
 _RAW_NAME = re.compile(
     rb"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)$", re.IGNORECASE
 )
+_RAW = "a camera's RAW file, which is not decoded"
+_RAW_HINT = "export it as JPEG, PNG or TIFF from a program that develops it"
 _CR2_MARK = b"CR\x02"  # from byte 8 on
 _NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
 _DNG_VERSION = 50706
@@ -74,8 +77,7 @@ def formats_of(prefix: bytes) -> tuple[str, ...]:
     """
     brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
     if brand in _HEIF_BRANDS and not register_heif():
-        hint = "install its decoder: pip install 'drhn[heif]'"
-        raise ImageError("HEIC is not decoded by Pillow alone", hint=hint)
+        raise ImageError("HEIC is not decoded by Pillow alone", hint="install its decoder: pip install 'drhn[heif]'")
     if brand in _CONTAINER_BRANDS:
         register_heif()
     formats = []
@@ -92,18 +94,17 @@ def formats_of(prefix: bytes) -> tuple[str, ...]:
 def register_heif() -> bool:
     """Make Pillow read HEIC pictures, if pillow-heif is installed; return whether it does."""
     if _HEIF_FORMAT not in Image.OPEN:
-        try:
+        with suppress(ImportError):
             import pillow_heif
-        except ImportError:
-            return False
-        pillow_heif.register_heif_opener()
-    return True
+
+            pillow_heif.register_heif_opener()
+    return _HEIF_FORMAT in Image.OPEN
 
 
 def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
     """Refuse what is a RAW file by its name or its first 16 bytes."""
     if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
-        raise _raw_error()
+        raise ImageError(_RAW, hint=_RAW_HINT)
 
 
 def refuse_thumbnail(picture: Image.Image) -> None:
@@ -111,13 +112,7 @@ def refuse_thumbnail(picture: Image.Image) -> None:
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
     """
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        tags = picture.tag_v2
-        kind = tags.get(_NEW_SUBFILE_TYPE, 0)
-        if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
-            raise _raw_error()
-
-
-def _raw_error() -> ImageError:
-    hint = "export it as JPEG, PNG or TIFF from a program that develops it"
-    return ImageError("a camera's RAW file, which is not decoded", hint=hint)
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+    if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
+        raise ImageError(_RAW, hint=_RAW_HINT)

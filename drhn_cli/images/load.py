@@ -45,8 +45,7 @@ def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels:
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
-    min_side = preprocessing.min_decoded_side
-    image, scale, margins = decode_reduced(source, max_pixels=max_pixels, min_side=min_side)
+    image, scale, margins = decode_reduced(source, max_pixels=max_pixels, min_side=preprocessing.min_decoded_side)
     return fit_image(image, preprocessing, scale=scale, margins=margins)
 
 
@@ -87,7 +86,17 @@ def _generate_batches(
     stopped = False
 
     def load_chunk(chunk: Sequence[ImageSource]) -> list[_Loaded]:
-        return [_load_or_error(source, preprocessing, max_pixels) for source in chunk if not stopped]
+        loaded: list[_Loaded] = []
+        for source in chunk:
+            if stopped:
+                break
+            try:
+                loaded.append(load_image(source, preprocessing, max_pixels=max_pixels))
+            except ImageError as error:
+                # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
+                error.__cause__ = error.__context__ = None
+                loaded.append(error.with_traceback(None))
+        return loaded
 
     with ThreadPool(workers, "drhn-load") as pool:
         batches: deque[list[Task[list[_Loaded]]]] = deque()
@@ -106,15 +115,6 @@ def _generate_batches(
                 start += len(loaded)
         finally:
             stopped = True  # load_chunk checks it before each picture
-
-
-def _load_or_error(source: ImageSource, preprocessing: Preprocessing, max_pixels: int) -> _Loaded:
-    try:
-        return load_image(source, preprocessing, max_pixels=max_pixels)
-    except ImageError as error:
-        # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
-        error.__cause__ = error.__context__ = None
-        return error.with_traceback(None)
 
 
 def _collect(loaded: list[_Loaded], start: int, shape: tuple[int, int, int]) -> Batch:

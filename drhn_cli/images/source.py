@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError, about
@@ -31,16 +31,9 @@ _STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
 
 
-class Archive(NamedTuple):
-    """A tar archive as it was when a member was found in it."""
-
-    path: bytes
-    stamp: FileStamp
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """A picture file as it was when it was found.
+    """A picture file, or a tar archive of them, as it was when it was found.
 
     Attributes:
         path: absolute; a symbolic link keeps its own name. A member of an archive has the archive's path, a slash, and
@@ -48,14 +41,12 @@ class ImageFile:
         stamp: by which a later run recognizes the file. A member has its own size and the time of the archive.
         archive: the archive that it is a member of.
         offset: where its content begins in the archive, in bytes.
-        name: the path as the user has written it, for messages; None: ``path``.
     """
 
     path: bytes
     stamp: FileStamp
-    archive: Archive | None = None
+    archive: ImageFile | None = None
     offset: int = 0
-    name: AnyPath | None = None
 
     def has_content(self, stamp: FileStamp) -> bool:
         """Whether the file has the content of this stamp, judged by stamps alone."""
@@ -63,20 +54,24 @@ class ImageFile:
 
     def is_unchanged(self) -> bool:
         """Whether the file, or its archive, is still there and as it was when it was found."""
-        path, stamp = self.archive or (self.path, self.stamp)
+        file = self.archive or self
         with suppress(OSError):
-            return FileStamp.of(os.stat(path)).is_same_content(stamp)
+            return FileStamp.of(os.stat(file.path)).is_same_content(file.stamp)
         return False
 
     def read(self) -> bytes:
         """Return the bytes of the file, at least 1 and at most ``MAX_BYTES``."""
-        if self.archive is None:
-            with _open(self.path) as stream:
-                return _read(stream, os.fstat(stream.fileno()).st_size)
-        with about(self.archive.path):
-            stream = _open(self.archive.path)
+        file = self.archive or self
+        with about(file.path if self.archive else None), _opening():
+            _regular_file(file.path)
+            stream = open_regular(file.path)
+            if stream is None:  # a FIFO or device has taken its place meanwhile
+                raise ImageError("not a regular file", expected="a picture file", hint=_STREAM_HINT)
         with stream:
-            if not FileStamp.of(os.fstat(stream.fileno())).is_same_content(self.archive.stamp):
+            stamp = FileStamp.of(os.fstat(stream.fileno()))
+            if self.archive is None:
+                return _read(stream, stamp.size)
+            if not stamp.is_same_content(self.archive.stamp):
                 raise ImageError("its archive has changed meanwhile", hint="run the same command again")
             stream.seek(self.offset)
             return _read(stream, self.stamp.size)
@@ -95,11 +90,9 @@ def read_source(source: ImageSource) -> bytes:
 
 def source_name(source: ImageSource) -> AnyPath | None:
     """Return what messages call a picture, if it has a name."""
-    if isinstance(source, ImageFile):
-        return source.name or source.path
     if isinstance(source, str | bytes | os.PathLike):
         return source
-    name = getattr(source, "name", None)
+    name = source.path if isinstance(source, ImageFile) else getattr(source, "name", None)
     return name if isinstance(name, str | bytes) else None
 
 
@@ -112,9 +105,16 @@ def locate(path: AnyPath) -> ImageFile:
     absolute = absolute_path(path)
     archive = archive_of(absolute)
     with about(path):
-        if archive is not None:
-            return _locate_member(absolute, archive)
-        return ImageFile(path=absolute, stamp=FileStamp.of(_regular_status(absolute, hint_for_absent(path))), name=path)
+        if archive is None:
+            return _regular_file(absolute, hint_for_absent(path))
+        with about(archive):
+            archive_file = _regular_file(archive)
+        with _listing:  # otherwise all threads that make thumbnails would list the same archive
+            files, damage = _files_of(archive_file)
+        if absolute not in files:
+            found, hint = (damage.problem, damage.hint) if damage else (None, None)
+            raise ImageError("not in its archive, or no file there", found=found, hint=hint or "check the path")
+        return files[absolute]
 
 
 def archive_of(path: bytes) -> bytes | None:
@@ -136,11 +136,8 @@ def is_there(path: bytes) -> bool:
 
 def is_gone(path: bytes) -> bool:
     """Whether no file of this absolute path exists, neither on disk nor in an archive."""
-    if os.path.lexists(path):
-        return False
     with suppress(ImageError):
-        locate(path)
-        return False
+        return not (os.path.lexists(path) or locate(path))
     return True
 
 
@@ -156,10 +153,10 @@ def list_archive(archive: bytes) -> Iterator[tuple[TarMember, ImageFile | Source
     from drhn_cli.images.archive import read_members  # imports tarfile, which few pictures need
 
     with about(archive), os_errors(SourceError, "cannot be read", path=archive), open(archive, "rb", 0) as stream:
-        stamp = FileStamp.of(os.fstat(stream.fileno()))
+        archive_file = ImageFile(path=archive, stamp=FileStamp.of(os.fstat(stream.fileno())))
         for member in read_members(stream):
             if member.kind != "a folder":
-                yield member, _member_file(member, archive, stamp)
+                yield member, _member_file(member, archive_file)
 
 
 def hint_for_absent(path: AnyPath) -> str | None:
@@ -172,60 +169,36 @@ def hint_for_absent(path: AnyPath) -> str | None:
     return "download it first: nothing is fetched from URLs" if _URL.match(raw) else None
 
 
-def _locate_member(path: bytes, archive: bytes) -> ImageFile:
-    with about(archive):
-        stamp = FileStamp.of(_regular_status(archive))
-    with _listing:  # otherwise all threads that make thumbnails would list the same archive
-        files, damage = _files_of(archive, stamp)
-    if path not in files:
-        found, hint = (damage.problem, damage.hint) if damage else (None, None)
-        raise ImageError("not in its archive, or no file there", found=found, hint=hint or "check the path")
-    return files[path]
-
-
 @lru_cache(maxsize=4)
-def _files_of(archive: bytes, _stamp: FileStamp) -> tuple[dict[bytes, ImageFile], SourceError | None]:
+def _files_of(archive: ImageFile) -> tuple[dict[bytes, ImageFile], SourceError | None]:
     files: dict[bytes, ImageFile] = {}
     try:
         # Of a name that is there twice the last one counts, as for tar.
-        files.update((file.path, file) for _, file in list_archive(archive) if isinstance(file, ImageFile))
+        files.update((file.path, file) for _, file in list_archive(archive.path) if isinstance(file, ImageFile))
     except SourceError as error:  # what came before the damage can be read
         return files, error
     return files, None
 
 
-def _member_file(member: TarMember, archive: bytes, stamp: FileStamp) -> ImageFile | SourceError:
-    parts = member.name.split(b"/")
-    path = os.fsencode(os.sep).join([archive, *(part for part in parts if part not in (b"", b"."))])
+def _member_file(member: TarMember, archive: ImageFile) -> ImageFile | SourceError:
     problem = None
     if member.kind != "file":
         problem = f"{member.kind} in an archive"
-    elif member.name.startswith(b"/") or b".." in parts:
+    elif member.name.startswith(b"/") or b".." in member.parts:
         problem = "a name that leads out of its archive"
-    elif b"\0" in member.name or len(member.name) > _MAX_NAME_BYTES or path == archive:
+    elif b"\0" in member.name or len(member.name) > _MAX_NAME_BYTES or not member.parts:
         problem = "a name that no file has"
     if problem is not None:
-        raw = archive + b"/" + member.name[:_MAX_NAME_BYTES]
+        raw = archive.path + b"/" + member.name[:_MAX_NAME_BYTES]
         return SourceError(problem, path=raw, expected="a regular file below the archive")
-    inode = crc32(b"%d %d" % (stamp.size, member.offset)) << 32 | crc32(b"%d" % stamp.inode)
-    return ImageFile(
-        path=path,
-        stamp=FileStamp(size=member.size, mtime_ns=stamp.mtime_ns, inode=inode),
-        archive=Archive(archive, stamp),
-        offset=member.offset,
-    )
+    path = os.fsencode(os.sep).join([archive.path, *member.parts])
+    inode = crc32(b"%d %d" % (archive.stamp.size, member.offset)) << 32 | crc32(b"%d" % archive.stamp.inode)
+    stamp = FileStamp(size=member.size, mtime_ns=archive.stamp.mtime_ns, inode=inode)
+    return ImageFile(path=path, stamp=stamp, archive=archive, offset=member.offset)
 
 
-def _open(path: bytes) -> BinaryIO:
-    _regular_status(path)  # first, as opening a device may do something
-    with _opening():
-        stream = open_regular(path)
-    if stream is None:  # a FIFO or device has taken its place meanwhile
-        raise ImageError("not a regular file", expected="a picture file", hint=_STREAM_HINT)
-    return stream
-
-
-def _regular_status(path: bytes, hint: str | None = None) -> os.stat_result:
+def _regular_file(path: bytes, hint: str | None = None) -> ImageFile:
+    """Return a regular file, which is not opened: opening a device may do something."""
     with _opening(hint):
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -233,7 +206,7 @@ def _regular_status(path: bytes, hint: str | None = None) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise ImageError("not a regular file", expected="a picture file", found=found, hint=_STREAM_HINT)
-    return status
+    return ImageFile(path=path, stamp=FileStamp.of(status))
 
 
 @contextmanager
@@ -245,10 +218,11 @@ def _opening(hint: str | None = None) -> Iterator[None]:
         raise ImageError("no such file", hint=hint or "check the path; it may have been moved") from error
     except PermissionError as error:
         raise ImageError("may not be read", hint="check its permissions") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        found = error.strerror if isinstance(error, OSError) else str(error)
-        hint = "check the path" if isinstance(error, OSError) else "use -0 if the list of files is NUL-separated"
-        raise ImageError("cannot be opened", found=found, hint=hint) from error
+    except OSError as error:
+        raise ImageError("cannot be opened", found=error.strerror, hint="check the path") from error
+    except ValueError as error:  # a NUL in the path
+        hint = "use -0 if the list of files is NUL-separated"
+        raise ImageError("cannot be opened", found=str(error), hint=hint) from error
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytes:

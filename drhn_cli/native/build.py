@@ -31,13 +31,14 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
         self._folder = tempfile.TemporaryDirectory()
         editable = version == "editable"
         library = Path(self.root, LIBRARY) if editable else Path(self._folder.name, "library")
-        failure = compile_library(Path(self.root, SOURCE), library)
-        if failure:
+        if failure := compile_library(Path(self.root, SOURCE), library):
             self.app.display_warning(f"without the library in C, numpy alone searches: {failure}")
         elif not editable:
             build_data["force_include"][str(library)] = LIBRARY
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{_platform()}"
+            # The tag of exactly this platform: the library is not built against an old glibc, as manylinux requires.
+            platforms = (tag.platform for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))
+            build_data["tag"] = f"py3-none-{next(platforms)}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Clean up after hatchling has packed the wheel."""
@@ -73,8 +74,3 @@ def _find_compiler() -> list[str] | None:
         if words and shutil.which(words[0]):
             return words
     return None
-
-
-def _platform() -> str:
-    """Return the tag of exactly this platform: the library is not built against an old glibc, as manylinux requires."""
-    return next(tag.platform for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))

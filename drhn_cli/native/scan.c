@@ -147,16 +147,14 @@ INLINE VECTORS __m512i add_pairs(__m512i a, __m512i b)
 }
 
 /* Sums of the words of each of 8 rows, which n = 1, 2, 4 or 8 vectors hold in order. */
-INLINE VECTORS __m512i sum_rows(const __m512i *v, const int n)
+INLINE VECTORS __m512i sum_rows(__m512i *v, const int n)
 {
-    if (n == 1)
-        return v[0];
-    if (n == 2)
-        return add_neighbours(v[0], v[1]);
-    if (n == 4)
-        return add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3]));
-    return add_pairs(add_pairs(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3])),
-                     add_pairs(add_neighbours(v[4], v[5]), add_neighbours(v[6], v[7])));
+    for (int i = 0; i + 1 < n; i += 2)
+        v[i / 2] = add_neighbours(v[i], v[i + 1]);
+    for (int left = n / 2; left > 1; left /= 2)
+        for (int i = 0; i + 1 < left; i += 2)
+            v[i / 2] = add_pairs(v[i], v[i + 1]);
+    return v[0];
 }
 
 /* Which word of sum_rows() belongs to each row, by the number of vectors. */
@@ -179,11 +177,6 @@ static __attribute__((noinline)) VECTORS void keep_rows(const struct search *sea
             keep(search, query, first + i, distances[order[i]]);
 }
 
-INLINE __mmask64 first_bytes(size_t n)
-{
-    return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
-}
-
 /* Each vector holds 8 / n_vectors rows, and the bytes between them are masked. Of a row of more than 64 bytes, which
  * takes several vectors, it holds the last bytes: `whole` bytes come before. */
 INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, const uint8_t *codes, uint64_t first,
@@ -194,7 +187,7 @@ INLINE VECTORS void scan_vectors(const struct search *search, uint64_t query, co
     const uint8_t *wanted = search->queries + query * spread_size(search);
     const __m512i last_wanted = _mm512_loadu_si512(wanted + whole), mask = _mm512_loadu_si512(search->mask + whole);
     const __m512i places = _mm512_loadu_si512(search->places);
-    const __mmask64 loaded = first_bytes(step - whole);
+    const __mmask64 loaded = ~UINT64_C(0) >> (64 - (step - whole)); /* the first step - whole bytes: 1 to 64 */
     __m512i bound = _mm512_set1_epi64((long long)search->bounds[query]);
     uint8_t padded[8 * 8 * MAX_WORDS];
 

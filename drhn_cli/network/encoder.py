@@ -75,13 +75,7 @@ class Encoder:
     """
 
     def __init__(
-        self,
-        model: Model,
-        *,
-        device: str = "auto",
-        n_images: int,
-        batch_size: int = 500,
-        n_threads: int | None = None,
+        self, model: Model, *, device: str = "auto", n_images: int, batch_size: int = 500, n_threads: int | None = None
     ) -> None:
         self.model = model
         self._pool = None

@@ -182,13 +182,9 @@ def model_of(manifest: CodeManifest, name: str | None = None, *, path: AnyPath) 
             return model
         if name is not None:
             found = f"{model.name} ({model.fingerprint[:12]})"
-    raise CodeFileError(
-        "the codes were made with another model",
-        path=path,
-        expected=f"{manifest.model} ({manifest.fingerprint[:12]})",
-        found=found,
-        hint="name the weights it was made with by --weights FILE, or hash again with --rebuild",
-    )
+    problem, expected = "the codes were made with another model", f"{manifest.model} ({manifest.fingerprint[:12]})"
+    hint = "name the weights it was made with by --weights FILE, or hash again with --rebuild"
+    raise CodeFileError(problem, path=path, expected=expected, found=found, hint=hint)
 
 
 def choose_bits(n_bits: int | None, model: Model) -> int:

@@ -133,8 +133,7 @@ def _parse_manifest(manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
     if isinstance(version, int) and version > FORMAT_VERSION:
         problem, expected = "a newer drhn wrote these weights", f"format {FORMAT_VERSION} or older"
         raise WeightsError(problem, expected=expected, found=f"format {version}", hint="update drhn")
-    missing = sorted(_KEYS - set(manifest))
-    if missing:
+    if missing := sorted(_KEYS - set(manifest)):
         raise WeightsError("not a drhn weights file", found=f"a manifest without {missing[0]!r}")
     problem = "the manifest is not valid"
     try:

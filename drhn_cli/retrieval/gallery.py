@@ -7,14 +7,14 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.clickhouse.url import is_table
+from drhn_cli.clickhouse.connection import is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, printable
@@ -23,7 +23,6 @@ from drhn_cli.search.hamming import Neighbours, search
 
 if TYPE_CHECKING:
     from drhn_cli.clickhouse.table import CodeTable
-    from drhn_cli.search.cuda import DeviceSearch
 
 _ASK_FILE = "ask the code file"
 
@@ -52,7 +51,6 @@ class FileGallery:
         file: the code file.
         under: search only pictures in these folders. One that is outside of the code file is a ``DrhnError``.
         exclude: globs of pictures and folders that are left out; see ``compile_excludes``.
-        device: on a CUDA device, search there if the codes fit its memory.
 
     Attributes:
         path: of the code file.
@@ -61,14 +59,11 @@ class FileGallery:
         rows: (n_items,) bool, the pictures that are searched; None for all.
     """
 
-    def __init__(
-        self, file: CodeFile, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
-    ) -> None:
+    def __init__(self, file: CodeFile, under: Sequence[AnyPath] = (), exclude: Sequence[str] = ()) -> None:
         self.path = file.path
         self.manifest = file.manifest
         self.file = file
         self.under = under
-        self._device = device
         self._root = os.path.join(os.fsencode(file.root), b"")
         self.folders = _innermost_folders(file, self._root, under) if under else None
         self.rows = None if self.folders is None else self.folders >= 0
@@ -90,11 +85,8 @@ class FileGallery:
 
         None stands for all matches, and for any distance. Ties are in the order of absolute paths.
         """
-        if self._on_gpu is not None:
-            (found,) = self._on_gpu.search(code, top_k=top_k, max_distance=max_distance)
-        else:
-            n_bits, rows = self.manifest.n_bits, self.rows
-            (found,) = search(self.file.codes, code, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
+        n_bits, rows = self.manifest.n_bits, self.rows
+        (found,) = search(self.file.codes, code, n_bits=n_bits, top_k=top_k, max_distance=max_distance, rows=rows)
         return self._matches(found)
 
     def search_asymmetric(
@@ -106,15 +98,6 @@ class FileGallery:
         return self._matches(
             search_asymmetric(self.file.codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self.rows)
         )
-
-    @cached_property
-    def _on_gpu(self) -> DeviceSearch | None:
-        if not self._device.startswith("cuda"):
-            return None
-        from drhn_cli.network.devices import choose_device
-        from drhn_cli.search.cuda import load_on_gpu
-
-        return load_on_gpu(self.file.codes, self.manifest.n_bits, choose_device(self._device), self.rows)
 
     def _matches(self, found: Neighbours) -> list[Match]:
         scores = [None] * len(found) if found.scores is None else found.scores.tolist()
@@ -153,9 +136,7 @@ Gallery: TypeAlias = FileGallery | TableGallery
 
 
 @contextmanager
-def open_gallery(
-    target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = (), *, device: str = "cpu"
-) -> Iterator[Gallery]:
+def open_gallery(target: str, under: Sequence[AnyPath] = (), exclude: Sequence[str] = ()) -> Iterator[Gallery]:
     """Open a code file by its path, or a table by its URL; for the other arguments see ``FileGallery``.
 
     Raises:
@@ -164,7 +145,7 @@ def open_gallery(
     """
     if not is_table(target):
         with CodeFile.open(target) as file:
-            yield FileGallery(file, under, exclude, device=device)
+            yield FileGallery(file, under, exclude)
         return
     from drhn_cli.clickhouse.table import CodeTable  # imports what code files do not need
 
@@ -197,7 +178,7 @@ def _innermost_folders(file: CodeFile, root: bytes, folders: Sequence[AnyPath]) 
 
 def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each row whether no glob matches its path or a folder above it, relative to the root."""
-    from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
+    from drhn_cli.images.find import compile_excludes  # few queries exclude anything
 
     is_excluded = compile_excludes(globs)
 

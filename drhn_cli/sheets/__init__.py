@@ -1,5 +1,5 @@
 """Answers as a page or a picture.
 
-Read ``sheet`` first (answers one by one, each drawn as it comes), then ``card`` (what a sheet shows, and
-thumbnails), ``html`` (a web page) and ``contact`` (a contact sheet).
+Read ``sheet`` first (answers one by one, each drawn as it comes, with thumbnails), then ``html`` (what a card of a
+sheet shows, and a web page of them) and ``contact`` (a contact sheet).
 """

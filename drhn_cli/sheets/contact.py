@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_left
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from drhn_cli.errors import DrhnError
-from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail
+from drhn_cli.sheets.html import MARK, Card
 
 PAGE, MAT, INK, SOFT, LINE, ACCENT = "#f7f6f3", "#ecebe6", "#1c1b19", "#67645d", "#dddbd4", "#2f55d4"
 
@@ -43,37 +44,38 @@ class ContactSheet:
 
     Args:
         stream: gets a PNG file.
-        about: the head of the sheet.
+        codes: the name of what was searched.
+        about: a line about it.
     """
 
-    def __init__(self, stream: BinaryIO, about: About) -> None:
+    def __init__(self, stream: BinaryIO, codes: str, about: str) -> None:
         self._stream = stream
-        self._about = about
-        self._sections: list[tuple[Section, list[Card]]] = []
+        self._head = f"{codes}   {about}"
+        self._sections: list[tuple[Card, str, list[Card]]] = []
         self._height = HEAD
 
-    def add(self, section: Section) -> None:
-        """Add a query and its answer.
+    def add(self, query: Card, summary: str, matches: Iterator[Card]) -> None:
+        """Add a query, its answer in a line, and the matches.
 
         Raises:
             DrhnError: the sheet would have more than ``MAX_CANVAS_PIXELS``.
         """
         cards: list[Card] = []
-        for card in section.matches:
+        for card in matches:
             cards.append(card)
             self._refuse_longer_than(self._height + _section_height(len(cards)))
         self._height += _section_height(len(cards))
         self._refuse_longer_than(self._height)
-        self._sections.append((section, cards))
+        self._sections.append((query, summary, cards))
 
     def finish(self) -> None:
         """Draw the sheet."""
         canvas = Image.new("RGB", (WIDTH, self._height), PAGE)
-        head = _fitting(f"{self._about.codes}   {self._about.summary}", _font(18), WIDTH - 2 * MARGIN)
+        head = _fitting(self._head, _font(18), WIDTH - 2 * MARGIN)
         ImageDraw.Draw(canvas).text((MARGIN, HEAD - 40), head, SOFT, _font(18), anchor="ls")
         top = HEAD
-        for section, cards in self._sections:
-            _draw_section(canvas, top, section, cards)
+        for query, summary, cards in self._sections:
+            _draw_section(canvas, top, query, summary, cards)
             top += _section_height(len(cards))
         mark = PngInfo()
         mark.add_text("Software", MARK.decode())
@@ -92,19 +94,19 @@ def _section_height(n_cards: int) -> int:
     return SECTION_GAP // 2 + TILE + GAP + n_rows * (TILE + CAPTION) + SECTION_GAP // 2
 
 
-def _draw_section(canvas: Image.Image, top: int, section: Section, cards: list[Card]) -> None:
+def _draw_section(canvas: Image.Image, top: int, query: Card, summary: str, cards: list[Card]) -> None:
     draw = ImageDraw.Draw(canvas)
     draw.line((MARGIN, top, WIDTH - MARGIN, top), LINE)
     top += SECTION_GAP // 2
     for grown, color in ((RING, ACCENT), (RING - 2, PAGE)):
         side = TILE + 2 * grown
         canvas.paste(color, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
-    _draw_tile(canvas, MARGIN, top, section.query)
+    _draw_tile(canvas, MARGIN, top, query)
     left, width = MARGIN + TILE + 36, WIDTH - 2 * MARGIN - TILE - 36
     draw.text((left, top + 76), "QUERY", ACCENT, _font(14))
-    draw.text((left, top + 96), _fitting(section.query.name, _font(28), width), INK, _font(28))
-    draw.text((left, top + 134), _fitting(section.query.folder, _font(17), width), SOFT, _font(17))
-    draw.text((left, top + 168), _fitting(section.summary, _font(17), width), INK, _font(17))
+    draw.text((left, top + 96), _fitting(query.name, _font(28), width), INK, _font(28))
+    draw.text((left, top + 134), _fitting(query.folder, _font(17), width), SOFT, _font(17))
+    draw.text((left, top + 168), _fitting(summary, _font(17), width), INK, _font(17))
     top += TILE + GAP
     for place, card in enumerate(cards):
         row, column = divmod(place, COLUMNS)
@@ -116,8 +118,8 @@ def _draw_section(canvas: Image.Image, top: int, section: Section, cards: list[C
 
 def _draw_tile(canvas: Image.Image, x: int, y: int, card: Card) -> None:
     tile = Image.new("RGB", (TILE, TILE), MAT)
-    if isinstance(card.picture, Thumbnail):
-        with Image.open(io.BytesIO(card.picture.data)) as image:
+    if isinstance(card.picture, bytes):
+        with Image.open(io.BytesIO(card.picture)) as image:
             fitted = ImageOps.contain(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
         tile.paste(fitted, ((TILE - fitted.width) // 2, (TILE - fitted.height) // 2))
     else:

@@ -1,17 +1,41 @@
-"""Answers as one self-contained web page: it has no scripts, and fetches nothing."""
+"""Cards, the pictures that a sheet shows, and a self-contained web page of them: no scripts, nothing fetched."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail
+from PIL import Image
+
+MARK = b"drhn sheet"
+"""Is in the first bytes of every sheet, of either kind, so that no other file is replaced by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A picture on a sheet. All text is one printable line, and not escaped for HTML.
+
+    Attributes:
+        name: of the file.
+        folder: where it is, relative to the root of the code file if it is below it; may be empty.
+        path: absolute, to link to; None if there is no file.
+        picture: its thumbnail, a WebP or JPEG file, or the reason why there is none.
+        distance: from the query; None for the query itself.
+    """
+
+    name: str
+    folder: str
+    path: bytes | None
+    picture: bytes | str
+    distance: int | None = None
 
 
 class HtmlSheet:
@@ -21,18 +45,19 @@ class HtmlSheet:
 
     Args:
         stream: gets a UTF-8 document.
-        about: the head of the page.
+        codes: the name of what was searched.
+        about: a line about it.
     """
 
-    def __init__(self, stream: BinaryIO, about: About) -> None:
+    def __init__(self, stream: BinaryIO, codes: str, about: str) -> None:
         self._write = stream.write
         self._n_sections = 0
-        self._write(_head(about).encode())
+        self._write(_head(escape(codes), escape(about)).encode())
 
-    def add(self, section: Section) -> None:
-        """Draw a query and its answer."""
+    def add(self, query: Card, summary: str, matches: Iterator[Card]) -> None:
+        """Draw a query, its answer in a line, and the matches, which may be made while they are drawn."""
         self._n_sections += 1
-        for part in _section(self._n_sections, section):
+        for part in _section(self._n_sections, query, escape(summary), matches):
             self._write(part.encode())
 
     def finish(self) -> None:
@@ -40,10 +65,9 @@ class HtmlSheet:
         self._write(b"</main>\n</body>\n</html>\n")
 
 
-def _head(about: About) -> str:
+def _head(codes: str, about: str) -> str:
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    codes = escape(about.codes)
     return f"""<!doctype html>
 <!-- {MARK.decode()} -->
 <html lang="en">
@@ -57,23 +81,22 @@ def _head(about: About) -> str:
 <style>{style}</style>
 </head>
 <body>
-<header class="about"><h1><bdi>{codes}</bdi></h1><p>{escape(about.summary)}</p></header>
+<header class="about"><h1><bdi>{codes}</bdi></h1><p>{about}</p></header>
 <main>
 """
 
 
-def _section(number: int, section: Section) -> Iterator[str]:
-    query = section.query
+def _section(number: int, query: Card, summary: str, matches: Iterator[Card]) -> Iterator[str]:
     name = _linked(query, f"<bdi>{escape(query.name)}</bdi>")
     yield f"""<section aria-labelledby="q{number}">
 <header class="query">
 {_tile(query, f"The query: {query.name}")}
 <div><p class="kind">Query</p><h2 id="q{number}">{name}</h2>{_folder(query)}
-<p class="found">{escape(section.summary)}</p></div>
+<p class="found">{summary}</p></div>
 </header>
 <ol>
 """
-    for rank, card in enumerate(section.matches, start=1):
+    for rank, card in enumerate(matches, start=1):
         caption = f'<span class="name"><bdi>{escape(card.name)}</bdi></span>'
         same = " same" if card.distance == 0 else ""
         badge = f'<span class="badge{same}"><span class="spoken">distance </span>{card.distance}</span>'
@@ -83,13 +106,13 @@ def _section(number: int, section: Section) -> Iterator[str]:
 
 
 def _tile(card: Card, alt: str, badge: str = "") -> str:
-    picture = card.picture
-    if isinstance(picture, Thumbnail):
-        data = base64.b64encode(picture.data).decode()
-        size = f'width="{picture.width}" height="{picture.height}"'
-        shown = f'<img {size} alt="{escape(alt)}" src="data:{picture.media_type};base64,{data}">'
+    if isinstance(card.picture, bytes):
+        with Image.open(io.BytesIO(card.picture)) as image:
+            size, media_type = f'width="{image.width}" height="{image.height}"', image.get_format_mimetype()
+        data = base64.b64encode(card.picture).decode()
+        shown = f'<img {size} alt="{escape(alt)}" src="data:{media_type};base64,{data}">'
     else:
-        reason = escape(picture)
+        reason = escape(card.picture)
         shown = f'<span class="missing" role="img" aria-label="{escape(alt)}, {reason}">{reason}</span>'
     return f'<span class="tile">{shown}{badge}</span>'
 

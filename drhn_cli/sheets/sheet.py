@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Generator, Iterable, Iterator
 from itertools import tee
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image, features
+
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, printable
 from drhn_cli.files import atomic_write, os_errors, refuse_overwrite
+from drhn_cli.images.decode import decode_image
 from drhn_cli.images.source import archive_of
 from drhn_cli.retrieval.gallery import Gallery, Match
 from drhn_cli.retrieval.query import Answer, Query, QueryOptions, answer_queries
-from drhn_cli.sheets.card import MARK, About, Card, Section, Thumbnail, make_thumbnail
 from drhn_cli.sheets.contact import ContactSheet
-from drhn_cli.sheets.html import HtmlSheet
+from drhn_cli.sheets.html import MARK, Card, HtmlSheet
 from drhn_cli.threads import ThreadPool, n_processors
 
+MAX_SIDE = 400
+"""Pixels of a thumbnail: two for each pixel of a tile, for dense screens; about 15 kB."""
+
+# WebP takes half of the bytes of a JPEG. Pillow's wheels can write it; a distribution's build may not.
+_FORMAT = "WEBP" if features.check("webp") else "JPEG"
+_QUALITY = 82
 _AHEAD = 64  # thumbnails in memory at a time
-
-
 _KINDS: dict[str, type[HtmlSheet | ContactSheet]] = {".html": HtmlSheet, ".png": ContactSheet}
 
 
@@ -46,64 +53,66 @@ def answer_on_sheet(
         raise DrhnError("no kind of sheet", path=path, expected=f"a name that ends in {' or '.join(_KINDS)}")
     refuse_overwrite(path, "sheet", lambda head: MARK in head)
     asked, drawn = tee(queries)
+    root, n_bits = gallery.manifest.root, gallery.manifest.n_bits
+    codes = printable(os.path.basename(os.path.abspath(os.fsdecode(gallery.path))))
+    about = f"{len(gallery):,} picture{'s' * (len(gallery) != 1)} in {printable(root)}, {n_bits}-bit codes"
     writing = os_errors(DrhnError, "cannot write the sheet", path=path)
     with writing, ThreadPool(n_processors(), "drhn-sheet") as pool, atomic_write(path) as stream:
-        sheet, cards = kind(stream, _about(gallery)), _Cards(gallery, pool)
+        sheet, cards = kind(stream, codes, about), _Cards(os.path.join(os.fsencode(root), b""), pool)
         for query, answer in zip(drawn, answer_queries(gallery, asked, options), strict=True):
             yield answer
-            sheet.add(cards.section(query, answer))
+            sheet.add(cards.of_query(query, answer), _summary(answer, n_bits), cards.of_matches(answer.matches))
         sheet.finish()
-
-
-def _about(gallery: Gallery) -> About:
-    name = os.path.basename(os.path.abspath(os.fsdecode(gallery.path)))
-    n_items = f"{len(gallery):,} picture{'s' * (len(gallery) != 1)}"
-    root, n_bits = printable(gallery.manifest.root), gallery.manifest.n_bits
-    return About(codes=printable(name), summary=f"{n_items} in {root}, {n_bits}-bit codes")
 
 
 class _Cards:
     """Makes cards of queries and matches, with thumbnails made by threads."""
 
-    def __init__(self, gallery: Gallery, pool: ThreadPool) -> None:
-        self._root = os.path.join(os.fsencode(gallery.manifest.root), b"")
-        self._n_bits = gallery.manifest.n_bits
-        self._pool = pool
+    def __init__(self, root: bytes, pool: ThreadPool) -> None:
+        self._root, self._pool = root, pool
 
-    def section(self, query: Query, answer: Answer) -> Section:
-        """Return a query and its answer; the cards of matches are made while they are taken."""
-        card, summary = self._query_card(query, answer), _summary(answer, self._n_bits)
-        return Section(query=card, summary=summary, matches=self._match_cards(answer.matches))
-
-    def _match_cards(self, matches: list[Match]) -> Iterator[Card]:
-        for start in range(0, len(matches), _AHEAD):
-            yield from self._pool.map(self._match_card, matches[start : start + _AHEAD])
-
-    def _match_card(self, match: Match) -> Card:
-        return self._card(match.path, _picture(match.path), match.distance)
-
-    def _query_card(self, query: Query, answer: Answer) -> Card:
+    def of_query(self, query: Query, answer: Answer) -> Card:
         if query.image is None:
             return Card(name=printable(query.name), folder="", path=None, picture="a code, not a picture")
-        picture = answer.error.problem if answer.error else _picture(query.image)
+        picture = answer.error.problem if answer.error else _thumbnail_or_reason(query.image)
         if query.path is None:
             return Card(name="standard input", folder="", path=None, picture=picture)
         return self._card(query.path, picture)  # absolute without "..", which browsers resolve before links
 
-    def _card(self, path: bytes, picture: Thumbnail | str, distance: int | None = None) -> Card:
+    def of_matches(self, matches: list[Match]) -> Iterator[Card]:
+        for start in range(0, len(matches), _AHEAD):
+            yield from self._pool.map(self._of_match, matches[start : start + _AHEAD])
+
+    def _of_match(self, match: Match) -> Card:
+        return self._card(match.path, _thumbnail_or_reason(match.path), match.distance)
+
+    def _card(self, path: bytes, picture: bytes | str, distance: int | None = None) -> Card:
         folder, name = os.path.split(path)
         inside = os.path.join(folder, b"").removeprefix(self._root).rstrip(os.fsencode(os.sep))
         link = path if archive_of(path) is None else None  # no browser opens a file in an archive
         return Card(name=printable(name), folder=printable(inside), path=link, picture=picture, distance=distance)
 
 
-def _picture(source: AnyPath | BinaryIO) -> Thumbnail | str:
+def _thumbnail_or_reason(source: AnyPath | BinaryIO) -> bytes | str:
     if not isinstance(source, str | bytes | os.PathLike):
         source.seek(0)
     try:
         return make_thumbnail(source)
     except ImageError as error:
         return error.problem
+
+
+def make_thumbnail(source: AnyPath | BinaryIO) -> bytes:
+    """Return a picture as a WebP or JPEG file, no side of which is longer than ``MAX_SIDE``.
+
+    Raises:
+        ImageError: see ``decode_image``.
+    """
+    image = decode_image(source, min_side=MAX_SIDE)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, _FORMAT, quality=_QUALITY)
+    return encoded.getvalue()
 
 
 def _summary(answer: Answer, n_bits: int) -> str:

@@ -233,6 +233,17 @@ def bundled_recipes() -> list[str]:
     return sorted(path.stem for path in bundled_folder().glob("*.toml"))
 
 
+def setting_of(option: str) -> str | None:
+    """Return how to give a setting that somebody has typed as an option, such as ``--lr`` or, of old, ``--rate``."""
+    name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+    name = {**STAGE_NAMES, "tta": "views"}.get(name, name)
+    value = "false" if option.startswith("--no-") else "..."
+    for table, kind in {"network": NetworkConfig, "preprocessing": Preprocessing, "stage": Stage}.items():
+        if any(one.name == name for one in fields(kind)):
+            return f"--set {table}.{name}={value}"
+    return None
+
+
 def parse_change(text: str) -> tuple[str, Any]:
     """Return key and value of ``stage.lr=0.1``. The value is TOML, or text where it is none."""
     key, equals, value = text.partition("=")

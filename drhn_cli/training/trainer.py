@@ -20,9 +20,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
-from drhn_cli.evaluation.metrics import LabelledCodes, retrieval_metrics
-from drhn_cli.network.drhn import DRHN, normalize, predict_classes, torch_backend
-from drhn_cli.network.encoder import codes_of, encode_views
+from drhn_cli.evaluation.evaluate import Measures, evaluate_network
+from drhn_cli.network.drhn import DRHN, normalize, torch_backend
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
@@ -208,18 +207,11 @@ class Trainer:
         """
         if self.validation is None or not self.world.is_main:
             return None, None
-        network, n_bits = self.trained_network().eval(), self.network.config.bits
+        network = self.trained_network().eval()
         rows = np.random.default_rng(self.recipe.seed).permutation(len(self.labels))[:GALLERY_LIMIT]
         backend = torch_backend(network, self.preprocessing, bfloat16=self._is_mixed)
-        queries = encode_views(backend, self.validation.pixels)
-        gallery = encode_views(backend, self.images.pixels[rows])
-        metrics = retrieval_metrics(
-            LabelledCodes(codes_of(queries, network.config, n_bits), self.validation.labels, n_bits),
-            LabelledCodes(codes_of(gallery, network.config, n_bits), self.images.labels[rows], n_bits),
-        )
-        is_right = predict_classes(network, queries, n_bits) == self.validation.labels
-        # Python's own numbers: a checkpoint is read without pickle, which numpy's would need.
-        return float(is_right.mean()), float(metrics.mean_average_precision)
+        (one,) = evaluate_network(network, backend, self.validation, self.images.take(rows), Measures())
+        return one.accuracy, one.retrieval.mean_average_precision
 
     def model(self) -> Model:
         """Return the trained network as a model without a name; with SWA, of the averaged weights."""

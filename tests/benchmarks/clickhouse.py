@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import Connection, TableAddress
 from drhn_cli.clickhouse.push import push_codes
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.clickhouse.url import TableAddress
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file

@@ -1,4 +1,5 @@
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -264,3 +265,49 @@ def test_a_wrong_choice_is_told_with_the_right_ones(drhn, arguments, choices):
     page = drhn(arguments[0], "--help").out.decode()
     assert f"{arguments[-1]} " in page
     assert choices.replace("', '", "|").strip("'") in page
+
+
+ERRORS = {
+    "hash": "hash . -o codes.bin --weights gone",
+    "query": "query a.png gone",
+    "dups": "dups gone",
+    "compare": "compare gone b.png",
+    "merge": "merge gone b.bin -o codes.bin",
+    "push": "push gone chdb:table",
+    "info": "info gone",
+    "export": "export gone",
+    "import": "import gone --files-from - -o codes.bin",
+    "train": "train gone -o weights.npz --device cpu",
+    "eval": "eval gone",
+    "weights": "weights",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_with_json_the_error_of_any_command_is_an_object_too(drhn, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if name == "weights":
+        Path("bundled").mkdir()
+        monkeypatch.setattr("drhn_cli.network.model.bundled_paths", lambda: [Path("gone")])
+    arguments = ERRORS[name].split()
+    plain, result = drhn(*arguments), drhn(*arguments, "--json")
+    assert (plain.status, plain.out) == (2, b"")
+    assert (result.status, result.err) == (plain.status, plain.err)
+    (line,) = result.lines
+    error = json.loads(line)
+    assert list(error) == ["error", "path"]
+    assert result.err == f"drhn: {error['path']}: {error['error']}\n"
+    assert error["path"] == "gone"
+
+
+def test_an_error_that_concerns_no_file_has_no_path(drhn):
+    result = drhn("dups", "clickhouse://host/db.table", "--json")
+    assert [json.loads(line)["path"] for line in result.lines] == [None]
+    assert drhn("dups", "--", "--json").out == b""
+
+
+def test_an_error_whose_object_nobody_reads_is_an_error(start):
+    with start("info", "gone", "--json") as process:
+        process.stdout.close()
+        assert process.stderr.read().startswith(b"drhn: gone: ")
+    assert process.returncode == 2

@@ -249,5 +249,6 @@ def test_json_is_rows_on_stdout_and_what_was_done_with_a_file(drhn):
     assert (result.status, result.err) == (0, "")
     assert json.loads(result.out) == {"n_items": 8, "format": "npy"}
     wrong = drhn("export", "codes.bin", "--json", "--format", "tsv")
-    assert (wrong.status, wrong.out) == (2, b"")
-    assert "no such format for stdout (expected ndjson, found tsv)" in wrong.err
+    problem = "no such format for stdout (expected ndjson, found tsv)"
+    assert (wrong.status, [json.loads(line)["error"].startswith(problem) for line in wrong.lines]) == (2, [True])
+    assert problem in wrong.err

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from drhn_cli.clickhouse import push as load
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import PASSWORD, Connection, TableAddress
 from drhn_cli.clickhouse.schema import quote_bytes
-from drhn_cli.clickhouse.url import PASSWORD, TableAddress
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection.merge import merge_codes
 from tests.clickhouse.test_table import SECRET, ask, count_rows, open_table, push, write

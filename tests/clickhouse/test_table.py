@@ -18,11 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drhn_cli.clickhouse import push as load
-from drhn_cli.clickhouse.connection import Connection
+from drhn_cli.clickhouse.connection import PASSWORD, PASSWORD_FILE, Connection, TableAddress, is_table
 from drhn_cli.clickhouse.push import load_codes
 from drhn_cli.clickhouse.schema import Schema, pack_rows, pack_string
 from drhn_cli.clickhouse.table import CodeTable
-from drhn_cli.clickhouse.url import PASSWORD, PASSWORD_FILE, TableAddress, is_table
 from drhn_cli.codes.entries import Entry
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.pack import format_hex, pack_bits
@@ -69,19 +68,25 @@ def database(request, tmp_path_factory):
                 server.stdin.close()
 
 
+@pytest.fixture(scope="module")
+def drop(database):
+    """Drop a table, if it is there."""
+    with Connection(database) as connection:
+
+        def call(address):
+            for name in (address.table, f"{address.table}_files"):
+                connection.command(f"DROP TABLE IF EXISTS `{address.database}`.`{name}`")
+
+        yield call
+
+
 @pytest.fixture
-def address(database):
+def address(database, drop):
     """A table that is not there yet."""
     table = f"{database.table}_{secrets.token_hex(4)}_{next(NUMBERS)}"
     address = replace(database, table=table)
     yield address
     drop(address)
-
-
-def drop(address):
-    with Connection(address) as connection:
-        for name in (address.table, f"{address.table}_files"):
-            connection.command(f"DROP TABLE IF EXISTS `{address.database}`.`{name}`")
 
 
 def write(path, rows, *, n_bits=48, root="/photos", fingerprint="f" * 64, model="fast"):
@@ -137,9 +142,9 @@ def galleries(draw):
     return n_bits, codes, one, two
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(galleries(), st.data())
-def test_answers_are_those_of_the_code_file(database, tmp_path_factory, drawn, data):
+def test_answers_are_those_of_the_code_file(database, drop, tmp_path_factory, drawn, data):
     n_bits, codes, one, two = drawn
     folder = tmp_path_factory.mktemp("codes")
     address = replace(database, table=f"{database.table}_{secrets.token_hex(4)}")
@@ -358,11 +363,11 @@ def test_rows_go_in_slices_of_a_million_and_of_fewer_where_codes_are_long(monkey
             return Rows(stop - start)
 
     connection = SimpleNamespace(
-        address="chdb:./x",
+        address=TableAddress(folder="x"),
         insert=lambda table, columns, rows, settings: sent.append(len(rows)),  # noqa: ARG005
         query=lambda _: list(enumerate(sent)),
     )
-    assert load.send_missing(File(), SimpleNamespace(connection=connection, rows="rows"), 7, SILENT) == n_items
+    assert load.send_missing(File(), Schema(connection), 7, SILENT) == n_items
     assert sent == slices
 
 

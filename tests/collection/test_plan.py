@@ -8,7 +8,7 @@ from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import Sources, Stored, plan_update
 from drhn_cli.files import FileStamp
 from drhn_cli.images.find import FindResult
-from drhn_cli.images.source import Archive, ImageFile
+from drhn_cli.images.source import ImageFile
 from tests.networks import random_model
 
 
@@ -96,7 +96,7 @@ def test_shards_that_hold_nothing_yet_keep_their_root():
 
 
 def test_a_member_of_an_archive_is_known_by_its_place_not_by_the_inode_of_the_archive():
-    archive = Archive(b"/r/a.tar", stamp(50))
+    archive = ImageFile(path=b"/r/a.tar", stamp=stamp(50))
     entries = Entries.from_stamps([b"/r/a.tar/x", b"/r/a.tar/y"], [stamp(1, 7 << 32 | 1), stamp(2, 8 << 32 | 1)])
     there = Stored(root=b"/r", codes=np.zeros((2, 1), np.uint8), entries=entries, model=random_model(), n_bits=8)
     copied = ImageFile(path=b"/r/a.tar/x", stamp=stamp(1, 7 << 32 | 2), archive=archive)

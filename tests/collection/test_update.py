@@ -645,15 +645,15 @@ def test_a_link_to_where_no_file_is_yet_is_written_through(update):
 def test_pictures_are_decoded_while_the_network_is_loaded(update, monkeypatch):
     decoded = threading.Event()
 
-    def load_or_error(*arguments, load=load_module._load_or_error):
+    def load_image(*arguments, load_image=load_module.load_image, **settings):
         decoded.set()
-        return load(*arguments)
+        return load_image(*arguments, **settings)
 
     def make(*arguments, **settings):
         assert decoded.wait(60)
         return encoders.Encoder(*arguments, **settings)
 
-    monkeypatch.setattr(load_module, "_load_or_error", load_or_error)
+    monkeypatch.setattr(load_module, "load_image", load_image)
     monkeypatch.setattr(hash_module, "Encoder", make)
     assert counts(update("photos")) == {"added": 8}
 

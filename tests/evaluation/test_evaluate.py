@@ -6,7 +6,7 @@ import torch
 from drhn_cli.codes.pack import pack_bits
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.evaluation import evaluate
-from drhn_cli.evaluation.evaluate import Measures, evaluate_model
+from drhn_cli.evaluation.evaluate import Measures, evaluate_model, evaluate_network
 from drhn_cli.evaluation.metrics import LabelledCodes, asymmetric_mean_average_precision, retrieval_metrics
 from drhn_cli.network.drhn import build_network, load_torch, predict_classes
 from drhn_cli.network.encoder import bit_probabilities, encode_views
@@ -48,6 +48,11 @@ def test_each_length_is_measured_on_its_own_bits(weights, queries, gallery):
             LabelledCodes(query_codes, queries.labels, one.n_bits),
             LabelledCodes(gallery_codes, gallery.labels, one.n_bits),
         )
+
+
+def test_a_network_in_training_is_measured_as_its_model_is(weights, queries, gallery):
+    found = evaluate_network(build_network(weights, CPU), load_torch(weights, CPU), queries, gallery, Measures())
+    assert found == evaluate_model(weights, queries, gallery, device="cpu")
 
 
 def test_curves_are_measured_if_asked_for(weights, queries, gallery):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import os
 import socket
 import sys
@@ -13,9 +12,8 @@ from PIL import Image
 
 from drhn_cli.errors import SourceError
 from drhn_cli.images import formats
-from drhn_cli.images.find import FindResult, find_images, read_path_list
+from drhn_cli.images.find import FindResult, compile_excludes, find_images
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
-from drhn_cli.images.globs import compile_excludes
 
 
 def write(root: Path, *names: str | bytes) -> None:
@@ -337,21 +335,3 @@ def test_folders_may_nest_deeper_than_python_recurses(tmp_path: Path, monkeypatc
 
 def test_no_sources_no_files() -> None:
     assert find_images([]) == FindResult()
-
-
-@pytest.mark.parametrize(
-    ("data", "null", "paths"),
-    [
-        (b"a\nb\n", False, [b"a", b"b"]),
-        (b"a\n\n\nb", False, [b"a", b"b"]),
-        (b"a\r\nb\r\r\n\r\n", False, [b"a", b"b\r"]),
-        (b" a b \n\xff\n", False, [b" a b ", b"\xff"]),
-        (b"a\0b\0", True, [b"a", b"b"]),
-        (b"a\n\0\0b\r", True, [b"a\n", b"b\r"]),
-        (b"", False, []),
-        (b"", True, []),
-        (b"x" * 100_000 + b"\0" + b"y" * 70_000 + b"\0z", True, [b"x" * 100_000, b"y" * 70_000, b"z"]),
-    ],
-)
-def test_read_path_list(data: bytes, null: bool, paths: list[bytes]) -> None:
-    assert list(read_path_list(io.BytesIO(data), null=null)) == paths

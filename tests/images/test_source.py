@@ -11,7 +11,7 @@ from PIL import Image
 from drhn_cli.errors import ImageError, SourceError
 from drhn_cli.images import source as source_module
 from drhn_cli.images.decode import decode_image
-from drhn_cli.images.find import find_images, find_members
+from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import archive_of, is_there, locate
 from tests.archives import encoded, write_tar
 
@@ -101,7 +101,9 @@ def test_archives_are_sources_and_not_looked_for_in_folders():
     os.makedirs("d")
     os.makedirs("folder.tar")
     shutil.copy("d.tar", "d/e.TAR")
-    assert find_images(["d", "folder.tar"]) == find_images([]) == find_images(["d"])
+    for sources in (["d", "folder.tar"], ["d"], []):
+        roots = {os.path.abspath(os.fsencode(source)) for source in sources}
+        assert find_images(sources) == FindResult(roots=roots)
     found = find_images(["d.tar", "d/e.TAR", "./d.tar"])
     assert found.archives == [os.path.abspath(name) for name in (b"d.tar", b"d/e.TAR")]
 

@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drhn_cli.cli.options import read_path_list
 from drhn_cli.errors import ImageError
 from drhn_cli.evaluation.data import split_validation
 from drhn_cli.images.decode import decode_image
-from drhn_cli.images.find import find_images, read_path_list
-from drhn_cli.images.globs import compile_excludes
+from drhn_cli.images.find import compile_excludes, find_images
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from tests.damage import encode_all
 

@@ -15,7 +15,6 @@ from drhn_cli.images.load import load_image
 from drhn_cli.network import encoder as encoders
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.retrieval import gallery
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from tests.drawing import draw_picture
@@ -29,7 +28,7 @@ def ask(file):
     """Look up one query and return its answer."""
 
     def call(image=None, code=None, under=(), **options):
-        gallery = FileGallery(file, under, device=options.get("device", "cpu"))
+        gallery = FileGallery(file, under)
         (answer,) = answer_queries(gallery, [Query(name=b"q", image=image, code=code)], QueryOptions(**options))
         return answer
 
@@ -263,21 +262,7 @@ def test_asymmetric_rank_needs_a_picture(ask):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there(ask):
+def test_a_gpu_that_is_not_there(ask, weights_path):
+    Path("elsewhere.png").write_bytes(Path(STORED).read_bytes())
     with pytest.raises(ConfigError, match="no cuda device here"):
-        ask(code="5a" * 8, device="cuda")
-
-
-def test_a_gpu_that_is_asked_for_searches_where_the_codes_fit(ask, monkeypatch):
-    from drhn_cli.network import devices
-
-    monkeypatch.setattr(devices, "choose_device", lambda _: torch.device("cpu"))
-    with CodeFile.open("codes.bin") as file:
-        code = format_hex(file.codes[3])
-    expected = {options: ask(code=code, under=options) for options in ((), ("photos/circle",))}
-    for free in (0, 1 << 40):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
-        if free:
-            monkeypatch.delattr(gallery, "search")
-        for under, answer in expected.items():
-            assert ask(code=code, under=under, device="cuda") == answer
+        ask("elsewhere.png", weights=str(weights_path), device="cuda")

@@ -6,8 +6,9 @@ from PIL import Image, ImageColor
 
 from drhn_cli.errors import DrhnError
 from drhn_cli.sheets import contact
-from drhn_cli.sheets.card import MARK, About, Card, Section, make_thumbnail
 from drhn_cli.sheets.contact import ACCENT, COLUMNS, GAP, HEAD, INK, MARGIN, PAGE, TILE, WIDTH, ContactSheet
+from drhn_cli.sheets.html import MARK, Card
+from drhn_cli.sheets.sheet import make_thumbnail
 
 FIRST_ROW = HEAD + contact.SECTION_GAP // 2 + TILE + GAP
 
@@ -28,9 +29,9 @@ def card(picture="gone", distance=None, name="name.png"):
 def drawn(*sections):
     """Return the bytes of a sheet of (query, matches)."""
     stream = io.BytesIO()
-    sheet = ContactSheet(stream, About(codes="codes.bin", summary="8 pictures"))
+    sheet = ContactSheet(stream, "codes.bin", "8 pictures")
     for query, matches in sections:
-        sheet.add(Section(query=query, summary="found", matches=iter(matches)))
+        sheet.add(query, "found", iter(matches))
     sheet.finish()
     return stream.getvalue()
 

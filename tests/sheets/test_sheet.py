@@ -12,9 +12,8 @@ from drhn_cli.errors import DrhnError, ImageError, printable
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 from drhn_cli.sheets import sheet as job
-from drhn_cli.sheets.card import MAX_SIDE, About, Card, Section, make_thumbnail
-from drhn_cli.sheets.html import HtmlSheet
-from drhn_cli.sheets.sheet import answer_on_sheet
+from drhn_cli.sheets.html import Card, HtmlSheet
+from drhn_cli.sheets.sheet import MAX_SIDE, answer_on_sheet, make_thumbnail
 from tests.drawing import draw_gradient, draw_picture
 
 HOSTILE = [
@@ -49,11 +48,11 @@ class Page(HTMLParser):
         return [attributes for _, attributes in self.tags if name in (attributes.get("class") or "").split()]
 
 
-def page_of(*sections, about=None):
+def page_of(*sections):
     stream = io.BytesIO()
-    sheet = HtmlSheet(stream, about or About(codes="codes.bin", summary="8 pictures"))
+    sheet = HtmlSheet(stream, "codes.bin", "8 pictures")
     for section in sections:
-        sheet.add(section)
+        sheet.add(*section)
     sheet.finish()
     return stream.getvalue()
 
@@ -64,7 +63,7 @@ def section_of(*names, picture="gone"):
         for i, name in enumerate(names)
     ]
     query = Card(name=printable(names[0]), folder="", path=b"/" + names[0], picture=picture)
-    return Section(query=query, summary="found", matches=iter(cards))
+    return query, "found", iter(cards)
 
 
 @pytest.fixture
@@ -259,8 +258,7 @@ def test_who_stops_early_leaves_what_was_there(file, tmp_path):
 )
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path, size, expected):
     draw_gradient(*size).save(tmp_path / "a.png")
-    small = make_thumbnail(tmp_path / "a.png")
-    assert (small.width, small.height) == expected == Image.open(io.BytesIO(small.data)).size
+    assert Image.open(io.BytesIO(make_thumbnail(tmp_path / "a.png"))).size == expected
     assert max(expected) <= MAX_SIDE
 
 
@@ -268,9 +266,9 @@ def test_thumbnails_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     draw_gradient(60, 30).save(tmp_path / "a.jpg", exif=exif)
-    small = make_thumbnail(tmp_path / "a.jpg")
-    assert (small.width, small.height) == (30, 60)
-    assert not Image.open(io.BytesIO(small.data)).getexif()
+    small = Image.open(io.BytesIO(make_thumbnail(tmp_path / "a.jpg")))
+    assert small.size == (30, 60)
+    assert not small.getexif()
 
 
 def test_thumbnails_keep_the_limits_of_decoding(tmp_path):
@@ -280,9 +278,11 @@ def test_thumbnails_keep_the_limits_of_decoding(tmp_path):
 
 
 def test_without_webp_thumbnails_are_jpeg(tmp_path, monkeypatch):
-    monkeypatch.setattr("drhn_cli.sheets.card._FORMAT", "JPEG")
+    monkeypatch.setattr("drhn_cli.sheets.sheet._FORMAT", "JPEG")
     draw_gradient(60, 30).save(tmp_path / "a.png")
     page = Page(page_of(section_of(b"a", picture=make_thumbnail(tmp_path / "a.png"))))
-    kind, data = page.all("img")[0]["src"].split(",")
+    image = page.all("img")[0]
+    assert (image["width"], image["height"]) == ("60", "30")
+    kind, data = image["src"].split(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
+from drhn_cli.evaluation import evaluate
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 from drhn_cli.network.encoder import encode_views
@@ -233,7 +234,7 @@ def test_validation_is_looked_up_in_a_part_of_the_training_images(images, monkey
         sizes.append(len(pixels))
         return encode_views(backend, pixels)
 
-    monkeypatch.setattr(trainer_module, "encode_views", spy)
+    monkeypatch.setattr(evaluate, "encode_views", spy)
     run(images, validation=drawn(3, seed=5), epochs=1)
     assert sizes == [12, 10]
 
