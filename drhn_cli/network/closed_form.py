@@ -18,12 +18,16 @@ from drhn_cli.errors import ConfigError, DrhnError
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-PRIOR = 8.0
-"""General pictures that count as much as the own ones, for each bit of a code that is fitted to the latter."""
+PRIOR = 16.0
+"""So many general pictures for each bit count as much as the own ones; chosen by ``tests.benchmarks.photo_sets``."""
 
-_ROTATION_ROWS = 8192  # pictures that a rotation is fitted to
+MEAN_PRIOR = 16.0
+"""So many general pictures count as much as the own ones in the mean, which takes fewer to be known."""
+
+_ROTATION_ROWS = 4096  # pictures that a rotation is fitted to
 _ITERATIONS = 40
 _CHUNK_ROWS = 4096
+_DEVIATION = 0.5  # of values before the sigmoid, which is nearly straight there: asymmetric order is at its best
 _RANK_TOLERANCE = 1e-10  # a direction with less variance, beside the largest, is rounding
 
 
@@ -55,15 +59,16 @@ class Moments:
         mean = total / len(features)
         return cls(n=len(features), mean=shift + mean, covariance=products / len(features) - np.outer(mean, mean))
 
-    def mixed(self, general: Moments, share: float) -> Moments:
-        """Return moments of which a share, 0..1, is of these pictures, and the rest of general ones.
+    def mixed(self, general: Moments, prior: float, mean_prior: float) -> Moments:
+        """Return these moments mixed with general ones, which have the weight of so many pictures.
 
-        With ``share = n / (n + m)`` it is the usual estimate where the general ones are what is believed beforehand,
-        with the weight of m pictures (Friedman, JASA 1989, Regularized discriminant analysis).
+        It is the usual estimate where the general ones are what is believed beforehand: of n pictures the covariance
+        has the share ``n / (n + prior)``, the mean ``n / (n + mean_prior)`` (Friedman, JASA 1989, Regularized
+        discriminant analysis).
         """
-        mean = share * self.mean + (1 - share) * general.mean
-        covariance = share * self.covariance + (1 - share) * general.covariance
-        return Moments(self.n, mean, covariance)
+        share, mean_share = self.n / (self.n + prior), self.n / (self.n + mean_prior)
+        mean = mean_share * self.mean + (1 - mean_share) * general.mean
+        return Moments(self.n, mean, share * self.covariance + (1 - share) * general.covariance)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return arrays to store: ``n``, ``mean`` and ``deviation`` float32 (d,), ``correlation``.
@@ -116,52 +121,46 @@ def fit_hash_layer(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fit the hash layer: bit i of a code is ``weight[i] @ feature + bias[i] > 0``.
 
-    The codes are nested: the first of the lengths in bits are as good as codes of that length, because each length
-    adds the next principal directions and rotates those among themselves. A direction is divided by the root of its
-    standard deviation: undivided, the first ones decide everything; with a variance of 1, noise counts as much as they.
+    The codes are nested: each length adds the next principal directions and rotates those among themselves, so the
+    first bits of a code are as good as a code of that length. A direction is divided by the root of its standard
+    deviation: undivided, the first ones decide everything; with a variance of 1, noise counts as much as they.
 
     Args:
         features: of the pictures to fit to, (n, d), each of unit length.
         lengths: of codes in bits, rising; the last is that of the layer.
         seed: of the rotations' starts and of the pictures that they are fitted to; equal seeds give equal layers.
-        general: moments of many pictures of any kind. Few own pictures do not know the directions of a long code: own
-            moments then have the share ``n / (n + prior * length)``, a length at a time.
+        general: moments of many pictures of any kind. Few own pictures do not know the directions of a long code, so
+            the own moments are mixed with these: the covariance has the share ``n / (n + prior * bits)``.
         prior: general pictures that count as much as the own ones, for each bit.
 
     Returns:
-        weight (bits, d) and bias (bits,), scaled so that the mean size of a value before the sigmoid is 1.
+        weight (bits, d) and bias (bits,), scaled so that the standard deviation of values before the sigmoid is 1/2.
 
     Raises:
         ConfigError: lengths that do not rise, or more bits than a feature has values.
         DrhnError: features that ``Moments.of`` refuses, or too few pictures, or too many alike, for so many bits.
     """
-    own = Moments.of(features)
-    d = len(own.mean)
+    moments = Moments.of(features)
+    d = len(moments.mean)
     if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1 or lengths[-1] > d:
         raise ConfigError("code lengths do not fit", expected=f"rising, in 1..{d}", found=str(list(lengths)))
-    if general is None and own.n <= lengths[-1]:
-        raise DrhnError("too few pictures", expected=f"more than {lengths[-1]}, the bits of a code", found=str(own.n))
-    if general is not None and len(general.mean) != d:
-        raise DrhnError("features do not fit the general ones", expected=f"{len(general.mean)} values", found=str(d))
+    if general is not None:
+        if len(general.mean) != d:
+            expected = f"{len(general.mean)} values"
+            raise DrhnError("features do not fit the general ones", expected=expected, found=str(d))
+        moments = moments.mixed(general, prior * lengths[-1], MEAN_PRIOR)
+    elif moments.n <= lengths[-1]:
+        expected = f"more than {lengths[-1]}, the bits of a code"
+        raise DrhnError("too few pictures", expected=expected, found=str(moments.n))
+    directions, deviations = _principal_directions(moments.covariance, lengths[-1])
+    projection = directions / np.sqrt(deviations)  # (d, bits)
     rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.permutation(own.n)[:_ROTATION_ROWS])
-    rows = np.asarray(features[drawn], np.float64) - own.mean
-    directions = np.empty((d, 0))
-    weights, biases = [], []
-    for start, stop in pairwise((0, *lengths)):
-        share = 1.0 if general is None else own.n / (own.n + prior * stop)
-        moments = own if general is None else own.mixed(general, share)
-        new, deviations = _principal_directions(moments.covariance, directions, stop - start)
-        directions = np.hstack([directions, new])
-        projection = new / np.sqrt(deviations)  # (d, stop - start)
-        projected = rows @ projection
-        if general is not None:
-            projected = _with_general(projected, projection.T @ general.covariance @ projection, share, rng)
-        weights.append((projection @ itq_rotation(projected, rng)).T)
-        biases.append(-weights[-1] @ moments.mean)
-    weight, bias = np.concatenate(weights), np.concatenate(biases)
-    scale = 1 / np.abs((rows + own.mean) @ weight.T + bias).mean()
-    return (scale * weight).astype(np.float32), (scale * bias).astype(np.float32)
+    rows = features[np.sort(rng.permutation(len(features))[:_ROTATION_ROWS])].astype(np.float64)
+    projected = (rows - rows.mean(axis=0)) @ projection  # (n, bits)
+    blocks = [slice(start, stop) for start, stop in pairwise((0, *lengths))]
+    weight = np.concatenate([(projection[:, block] @ itq_rotation(projected[:, block], rng)).T for block in blocks])
+    weight *= _DEVIATION / np.sqrt(deviations.mean())  # the mean over the bits of their variances, now
+    return weight.astype(np.float32), (-weight @ moments.mean).astype(np.float32)
 
 
 def itq_rotation(projected: Floats, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -215,27 +214,15 @@ def fit_class_layer(
     return weight.astype(np.float32), (mean_target - weight @ mean_sign).astype(np.float32)
 
 
-def _principal_directions(
-    covariance: NDArray[np.float64], known: NDArray[np.float64], n_new: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the next directions, orthogonal to those that are known, (d, n_new), and their standard deviations."""
-    rest = np.eye(len(known)) - known @ known.T  # projects on what is orthogonal to them
-    variances, vectors = np.linalg.eigh(rest @ covariance @ rest)
-    variances, vectors = variances[::-1][:n_new], vectors[:, ::-1][:, :n_new]
-    if not variances[-1] > _RANK_TOLERANCE * covariance.trace():
-        found = str(known.shape[1] + int((variances > _RANK_TOLERANCE * covariance.trace()).sum()))
-        expected = f"{known.shape[1] + n_new} directions in which they differ"
-        raise DrhnError("pictures are too much alike", expected=expected, found=found, hint="choose fewer bits")
-    return vectors, np.sqrt(variances)
-
-
-def _with_general(
-    own: NDArray[np.float64], covariance: NDArray[np.float64], share: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return rows of which a share is drawn from the own ones and the rest from a Gaussian, all (n, b)."""
-    n_own = round(share * _ROTATION_ROWS)
-    drawn = rng.multivariate_normal(np.zeros(len(covariance)), covariance, _ROTATION_ROWS - n_own, method="eigh")
-    return np.concatenate([own[rng.integers(len(own), size=n_own)], drawn])
+def _principal_directions(covariance: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the directions of the largest variance, (d, n), and the standard deviations in them, (n,)."""
+    variances, directions = np.linalg.eigh(covariance)
+    variances, directions = variances[::-1], directions[:, ::-1]
+    n_known = int((variances > _RANK_TOLERANCE * variances[0]).sum())
+    if n_known < n:
+        expected = f"{n} directions in which they differ"
+        raise DrhnError("pictures are too much alike", expected=expected, found=str(n_known), hint="choose fewer bits")
+    return directions[:, :n], np.sqrt(variances[:n])
 
 
 def _chunks(rows: NDArray[np.generic]) -> Iterator[NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.photo_sets features PHOTOS features.npz
     python -m tests.benchmarks.photo_sets general features.npz [--lengths 64 128 256 512] [--seed 0]
-    python -m tests.benchmarks.photo_sets own features.npz [--lengths 64 128 256 512] [--prior 8] [--splits 10]
+    python -m tests.benchmarks.photo_sets own features.npz [--lengths 64 128 256 512] [--prior 16] [--splits 10]
 
 PHOTOS holds `unlabelled/<source>/` and `labelled/<set>/<class>/`, with pictures in each. `features` writes what the
 trunk sees in them: `features` float32 (n, 1280) and `paths` (n,), for the others. It needs the packages
@@ -14,8 +14,8 @@ by expectation (precision@10). It stands for the floats by cosine, for codes by 
 asymmetric order; `all` is one gallery of all sets.
 
 `own` fits it to one half of a set, its moments mixed with those of the pictures without labels as they are stored in a
-weights file, and measures in the other half, beside the general layer, by Hamming distance. The standard error is that
-of the mean difference over the splits.
+weights file, and measures in the other half, beside the general layer, by Hamming distance; each length is that of a
+layer of its own. The standard error is that of the mean difference over the splits.
 
 Both print a table in Markdown.
 """
@@ -147,8 +147,11 @@ def own(
     for name, part in sets.items():
         figures = np.empty((options.splits, len(lengths), 2))
         for split, (fitted, asked) in enumerate(halves(part, options.splits)):
-            mine = fit_hash_layer(fitted[0], lengths, seed=options.seed, general=moments, prior=options.prior)
-            figures[split] = [[by_codes(asked, some, n) for some in (layer, mine)] for n in lengths]
+            for i, n_bits in enumerate(lengths):
+                mine = fit_hash_layer(
+                    fitted[0], lengths[: i + 1], seed=options.seed, general=moments, prior=options.prior
+                )
+                figures[split, i] = [by_codes(asked, some, n_bits) for some in (layer, mine)]
         yield f"| {name} | {len(fitted[1])} | {' | '.join(_cells(figures))} |"
         results.append(figures)
     yield f"| mean of the sets | | {' | '.join(_cells(np.mean(results, axis=0)))} |"
