@@ -33,6 +33,7 @@ def train(
         Option(
             metavar="NAME|FILE",
             help="How to train: a bundled recipe or a TOML file.  [default: fast, with --from fine-tune]",
+            autocompletion=options.recipe_names,
         ),
     ] = None,
     start: Annotated[
@@ -41,6 +42,7 @@ def train(
             "--from",
             metavar="NAME|FILE",
             help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
+            autocompletion=options.model_names,
         ),
     ] = None,
     blocks: Annotated[
