@@ -67,13 +67,28 @@ class ExitStatus(IntEnum):
 
 
 class _Command(TyperCommand):
-    """A command whose help page names arguments as its usage line does; newer typers show Python types instead."""
+    """A command whose help page groups its options, and names arguments as its usage line does.
+
+    Typer groups them where rich draws the page; newer typers show Python types of arguments instead of their names.
+    """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         for parameter in self.params:
             if parameter.param_type_name == "argument":
                 vars(parameter)["display_type_rich"] = lambda ctx: None  # noqa: ARG005
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each ``rich_help_panel``, in the order of their first options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            heading = getattr(parameter, "rich_help_panel", None) or f"{parameter.param_type_name.capitalize()}s"
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 class _Group(TyperGroup):

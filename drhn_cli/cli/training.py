@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from drhn_cli.evaluation.evaluate import Evaluation
 
 
+_CHANGES = "Changes of the recipe"
+
+
+def _change(metavar: str, text: str) -> Any:
+    return Option(metavar=metavar, help=f"{text}  [default: the recipe's]", rich_help_panel=_CHANGES)
+
+
 def train(
     data: Annotated[
         str | None,
@@ -33,6 +40,7 @@ def train(
         Option(
             metavar="NAME|FILE",
             help="How to train: a bundled recipe or a TOML file.  [default: fast, with --from fine-tune]",
+            rich_help_panel="Recipe",
             autocompletion=options.recipe_names,
         ),
     ] = None,
@@ -42,32 +50,35 @@ def train(
             "--from",
             metavar="NAME|FILE",
             help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
+            rich_help_panel="Recipe",
             autocompletion=options.model_names,
         ),
     ] = None,
-    blocks: Annotated[
-        int | None, Option(metavar="N", help="Residual blocks in each of the six groups; the paper's n.")
-    ] = None,
-    bits: Annotated[
-        int | None, Option(metavar="N", help="Units of the hash layer, the code length; the paper's h.")
-    ] = None,
+    print_recipe: Annotated[
+        bool,
+        Option("--print", help="Print the recipe as it would run, with all its settings.", rich_help_panel="Recipe"),
+    ] = False,
+    blocks: Annotated[int | None, _change("N", "Residual blocks in each of the six groups; the paper's n.")] = None,
+    bits: Annotated[int | None, _change("N", "Units of the hash layer, the code length; the paper's h.")] = None,
     threshold: Annotated[
-        float | None, Option(metavar="X", help="A bit is set where the activation is above it; the paper's t.")
+        float | None, _change("X", "A bit is set where the activation is above it; the paper's t.")
     ] = None,
-    epochs: Annotated[int | None, Option(metavar="N", help="Passes over the pictures, in each stage.")] = None,
-    batch_size: Annotated[int | None, Option(metavar="N", help="Pictures in a step.")] = None,
+    epochs: Annotated[int | None, _change("N", "Passes over the pictures, in each stage.")] = None,
+    batch_size: Annotated[int | None, _change("N", "Pictures in a step.")] = None,
     seed: Annotated[
-        int | None, Option(metavar="N", help="Seed of the initial weights, the order of pictures and the augmentation.")
+        int | None, _change("N", "Seed of the initial weights, the order of pictures and the augmentation.")
+    ] = None,
+    validation: Annotated[
+        float | None, _change("X", "Share of the pictures held out for validation after every epoch.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        Option("--set", metavar="KEY=VALUE", help="Change any setting of the recipe, as stage.lr=0.1. Repeatable."),
-    ] = None,
-    print_recipe: Annotated[
-        bool, Option("--print", help="Print the recipe as it would run, with all its settings, and stop.")
-    ] = False,
-    validation: Annotated[
-        float | None, Option(metavar="X", help="Share of the pictures held out for validation after every epoch.")
+        Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other setting, as stage.lr=0.1; see --print. Repeatable.",
+            rich_help_panel=_CHANGES,
+        ),
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Resume an unfinished run, if there is one.")] = False,
     device: options.Device = "auto",
