@@ -98,6 +98,13 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
             assert not anchor or anchor in anchors_of(target), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_every_command_of_a_document_exists_with_its_options(document: Path) -> None:
+    blocks = [block for language, block in FENCED.findall(document.read_text(encoding="utf-8")) if language != "python"]
+    for command, arguments in re.findall(r"\bdrhn ([a-z]+)\b([^|;&#()\n]*)", "\n".join(blocks)):
+        assert set(re.findall(r"(?<=\s)--?[a-zA-Z0][a-z-]*", arguments)) <= options_of(command), (command, arguments)
+
+
 def shell_after(document: str, mark: str) -> str:
     """Return the first block of shell commands after a line of a document."""
     found = re.search(rf"^{re.escape(mark)}$.*?^```sh\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
