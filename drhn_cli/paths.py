@@ -1,11 +1,14 @@
-"""Paths are bytes, and made absolute on input."""
+"""Paths are bytes, and made absolute on input. Where the bundled models and recipes are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError
+
+_PACKAGE = Path(__file__).parent
 
 
 def absolute_path(path: AnyPath) -> bytes:
@@ -65,3 +68,9 @@ def is_below(path: bytes, folders: Collection[bytes]) -> bool:
             return False
         path = parent
     return True
+
+
+def bundled_folder() -> Path:
+    """Return the folder of bundled models and recipes: inside an installed package, beside it in a checkout."""
+    installed = _PACKAGE / "bundled"
+    return installed if installed.is_dir() else _PACKAGE.parent / "weights"

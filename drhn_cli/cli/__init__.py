@@ -2,4 +2,5 @@
 
 Read ``app`` first (the commands, exit statuses, errors and signals), then ``options`` (shared by several commands),
 ``output`` (stdout, stderr, progress) and the commands: ``collection``, ``retrieval`` and ``training``.
+``manual`` writes the command reference and the man pages from the help.
 """

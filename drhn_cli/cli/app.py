@@ -17,7 +17,7 @@ from enum import IntEnum
 from functools import cache
 from importlib import import_module
 from itertools import takewhile
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -51,11 +51,19 @@ _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 class ExitStatus(IntEnum):
     """Exit statuses of the program, as in ripgrep."""
 
-    DONE = 0
-    NOTHING_FOUND = 1
-    ERROR = 2
-    INTERRUPTED = 130
-    TERMINATED = 143
+    DONE = 0, "done or found"
+    NOTHING_FOUND = 1, "nothing found"
+    ERROR = 2, "an error"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    TERMINATED = 143, "ended by SIGTERM"
+
+    about: str
+
+    def __new__(cls, status: int, about: str) -> Self:
+        """Make a member of its value and of what help pages say of it."""
+        member = int.__new__(cls, status)
+        member._value_, member.about = status, about
+        return member
 
 
 class _Command(TyperCommand):
@@ -112,7 +120,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done or found, 1 nothing found, 2 an error, 130 interrupted.",
+    epilog=f"Exit status: {', '.join(f'{status.value} {status.about}' for status in ExitStatus)}.",
 )
 
 

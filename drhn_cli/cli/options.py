@@ -37,9 +37,37 @@ def n_views(tta: bool | None) -> int | None:
     return None if tta is None else 1 + tta
 
 
-Device = Annotated[str, Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.")]
+def _devices() -> list[str]:
+    return ["auto", "cuda", "mps", "cpu"]
+
+
+def model_names() -> list[str]:
+    """Return the names of the bundled models, for the shell to complete; it may not wait for numpy."""
+    return _bundled("*.npz")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the bundled recipes, for the shell to complete."""
+    return _bundled("*.toml")
+
+
+def _bundled(pattern: str) -> list[str]:
+    from drhn_cli.paths import bundled_folder
+
+    return sorted(path.stem for path in bundled_folder().glob(pattern))
+
+
+Device = Annotated[
+    str,
+    Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.", autocompletion=_devices),
+]
 Weights = Annotated[
-    str | None, Option(metavar="NAME|FILE", help="A bundled model (see `drhn weights`) or a weights file.")
+    str | None,
+    Option(
+        metavar="NAME|FILE",
+        help="A bundled model (see `drhn weights`) or a weights file.",
+        autocompletion=model_names,
+    ),
 ]
 Workers = Annotated[
     int | None, Option(min=1, metavar="N", help="Threads that decode pictures.  [default: one for each processor]")

@@ -41,6 +41,7 @@ def train(
             metavar="NAME|FILE",
             help="How to train: a bundled recipe or a TOML file.  [default: fast, with --from fine-tune]",
             rich_help_panel="Recipe",
+            autocompletion=options.recipe_names,
         ),
     ] = None,
     start: Annotated[
@@ -50,6 +51,7 @@ def train(
             metavar="NAME|FILE",
             help="Start from these weights: a bundled model or a weights file. For when pictures are few.",
             rich_help_panel="Recipe",
+            autocompletion=options.model_names,
         ),
     ] = None,
     print_recipe: Annotated[

@@ -20,10 +20,9 @@ from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, p
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
+from drhn_cli.paths import bundled_folder
 
 DEFAULT = "photos"
-
-_PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +136,6 @@ def save_model(path: AnyPath, model: Model) -> None:
         WeightsError: the arrays do not fit the network or are not finite, or the file cannot be written.
     """
     write_weights(Path(os.fsdecode(path)), model.config, model.manifest(), model.arrays)
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the bundled models: inside an installed package, beside the package in a checkout."""
-    installed = _PACKAGE / "bundled"
-    return installed if installed.is_dir() else _PACKAGE.parent / "weights"
 
 
 def bundled_paths() -> list[Path]:

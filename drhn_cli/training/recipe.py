@@ -15,9 +15,10 @@ from drhn_cli.files import os_errors
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.devices import Dtype
-from drhn_cli.network.model import Model, bundled_folder, load_model
+from drhn_cli.network.model import Model, load_model
 from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
 from drhn_cli.network.weights_file import STAGE_NAMES
+from drhn_cli.paths import bundled_folder
 from drhn_cli.settings import Settings, refuse_unknown, require, setting
 
 DEFAULT, FINE_TUNE = "fast", "fine-tune"

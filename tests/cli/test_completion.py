@@ -67,3 +67,32 @@ def test_commands_and_options_are_completed_and_nothing_heavy_is_loaded(environm
 def test_files_are_left_to_the_shell(environment):
     assert complete(environment, "bash", "drhn hash ph")[0].strip() == ""
     assert complete(environment, "zsh", "drhn hash ph")[0].strip() == "_files"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("drhn query --weights pho", "photos"),
+        ("drhn train --from cif", "cifar10"),
+        ("drhn train --recipe fine", "fine-tune"),
+        ("drhn hash --device cu", "cuda"),
+        ("drhn query --order asym", "asymmetric"),
+        ("drhn export --format pa", "parquet"),
+    ],
+)
+def test_names_are_completed_and_nothing_heavy_is_loaded(environment, shell, typed, expected):
+    answer, loaded = complete(environment, shell, typed)
+    assert expected in answer.split("\n") or f'"{expected}"' in answer
+    assert loaded == set()
+
+
+def test_every_name_is_offered(environment):
+    bundled = {path.stem for path in (CHECKOUT / "weights").glob("*.npz")}
+    recipes = {path.stem for path in (CHECKOUT / "weights").glob("*.toml")}
+    for typed, names in (("drhn eval --weights ", bundled), ("drhn train --recipe ", recipes)):
+        assert set(complete(environment, "bash", typed)[0].split()) == names != set()
+
+
+def test_files_are_left_to_the_shell_where_no_name_begins_so(environment):
+    assert complete(environment, "bash", "drhn eval --weights ./mine")[0].strip() == ""

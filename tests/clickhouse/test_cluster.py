@@ -1,4 +1,4 @@
-"""A table over two shards: the statements of the README on two ClickHouse nodes, but for what takes Keeper."""
+"""A table over two shards: the statements of the room's README on two nodes, but for what takes Keeper."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def nodes(tmp_path, monkeypatch):
     if LIBRARY not in os.environ:
         pytest.skip(f"${LIBRARY} names no ClickHouse")
     monkeypatch.setenv(PASSWORD, SECRET)
-    (block,) = re.findall(r"```sql\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```sql\n(.*?)```", (CHECKOUT / "drhn_cli/clickhouse/README.md").read_text(), re.DOTALL)
     command = Connection.command
 
     def on_all(self, statement):

@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from drhn_cli import paths
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.errors import CodeFileError, WeightsError
-from drhn_cli.network import model as models
-from drhn_cli.network.model import DEFAULT, bundled_folder, bundled_paths, load_model, model_of, save_model
+from drhn_cli.network.model import DEFAULT, bundled_paths, load_model, model_of, save_model
+from drhn_cli.paths import bundled_folder
 from tests.networks import random_model
 
 
@@ -13,7 +14,7 @@ from tests.networks import random_model
 def folder(tmp_path, monkeypatch):
     package = tmp_path / "package"
     (package / "bundled").mkdir(parents=True)
-    monkeypatch.setattr(models, "_PACKAGE", package)
+    monkeypatch.setattr(paths, "_PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(["b", "a"]):
         save_model(package / "bundled" / f"{name}.npz", random_model(seed=seed, name=name))
@@ -34,7 +35,7 @@ def test_the_default_model_is_bundled_sound_and_measured():
 
 def test_an_installed_package_has_its_weights_inside_and_a_checkout_beside(folder, tmp_path, monkeypatch):
     assert bundled_folder() == folder
-    monkeypatch.setattr(models, "_PACKAGE", tmp_path / "checkout" / "drhn_cli")
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "checkout" / "drhn_cli")
     assert bundled_folder() == tmp_path / "checkout" / "weights"
     assert bundled_paths() == []
 
