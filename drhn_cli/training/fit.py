@@ -75,6 +75,7 @@ def _pooled_features(
     model: Model, folder: AnyPath, progress: Progress, seed: int, *, device: str, workers: int
 ) -> NDArray[np.float32]:
     """Return the pooled features of the pictures of a folder, (n, d), not normalized."""
+    progress.phase("listing")
     found = find_images([folder], follow=True, progress=progress)
     for failure in found.failures:
         progress.failure(failure)

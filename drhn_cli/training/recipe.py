@@ -24,7 +24,7 @@ from drhn_cli.settings import Settings, refuse_unknown, require, setting
 DEFAULT, FINE_TUNE = "fast", "fine-tune"
 """The bundled recipes for a run that names none: from scratch, and from other weights."""
 
-_SHAPE = ("widths", "downsample_at", "downsample", "stem_stride", "hash_norm")
+_SHAPE = ("trunk", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm", "unit_features")
 """Settings that decide the shapes of a network's arrays; fewer blocks can become more."""
 
 _OF_PICTURES = (
@@ -186,8 +186,12 @@ class Recipe(Settings):
             if stage.prefix_similarity and not self.network.nested:
                 hint = "name them: --set network.nested=[12,24]"
                 raise ConfigError("prefix_similarity trains shorter codes, and there are none", hint=hint)
-        if any(stage.kind == "itq" for stage in self.stages) and len(self.stages) > 1:
-            raise ConfigError("a stage in closed form is the only one", found=f"{len(self.stages)} stages")
+        kinds = [stage.kind for stage in self.stages]
+        if "itq" in kinds and len(kinds) > 1:
+            raise ConfigError("a stage in closed form is the only one", found=f"{len(kinds)} stages")
+        if "gradient" in kinds and self.network.trunk != "residual":
+            hint = "start from weights of a residual network, or fit codes to it by --set stage.kind=itq"
+            raise ConfigError("gradient descent trains residual networks", found=self.network.trunk, hint=hint)
         first = self.start.config.blocks if self.start else 1
         blocks = [self.network_of(number).blocks for number in range(len(self.stages))]
         grows = [first, *blocks] == sorted([first, *blocks]) and blocks[-1] == self.network.blocks
@@ -369,8 +373,9 @@ def _network_settings(start: Model | None, changes: Mapping[str, Any]) -> dict[s
     settings = start.config.to_dict()
     del settings["n_classes"]
     for name in () if start.name in PRETRAINED else _SHAPE:  # a trunk alone has no hash layer to fit
-        if name in changes and changes[name] != settings.get(name):
-            expected, found, hint = str(settings.get(name)), str(changes[name]), "leave it out, or leave out --from"
+        value, given = getattr(start.config, name), changes.get(name)
+        if given is not None and (tuple(given) if isinstance(given, list) else given) != value:
+            expected, found, hint = str(value), str(given), "leave it out, or leave out --from"
             raise ConfigError(f"{name} is that of the weights to start from", expected=expected, found=found, hint=hint)
     settings |= changes
     if "bits" in changes and "nested" not in changes:
