@@ -1,8 +1,11 @@
 """How well codes in closed form find pictures of the same kind, in eight small sets of labelled photographs.
 
+    python -m tests.benchmarks.photo_sets model PHOTOS photos2
     python -m tests.benchmarks.photo_sets features PHOTOS features.npz
     python -m tests.benchmarks.photo_sets general features.npz [--lengths 64 128 256 512] [--seed 0]
     python -m tests.benchmarks.photo_sets own features.npz [--lengths 64 128 256 512] [--prior 16] [--splits 10]
+
+`model` measures a model as it is deployed, as `general` does the codes that it fits.
 
 PHOTOS holds `unlabelled/<source>/` and `labelled/<set>/<class>/`, with pictures in each. `features` writes what the
 trunk sees in them: `features` float32 (n, 1280) and `paths` (n,), for the others. It needs the packages
@@ -32,7 +35,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.images.load import load_batches
 from drhn_cli.network.closed_form import PRIOR, Moments, fit_hash_layer
+from drhn_cli.network.encoder import Encoder
+from drhn_cli.network.model import load_model
 
 LENGTHS = (64, 128, 256, 512)
 SIDE = 224  # of the trunk's input, in pixels
@@ -127,6 +133,31 @@ def general(unlabelled: NDArray[np.float32], sets: dict[str, Set], lengths: Sequ
         yield f"| {' | '.join(cells)} |"
 
 
+def model_codes(photos: Path, name: str) -> Iterator[str]:
+    """Yield the lines of the table of a model's own codes."""
+    model = load_model(name)
+    paths = sorted(path for path in (photos / "labelled").rglob("*") if path.is_file())
+    encoder = Encoder(model, device="cpu", n_images=len(paths))
+    batches = load_batches(map(str, paths), model.preprocessing, batch_size=encoder.step, workers=2)
+    activations = np.concatenate([encoder.activations(batch.pixels) for batch in batches])
+    parts = [path.relative_to(photos / "labelled").parts for path in paths]
+    _, classes = np.unique(["/".join(part[:2]) for part in parts], return_inverse=True)
+    sets = np.array([part[0] for part in parts])
+    lengths, threshold = model.config.code_lengths, model.config.threshold
+    yield f"| set | {' | '.join(f'{n}{order}' for order in (' bits', ', asymmetric') for n in lengths)} |"
+    yield "|---" * (1 + 2 * len(lengths)) + "|"
+    for set_name in [*sorted(set(sets)), "all"]:
+        rows = sets == set_name if set_name != "all" else np.ones(len(sets), bool)
+        figures = []
+        for asymmetric in (False, True):
+            for n_bits in lengths:
+                mine = activations[rows, :n_bits].astype(np.float64)
+                signs = np.where(mine > threshold, 1.0, -1.0)
+                queries = 2 * mine - 1 if asymmetric else signs
+                figures.append(precision_at_k(-queries @ signs.T, classes[rows]))
+        yield f"| {' | '.join([set_name, *(f'{figure:.3f}' for figure in figures)])} |"
+
+
 def halves(part: Set, n_splits: int) -> Iterator[tuple[Set, Set]]:
     features, classes = part
     for split in range(n_splits):
@@ -172,6 +203,9 @@ def main() -> None:
     command = commands.add_parser("features")
     command.add_argument("photos", type=Path)
     command.add_argument("out", type=Path)
+    command = commands.add_parser("model")
+    command.add_argument("photos", type=Path)
+    command.add_argument("name")
     for name in ("general", "own"):
         command = commands.add_parser(name)
         command.add_argument("features", type=Path)
@@ -182,6 +216,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "features":
         write_features(options.photos, options.out)
+        return
+    if options.command == "model":
+        for line in model_codes(options.photos, options.name):
+            print(line, flush=True)
         return
     unlabelled, sets = load_sets(options.features)
     if options.command == "general":
