@@ -36,6 +36,7 @@ class Model:
         class_names: the classes it was trained on, in the order of its scores.
         arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
         training: the runs that trained it, oldest first: of each its recipe, data, command, hardware and cost.
+        moments: of the features that the hash layer was fitted to in closed form, see ``Moments.to_arrays``, or nothing.
         measured: figures of merit for each code length, and on which pictures.
     """
 
@@ -44,6 +45,7 @@ class Model:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    moments: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     training: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     drhn_version: str = __version__
@@ -113,13 +115,14 @@ def load_model(name: AnyPath | None = None, *, views: int | None = None) -> Mode
     """
     name = DEFAULT if name is None else name
     path = _find(name) if isinstance(name, str) else Path(os.fsdecode(name))
-    config, preprocessing, manifest, arrays = read_weights(path)
+    config, preprocessing, manifest, arrays, moments = read_weights(path)
     model = Model(
         name=str(manifest["name"]),
         config=config,
         preprocessing=preprocessing,
         class_names=tuple(manifest["class_names"]),
         arrays=arrays,
+        moments=moments,
         training=manifest["training"],
         measured=manifest["measured"],
         drhn_version=str(manifest["drhn_version"]),
@@ -135,7 +138,7 @@ def save_model(path: AnyPath, model: Model) -> None:
     Raises:
         WeightsError: the arrays do not fit the network or are not finite, or the file cannot be written.
     """
-    write_weights(Path(os.fsdecode(path)), model.config, model.manifest(), model.arrays)
+    write_weights(Path(os.fsdecode(path)), model.config, model.manifest(), model.arrays, model.moments)
 
 
 def bundled_paths() -> list[Path]:

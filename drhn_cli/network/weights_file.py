@@ -29,6 +29,9 @@ FORMAT_VERSION = 2
 WEIGHTS_MARK = b"manifest.npy"
 """The name of the first member, which is at the beginning of every weights file."""
 
+_MOMENTS = "moments."
+"""Prefix of the arrays that are not the network's: moments of the features that the hash layer was fitted to."""
+
 _MANIFEST_LIMIT = 16 * 2**20
 _NPY_HEADER_LIMIT = 1024
 _KEYS = {
@@ -53,7 +56,11 @@ def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 
 
 def write_weights(
-    path: Path, config: NetworkConfig, manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    path: Path,
+    config: NetworkConfig,
+    manifest: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    moments: Mapping[str, NDArray[Any]],
 ) -> None:
     """Write a weights file, atomically. WeightsError: the arrays do not fit the network or are not finite."""
     with about(path):
@@ -62,13 +69,16 @@ def write_weights(
             if not np.isfinite(array).all():
                 raise WeightsError(f"array {name!r} holds what is not a number", hint="train at lower rates")
     with os_errors(WeightsError, "cannot write the weights", path=path), atomic_write(path) as stream:
-        np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
+        others = {_MOMENTS + name: array for name, array in moments.items()}
+        np.savez(stream, manifest=np.array(json.dumps(manifest)), **arrays, **others)  # type: ignore[arg-type]
 
 
-def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read a weights file and check all but the checksum of its arrays, see ``load_model``.
+def read_weights(
+    path: Path,
+) -> tuple[NetworkConfig, Preprocessing, dict[str, Any], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Read a weights file and check all but the checksum of its arrays, see ``load_model``, and its moments.
 
-    Returns the settings in its manifest, the manifest, and the arrays.
+    Returns the settings in its manifest, the manifest, the arrays, and the moments of the features, if it has some.
     """
     with about(path), _reading(), _open(path) as stream, zipfile.ZipFile(stream) as archive:
         sizes = _member_sizes(archive)
@@ -81,7 +91,11 @@ def read_weights(path: Path) -> tuple[NetworkConfig, Preprocessing, dict[str, An
                 raise WeightsError(f"array {name!r} is larger than the network it belongs to")
         arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
         _check_arrays(config, arrays)
-    return config, preprocessing, manifest, arrays
+        others = [name for name in sizes if name.startswith(_MOMENTS)]
+        if any(sizes[name] > 4 * config.n_features**2 + _NPY_HEADER_LIMIT for name in others):
+            raise WeightsError("the moments are larger than the network they belong to")
+        moments = {name.removeprefix(_MOMENTS): _read_array(archive, name) for name in others}
+    return config, preprocessing, manifest, arrays, moments
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from drhn_cli.errors import AnyPath, ConfigError, SourceError
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile
-from drhn_cli.network.closed_form import fit_class_layer, fit_hash_layer
+from drhn_cli.network.closed_form import Moments, fit_class_layer, fit_hash_layer
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model
 from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
@@ -32,8 +33,9 @@ def fit_model(
 ) -> tuple[Model, int]:
     """Fit hash and class layer of a pretrained trunk to the pictures of a folder, at any depth, without labels.
 
-    The hash layer is PCA and an ITQ rotation, see ``fit_hash_layer``. The class layer recalls the trunk's own classes,
-    those of ImageNet, from the bits: their logits are regressed on them, see ``fit_class_layer``.
+    The hash layer is PCA and an ITQ rotation, see ``fit_hash_layer``. From weights that have a hash layer already, the
+    moments of the pictures are mixed with those that it was fitted to. The class layer recalls from the bits what the
+    trunk, or the class layer of those weights, says of the pictures, see ``fit_class_layer``.
 
     Returns the model, without a name, and the number of pictures.
 
@@ -42,33 +44,35 @@ def fit_model(
         SourceError: the folder has no pictures that can be read.
         DrhnError: too few pictures, or too many alike, for the length of the codes.
     """
-    if recipe.start is None or recipe.start.name not in PRETRAINED:
+    start = recipe.start
+    if start is None or start.config.trunk == "residual":
         raise ConfigError("codes in closed form need a pretrained trunk", hint=f"give it: --from {PRETRAINED[-1]}")
-    trunk = load_pretrained_trunk(recipe.start.name)
-    config = replace(recipe.network, n_classes=len(trunk.class_names))
-    pooled = _pooled_features(
-        replace(recipe.start, preprocessing=recipe.preprocessing),
-        folder,
-        progress,
-        recipe.seed,
-        device=device,
-        workers=workers or n_processors(),
-    )
-    progress.phase("fitting", 2)
+    workers = workers or n_processors()
+    start = replace(start, preprocessing=recipe.preprocessing)
+    pooled = _pooled_features(start, folder, progress, recipe.seed, device=device, workers=workers)
+    progress.phase("fitting", 1)
     features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-    weight, bias = fit_hash_layer(features, config.code_lengths, seed=recipe.seed)
-    progress.advance()
-    logits = pooled @ trunk.class_weight.T + trunk.class_bias  # (n, 1000)
+    general: Moments | None = None
+    moments: Mapping[str, NDArray[Any]] = start.moments
+    if start.name in PRETRAINED:
+        trunk = load_pretrained_trunk(start.name)
+        logits, class_names = pooled @ trunk.class_weight.T + trunk.class_bias, trunk.class_names
+        moments = Moments.of(features).to_arrays()
+    else:
+        old = start.arrays
+        signs = np.where(features @ old["hash.weight"].T + old["hash.bias"] > 0, 1, -1)
+        logits, class_names = signs @ old["classify.weight"].T + old["classify.bias"], start.class_names
+        general = Moments.from_arrays(moments)
+    config = replace(recipe.network, n_classes=len(class_names))
+    weight, bias = fit_hash_layer(features, config.code_lengths, seed=recipe.seed, general=general)
     class_weight, class_bias = fit_class_layer(features @ weight.T + bias > 0, logits)
     progress.advance()
     layers = {
         **{"hash.weight": weight, "hash.bias": bias},
         **{"classify.weight": class_weight, "classify.bias": class_bias},
     }
-    model = trunk.untrained_model(config)
-    arrays = {name: layers.get(name, array) for name, array in model.arrays.items()}
-    fitted = replace(model, preprocessing=recipe.preprocessing, class_names=trunk.class_names, arrays=arrays)
-    return fitted, len(pooled)
+    arrays = {name: layers[name] if name in layers else start.arrays[name] for name in config.array_shapes()}
+    return replace(start, config=config, class_names=class_names, arrays=arrays, moments=moments), len(pooled)
 
 
 def _pooled_features(

@@ -21,8 +21,8 @@ from drhn_cli.network.weights_file import STAGE_NAMES
 from drhn_cli.paths import bundled_folder
 from drhn_cli.settings import Settings, refuse_unknown, require, setting
 
-DEFAULT, FINE_TUNE = "fast", "fine-tune"
-"""The bundled recipes for a run that names none: from scratch, and from other weights."""
+DEFAULT, FINE_TUNE, OWN = "fast", "fine-tune", "own"
+"""The bundled recipes for a run that names none: from scratch, and from weights of a residual or another trunk."""
 
 _SHAPE = ("trunk", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm", "unit_features")
 """Settings that decide the shapes of a network's arrays; fewer blocks can become more."""
@@ -281,7 +281,7 @@ def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()
     """Read a recipe and check it, as far as that needs no pictures.
 
     Args:
-        name: a bundled recipe or a TOML file. None: the default, or the one for fine-tuning where ``from`` is changed.
+        name: a bundled recipe or a TOML file. None: the default, or the one for the weights of ``from`` in the changes.
         changes: keys as ``seed``, ``network.bits``, ``stage.lr`` (of every stage) or ``stage.2.lr``, and new values.
 
     Raises:
@@ -289,7 +289,9 @@ def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()
         WeightsError: the weights to start from cannot be read.
     """
     changes = list(changes)
-    name = name or (FINE_TUNE if any(key == "from" for key, _ in changes) else DEFAULT)
+    given = next((str(value) for key, value in reversed(changes) if key == "from"), None)
+    start = _load_start(given) if given else None
+    name = name or (DEFAULT if not start else FINE_TUNE if start.config.trunk == "residual" else OWN)
     text = _read(name)
     with about(name):
         try:
@@ -299,7 +301,8 @@ def load_recipe(name: str | None = None, changes: Iterable[tuple[str, Any]] = ()
         _check_tables(values)
     for key, value in changes:
         _change(values, key, value)
-    start = _load_start(str(values["from"])) if "from" in values else None
+    if "from" in values and not start:
+        start = _load_start(str(values["from"]))
     network = NetworkConfig.from_dict({"n_classes": 2, **_network_settings(start, values["network"])})
     refuse_unknown(values["preprocessing"], _PREPROCESSING, "preprocessing")
     usual = (start.preprocessing if start else Preprocessing()).to_dict()

@@ -102,7 +102,8 @@ def _fit(options: TrainOptions, progress: Progress) -> Model:
             },
             **{"hardware": _hardware(1, device), "hours": round((time.monotonic() - start) / 3600, 3)},
         }
-        model = replace(model, name=options.weights_path.stem, training=[run])
+        earlier = recipe.start.training if recipe.start else ()
+        model = replace(model, name=options.weights_path.stem, training=[*earlier, run], measured={})
         save_model(options.weights_path, model)
     return model
 

@@ -98,6 +98,24 @@ def test_more_pictures_than_needed_are_drawn(options, monkeypatch):
     assert told.notes == ["fitted to 30 pictures"]
 
 
+def test_codes_are_fitted_to_own_pictures(options, tmp_path):
+    general, _ = train_model(options)
+    assert set(general.moments) == {"n", "mean", "deviation", "correlation"}
+    write_class_folders(tmp_path / "own", n=4, size=40, seed=5)
+    run = {**vars(options), "data": str(tmp_path / "own"), "weights_path": tmp_path / "own.npz"}
+    settings = load_recipe(changes=[("from", str(tmp_path / "w.npz")), ("network.bits", 12)])
+    assert (settings.name, settings.network.code_lengths) == ("own", (8, 12))
+    own, _ = train_model(TrainOptions(**{**run, "recipe": settings}))
+    assert own.class_names == general.class_names
+    assert own.arrays["hash.weight"].shape == (12, 1280)
+    assert not np.allclose(own.arrays["hash.weight"], general.arrays["hash.weight"][:12])
+    for name in ("stem_conv.weight", "head_norm.running_var"):
+        assert np.array_equal(own.arrays[name], general.arrays[name])
+    found = load_model(tmp_path / "own.npz")
+    assert len(found.training) == 2
+    assert all(np.array_equal(found.moments[name], general.moments[name]) for name in general.moments)
+
+
 def test_what_cannot_be_fitted_is_refused(options, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "few").mkdir()

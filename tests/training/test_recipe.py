@@ -43,8 +43,8 @@ def test_the_recipe_of_bundled_weights_is_what_they_were_trained_by(name):
     assert len(noted) == len(recipe.stages)
 
 
-BY_GRADIENT = [name for name in bundled_recipes() if name != "photos2"]
-"""See test_fit.py for the other one."""
+BY_GRADIENT = [name for name in bundled_recipes() if name not in ("photos2", "own")]
+"""See test_fit.py for the others."""
 
 
 @pytest.mark.parametrize("name", BY_GRADIENT)
