@@ -34,7 +34,7 @@ _OF_PICTURES = (
 _OF_ONE_STAGE = ("seed", "blocks", "block_scale")
 """Settings that a stage does not inherit from the one before it."""
 
-_PREPROCESSING = ("fit", "views", "shrink_gap")
+_PREPROCESSING = ("fit", "views", "shrink_gap", "rendering")
 """Settings of preprocessing that a recipe has; the input size is the network's, colors are those of the pictures."""
 
 _MIN_STEPS = 10
@@ -205,7 +205,11 @@ class Recipe(Settings):
             "validation": self.validation,
             **({"from": {"name": start.name, "fingerprint": start.fingerprint}} if start else {}),
             "network": self.network.to_dict(),
-            "preprocessing": {name: getattr(self.preprocessing, name) for name in _PREPROCESSING},
+            "preprocessing": {
+                name: value
+                for name in _PREPROCESSING
+                if (value := getattr(self.preprocessing, name)) != 1 or name != "rendering"  # as in older weights
+            },
             "stage": [stage.to_dict() for stage in self.stages],
         }
 
