@@ -19,6 +19,7 @@ from drhn_cli.images.decode import decode_image, decode_reduced
 from drhn_cli.images.load import load_image
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.images.rendering import render
+from tests.damage import encode_all
 from tests.drawing import draw_gradient, draw_picture
 from tests.profiles import gray_profile, matrix_profile, print_profile, to_space
 from tests.tiff import build_tiff
@@ -125,6 +126,11 @@ def test_premultiplied_gray_is_read() -> None:
     shown = 255 - 200 + 100
     for rendering in (1, 2):
         assert np.abs(decode(io.BytesIO(data), rendering) - shown).max() <= 1
+
+
+def test_pictures_without_transparency_or_profile_are_the_same_by_all_rules() -> None:
+    for suffix, data in encode_all():
+        np.testing.assert_array_equal(decode(io.BytesIO(data)), decode(io.BytesIO(data), 1), suffix)
 
 
 @pytest.mark.parametrize("space", ["p3", "adobe", "prophoto"])
