@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl, urlsplit
 import chdb
 
 _INSERT = re.compile(rb"\s*(INSERT INTO [^\n]*?)\s+FORMAT (\w+)\n")
+# What every client asks first; the engine answers it once.
+_GREETING = re.compile(r"SELECT (version\(\)|name, value, readonly FROM system\.settings|1 AS check)")
 _SETTINGS = re.compile(r"insert_|async_insert|distributed_|max_insert_|min_insert_")
 
 
@@ -55,7 +57,15 @@ class Handler(BaseHTTPRequestHandler):
             statement, form = f"{into} FROM INFILE '{self.server.spool}'{clause} FORMAT {form}", ""
         else:
             statement, _, form = (parameters.get("query") or body.decode()).partition("\n FORMAT ")
-        return self.server.connection.query(statement, form or "TabSeparated").bytes() or b""
+        form = form or "TabSeparated"
+        if not _GREETING.match(statement):
+            return self._query(statement, form)
+        if (statement, form) not in self.server.greetings:
+            self.server.greetings[statement, form] = self._query(statement, form)
+        return self.server.greetings[statement, form]
+
+    def _query(self, statement: str, form: str) -> bytes:
+        return self.server.connection.query(statement, form).bytes() or b""
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -86,6 +96,7 @@ def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.password = password
     server.lock = threading.Lock()
+    server.greetings = {}
     server.spool = f"{folder}.rows"
     server.connection = chdb.connect(folder)
     sys.stdout.write(f"{server.server_port}\n")

@@ -20,6 +20,7 @@ from drhn_cli.native.build import SOURCE, compile_library
 from drhn_cli.network.model import save_model
 from drhn_cli.progress import SILENT, Progress
 from tests.drawing import write_class_folders
+from tests.forking import Forking
 from tests.networks import random_model, tiny_config
 
 CHECKOUT = Path(__file__).parent.parent
@@ -121,6 +122,16 @@ def start() -> Callable[..., subprocess.Popen[bytes]]:
         return subprocess.Popen(command, **{**pipes, "env": environment, **settings})
 
     return call
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Forking]:
+    """Processes that have loaded torch already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no processes are forked there")
+    forking = Forking()
+    yield forking
+    forking.close()
 
 
 @pytest.fixture

@@ -98,4 +98,4 @@ _DRAW: dict[str, Callable[[np.random.Generator, int], NDArray[np.uint8]]] = {
 }
 
 if __name__ == "__main__":
-    write_class_folders(sys.argv[1], n=50, size=96)
+    write_class_folders(sys.argv[1], n=int(sys.argv[2]) if len(sys.argv) > 2 else 50, size=96)

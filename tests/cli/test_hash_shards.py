@@ -1,15 +1,12 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from drhn_cli.codes.reader import CodeFile
 from tests.cli.test_hash import SLOW_HASH
-from tests.conftest import CHECKOUT
 from tests.drawing import write_class_folders
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -60,12 +57,11 @@ def test_four_processes_of_which_one_is_killed_and_run_again_make_what_one_makes
     assert b'"part": {"number": 3, "count": 4, "finished": true}' in drhn("info", PARTS[2], "--json").out
 
 
-def test_two_processes_of_torchrun_make_what_one_makes(many, drhn, weights_path):
-    command = [sys.executable, *TORCHRUN, "-m", "drhn_cli", "hash", many, "-o", "codes.bin", "--weights", weights_path]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, check=False, timeout=300)
-    err = done.stderr.decode()
-    assert done.returncode == 0, err
+def test_two_processes_of_torchrun_make_what_one_makes(many, drhn, weights_path, forking):
+    hash_ = ("-m", "drhn_cli", "hash", many, "-o", "codes.bin", "--weights", weights_path)
+    with forking.start(*TORCHRUN, *hash_) as torchrun:
+        err = torchrun.communicate()[1].decode()
+    assert torchrun.returncode == 0, err
     for number in (1, 2):
         assert f"drhn: part {number} of 2, as torchrun has it; --shard 1/1 hashes all pictures\n" in err
     parts = ["codes-00001-of-00002.bin", "codes-00002-of-00002.bin"]
@@ -101,14 +97,12 @@ sys.exit(run(sys.argv[1:]))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal there")
-def test_processes_of_torchrun_that_are_started_again_go_on_where_they_were(many, drhn, weights_path):
+def test_processes_of_torchrun_that_are_started_again_go_on_where_they_were(many, drhn, weights_path, forking):
     Path("killed.py").write_text(KILLED_ONCE)
     settings = ("hash", many, "-o", "codes.bin", "--weights", weights_path, "--batch-size", "8", "--workers", "1")
-    command = [sys.executable, *TORCHRUN, "--max-restarts", "1", "killed.py", *settings]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, check=False, timeout=300)
-    err = done.stderr.decode()
-    assert done.returncode == 0, err
+    with forking.start(*TORCHRUN, "--max-restarts", "1", "killed.py", *settings) as torchrun:
+        err = torchrun.communicate()[1].decode()
+    assert torchrun.returncode == 0, err
     told = re.findall(r"drhn: codes-0000(\d)-of-00002\.bin: (\d+) pictures \((\d+) added, (\d+) unchanged\)", err)
     assert sorted(number for number, *_ in told) == ["1", "2"], err
     for _, n_items, n_added, n_unchanged in told:

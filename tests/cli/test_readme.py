@@ -11,6 +11,7 @@ import typer
 
 from drhn_cli.cli.app import app
 from tests.conftest import CHECKOUT
+from tests.forking import Forking
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 GROUP: Any = typer.main.get_command(app)
@@ -59,14 +60,18 @@ def shell_after(mark: str) -> str:
     return found[1]
 
 
-def test_every_example_runs(tmp_path: Path) -> None:
+def test_every_example_runs(tmp_path: Path, forking: Forking) -> None:
     quick_start = shell_after("<!-- quick-start -->")
     installing = "python3 -m venv .venv && .venv/bin/pip install --quiet . && "
     assert quick_start.startswith(installing)
     programs = tmp_path / ".venv" / "bin"  # as installing leaves them
     programs.mkdir(parents=True)
-    for name, more in (("python", ""), ("drhn", " -m drhn_cli")):
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{more} "$@"\n')
+    few = "5"  # pictures of a kind, instead of 50
+    for name, arguments in (
+        ("python", f'"$@" {few}'),
+        ("drhn", f'-m tests.forking run "{forking.path}" -m drhn_cli "$@"'),
+    ):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}\n')
         (programs / name).chmod(0o755)
     (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
     (tmp_path / "weights").symlink_to(CHECKOUT / "weights")

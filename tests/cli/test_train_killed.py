@@ -8,7 +8,7 @@ import pytest
 
 from tests.drawing import write_class_folders
 
-EPOCHS = 60
+EPOCHS = 40
 SETTINGS = (
     *("--recipe", "tiny", "--set", "network.input_size=16", "--bits", "16"),
     *("--epochs", str(EPOCHS), "--batch-size", "8"),
@@ -45,6 +45,14 @@ def wait_for_a_temporary_file(process, folder):
         assert process.poll() is None
 
 
+@pytest.fixture
+def start(forking):
+    def call(*arguments):
+        return forking.start("-m", "drhn_cli", *arguments)
+
+    return call
+
+
 def test_a_run_killed_five_times_ends_with_the_weights_of_an_undisturbed_one(labelled, tmp_path, start):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
@@ -56,7 +64,7 @@ def test_a_run_killed_five_times_ends_with_the_weights_of_an_undisturbed_one(lab
     began = time.monotonic()
     wait_for_lines(undisturbed, b"epoch ", 20)
     epoch_seconds = (time.monotonic() - began) / 20
-    _, err = undisturbed.communicate(timeout=100)
+    _, err = undisturbed.communicate()
     assert undisturbed.returncode == 0, err.decode()
 
     for kill in range(5):
@@ -72,7 +80,7 @@ def test_a_run_killed_five_times_ends_with_the_weights_of_an_undisturbed_one(lab
         assert not (killed / "w.npz").exists()
 
     last = start("train", labelled, "-o", killed / "w.npz", *SETTINGS, "--resume")
-    _, err = last.communicate(timeout=100)
+    _, err = last.communicate()
     assert last.returncode == 0, err.decode()
     assert b"going on after epoch " in err
     assert sorted(os.listdir(killed)) == [".w.npz.lock", "w.history.jsonl", "w.npz"]
@@ -85,6 +93,6 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(labelled, tmp_path, start):
     process = start("train", labelled, "-o", tmp_path / "w.npz", *SETTINGS)
     wait_for_lines(process, b"epoch 2:")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert (process.returncode, err.splitlines()[-1][:30]) == (143, b"drhn: stopped; --resume goes o")
     assert (tmp_path / "w.npz.checkpoint").exists()

@@ -17,8 +17,9 @@ SETTINGS = (
     *("--epochs", "20", "--batch-size", "15"),
     *("--device", "cpu", "--set", "stage.dtype=float32", "--workers", "1"),
 )
-TORCHRUN = ("-m", "torch.distributed.run")
-TOGETHER = (*TORCHRUN, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--nproc-per-node", "2")
+TOGETHER = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--nproc-per-node", "2")
+
+FORKED = ("--run-path", "--start-method", "fork")  # torchrun's processes then have loaded torch, as it has
 
 # The program, and then which of its processes has threads of the group left, or was told to die in the midst.
 SCRIPT = """
@@ -35,6 +36,7 @@ if os.environ.get("DIES") == os.environ["RANK"]:
             os.kill(os.getpid(), signal.SIGKILL)
         all_reduce_mean(*arguments)
     World.all_reduce_mean = die
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not torchrun's own, where it has forked this process
 status = run(sys.argv[1:])
 tasks = Path("/proc/self/task")
 threads = [path.read_text() for path in tasks.glob("*/comm")] if tasks.exists() else []
@@ -45,18 +47,22 @@ sys.exit(status)
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
-    data = write_class_folders(folder / "labelled", n=12, size=16)
+    write_class_folders(folder / "labelled", n=12, size=16)
     (folder / "script.py").write_text(SCRIPT)
+    return folder
 
+
+@pytest.fixture(scope="module")
+def start(folder, forking):
     def call(name, *options, launcher=TOGETHER, **environment):
         (folder / name).mkdir(exist_ok=True)
-        program = [folder / "script.py"] if launcher else ["-m", "drhn_cli"]
-        command = [sys.executable, *launcher, *program, "train", data, "-o", folder / name / "w.npz", *SETTINGS]
-        settings = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
-        process = subprocess.Popen([*map(str, command), *options], env=settings, stderr=subprocess.PIPE)
-        return process, folder / name
+        program = ["-m", "torch.distributed.run", *launcher, *FORKED, folder / "script.py"]
+        if not launcher:
+            program = ["-m", "drhn_cli"]
+        train = ("train", folder / "labelled", "-o", folder / name / "w.npz", *SETTINGS)
+        return forking.start(*program, *train, *options, **environment), folder / name
 
     return call
 
@@ -65,18 +71,24 @@ def start(tmp_path_factory):
 def train(start):
     def call(*arguments, **settings):
         process, folder = start(*arguments, **settings)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate()
         return process.returncode, err.decode(), folder
 
     return call
 
 
 @pytest.fixture(scope="module")
-def together(train):
-    """What two processes on one machine print and write."""
-    status, err, folder = train("together")
-    assert status == 0, err
-    return err, folder
+def together(folder):
+    """What two processes on one machine print and write, started as people start them."""
+    place = folder / "together"
+    place.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", *TOGETHER, folder / "script.py"]
+    command += ["train", folder / "labelled", "-o", place / "w.npz", *SETTINGS]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, stderr=subprocess.PIPE, check=False, timeout=300)
+    err = done.stderr.decode()
+    assert done.returncode == 0, err
+    return err, place
 
 
 @pytest.fixture
@@ -90,10 +102,10 @@ def train_on_two(start):
         where = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
         each = ("--nproc-per-node", str(n_processes), "--node-rank")
         started = [
-            start(name, *options, launcher=(*TORCHRUN, *where, *each, str(number)), **environment)
+            start(name, *options, launcher=(*where, *each, str(number)), **environment)
             for number, name in enumerate(names)
         ]
-        ended = [(process.communicate(timeout=300)[1].decode(), process.returncode) for process, _ in started]
+        ended = [(process.communicate()[1].decode(), process.returncode) for process, _ in started]
         return [(status, err, folder) for (err, status), (_, folder) in zip(ended, started, strict=True)]
 
     return call

@@ -68,19 +68,25 @@ def database(request, tmp_path_factory):
                 server.stdin.close()
 
 
+@pytest.fixture(scope="module")
+def drop(database):
+    """Drop a table, if it is there."""
+    with Connection(database) as connection:
+
+        def call(address):
+            for name in (address.table, f"{address.table}_files"):
+                connection.command(f"DROP TABLE IF EXISTS `{address.database}`.`{name}`")
+
+        yield call
+
+
 @pytest.fixture
-def address(database):
+def address(database, drop):
     """A table that is not there yet."""
     table = f"{database.table}_{secrets.token_hex(4)}_{next(NUMBERS)}"
     address = replace(database, table=table)
     yield address
     drop(address)
-
-
-def drop(address):
-    with Connection(address) as connection:
-        for name in (address.table, f"{address.table}_files"):
-            connection.command(f"DROP TABLE IF EXISTS `{address.database}`.`{name}`")
 
 
 def write(path, rows, *, n_bits=48, root="/photos", fingerprint="f" * 64, model="fast"):
@@ -136,9 +142,9 @@ def galleries(draw):
     return n_bits, codes, one, two
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(galleries(), st.data())
-def test_answers_are_those_of_the_code_file(database, tmp_path_factory, drawn, data):
+def test_answers_are_those_of_the_code_file(database, drop, tmp_path_factory, drawn, data):
     n_bits, codes, one, two = drawn
     folder = tmp_path_factory.mktemp("codes")
     address = replace(database, table=f"{database.table}_{secrets.token_hex(4)}")
