@@ -11,13 +11,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
-from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from drhn_cli.errors import AnyPath, ImageError, about
 from drhn_cli.files import CORRUPT
-from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_thumbnail
+from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_tiff
+from drhn_cli.images.rendering import render
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
 # Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
@@ -35,6 +34,22 @@ _JPEG_BLOCK_BYTES = 1 << 24
 # What Pillow's readers raise on corrupt input. Beside OSError, SyntaxError and ValueError, which are documented, they
 # let through what indexing, unpacking, asserting and missing attributes of half-read headers raise.
 _DECODER_ERRORS: tuple[type[Exception], ...] = (*CORRUPT, OSError, ArithmeticError, AssertionError, ImageCms.PyCMSError)
+
+# What their errors say of a sound picture of a kind that they do not read. The last is what the reader of TIFF says of
+# separate planes with one more than it expects.
+_NOT_SUPPORTED = re.compile(
+    "unknown (pixel mode|data organization|raw mode)|cannot handle|not (yet )?supported|unsupported|^string index",
+    re.IGNORECASE,
+)
+_CONVERT = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
+
+# Formats whose frames follow each other. Those of an MPO are other views, and maps of depth or brightness.
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+# A frame is blank if no channel has a larger range than this: compression and the start of a fade leave some levels.
+_BLANK_RANGE = 16
+# The first frame counts where so many of an animation's first frames are blank, or more than so many pixels of them.
+_MAX_BLANK_FRAMES = 64
+_MAX_BLANK_PIXELS = 100_000_000
 
 # For each EXIF orientation but the first, what ``_turn`` returns.
 _UPRIGHT = (None, "ltrb")
@@ -56,9 +71,9 @@ class Decoded(NamedTuple):
 
     Attributes:
         image: mode ``RGB``, upright.
-        scale: pixels of the file per pixel of the image, each way: 1, 2, 4 or 8.
+        scale: pixels of the file per pixel of the image, each way.
         margins: how far the image extends beyond the picture at left, top, right and bottom, in pixels of the image,
-            0 to below 1: where a JPEG's side is no multiple of ``scale``, the last pixel is partly empty.
+            0 to below 1: where the picture's side is no multiple of ``scale``, the last pixel is partly empty.
     """
 
     image: Image.Image
@@ -66,27 +81,35 @@ class Decoded(NamedTuple):
     margins: tuple[float, float, float, float]
 
 
-def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+def decode_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+) -> Image.Image:
     """Decode a picture as ``decode_reduced`` does, and return its image alone."""
-    return decode_reduced(source, max_pixels=max_pixels, min_side=min_side).image
+    return decode_reduced(source, max_pixels=max_pixels, min_side=min_side, rendering=rendering).image
 
 
-def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Decoded:
+def decode_reduced(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+) -> Decoded:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
-    The first frame of an animation; turned upright as its EXIF orientation says (corrupt EXIF is ignored); transparency
-    on white; grays of more than 8 bits scaled; CMYK, palettes and the rest by Pillow's conversion. Thread-safe: of
-    Pillow's global state only its warnings are silenced and its limit of pixels is raised to ours.
+    Turned upright as its EXIF orientation says (corrupt EXIF is ignored); grays of more than 8 bits scaled; CMYK,
+    palettes and the rest by Pillow's conversion; transparency, color profiles and animations by the rules of
+    ``rendering``. Thread-safe: of Pillow's global state only its warnings are silenced and its limit of pixels is
+    raised to ours.
 
     Args:
         source: read into memory first, see ``read_source``.
         max_pixels: refuse pictures of more pixels, before they are decoded.
         min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many pixels,
-            which saves most of the time on photographs. None: always the full size.
+            which saves most of the time on photographs, and a picture whose colors must be converted to be shrunk
+            before. None: always the full size.
+        rendering: the rules, see ``drhn_cli.images.rendering``.
 
     Raises:
-        ImageError: it cannot be read, is no picture, is damaged or cut short, has more than ``max_pixels`` pixels, or
-            has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
+        ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, has
+            more than ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a
+            byte.
     """
     _prepare_pillow(max_pixels)
     name = source_name(source)
@@ -95,19 +118,10 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
             data = read_source(source)
             picture = _open(data, name)
             _refuse_bomb(picture, len(data), max_pixels)
-            full_width = picture.width
-            drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
-            if isinstance(picture, JpegImagePlugin.JpegImageFile):
-                picture.decodermaxblock = min(len(data), _JPEG_BLOCK_BYTES)
-            picture.load()
-            # The size is read after loading, which turns a TIFF upright.
-            width, height = drafted[1][2:] if drafted else picture.size
-            scale = round(full_width / width) if drafted else 1
-            margins = {"l": 0.0, "t": 0.0, "r": picture.width - width, "b": picture.height - height}
-            turn, sides = _turn(picture)  # before a conversion drops the EXIF data
-            left, top, right, bottom = (margins[side] for side in sides)
-            rgb = _to_rgb(picture)
-            return Decoded(rgb if turn is None else rgb.transpose(turn), scale, (left, top, right, bottom))
+            decoded = _load(picture, len(data), min_side, rendering)
+            if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
+                decoded = _first_not_blank(picture, decoded, len(data), max_pixels, min_side, rendering)
+            return decoded
         except Image.DecompressionBombError as error:
             raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
         except MemoryError as error:
@@ -115,7 +129,59 @@ def decode_reduced(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_sid
             raise ImageError("needs more memory than there is", hint=hint) from error
         except _DECODER_ERRORS as error:
             found = " ".join(str(error).split()) or type(error).__name__
+            if _NOT_SUPPORTED.search(found):
+                raise ImageError("not supported", found=found, hint=_CONVERT) from error
             raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
+
+
+def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: int) -> Decoded:
+    """Decode an opened picture, or the frame that it stands at."""
+    full_width = picture.width
+    drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        picture.decodermaxblock = min(n_bytes, _JPEG_BLOCK_BYTES)
+    picture.load()
+    # The size is read after loading, which turns a TIFF upright.
+    width, height = drafted[1][2:] if drafted else picture.size
+    scale = round(full_width / width) if drafted else 1
+    turn, sides = _turn(picture)  # before a conversion drops the EXIF data
+    image, to_srgb = render(picture, rendering)
+    if to_srgb is not None:
+        factor = min(image.size) // min_side if min_side is not None else 1
+        if factor > 1:
+            image = image.reduce(factor)
+            scale, width, height = scale * factor, width / factor, height / factor
+        image = to_srgb.apply(image)
+    margins = {"l": 0.0, "t": 0.0, "r": image.width - width, "b": image.height - height}
+    left, top, right, bottom = (margins[side] for side in sides)
+    return Decoded(image if turn is None else image.transpose(turn), scale, (left, top, right, bottom))
+
+
+def _is_blank(image: Image.Image) -> bool:
+    return all(np.ptp(band.getextrema()) <= _BLANK_RANGE for band in image.split())
+
+
+def _first_not_blank(
+    picture: Image.Image, first: Decoded, n_bytes: int, max_pixels: int, min_side: int | None, rendering: int
+) -> Decoded:
+    """Return the first frame of an animation that is not blank; the first of all where none is found."""
+    n_pixels = 0
+    # What follows the first frame is no reason to refuse it.
+    with suppress(ImageError, MemoryError, Image.DecompressionBombError, *_DECODER_ERRORS):
+        frame = first
+        while _is_blank(frame.image):
+            n_pixels += picture.width * picture.height
+            if picture.tell() + 1 == _MAX_BLANK_FRAMES or n_pixels > _MAX_BLANK_PIXELS:
+                break
+            if first.image is picture:  # which the next frame overwrites
+                first = first._replace(image=picture.copy())
+            picture.seek(picture.tell() + 1)
+            refuse_tiff(picture)
+            _refuse_bomb(picture, n_bytes, max_pixels)
+            frame = _load(picture, n_bytes, min_side, rendering)
+        else:
+            return frame
+    return first
 
 
 def _prepare_pillow(max_pixels: int) -> None:
@@ -153,15 +219,14 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
         text = data[:16].decode("ascii", "replace")
         is_text = text.isascii() and text.replace("\n", "").isprintable()
         found = f"text {text!r}" if is_text else f"bytes {data[:8].hex(' ')}"
-        hint = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
-        raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=hint)
+        raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=_CONVERT)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         # Neither error says what is wrong. The format's own reader either raises one that does, or it opens the picture
         # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
-    refuse_thumbnail(picture)
+    refuse_tiff(picture)
     return picture
 
 
@@ -180,49 +245,3 @@ def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:
     with suppress(*_DECODER_ERRORS):  # the pixels are sound: corrupt EXIF data is no reason to refuse them
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), _UPRIGHT)
     return _UPRIGHT
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        # 16 or 32 bits of gray, which Pillow's own conversion clips to white.
-        return _to_8_bit_gray(picture).convert("RGB")
-    if picture.has_transparency_data:
-        canvas = Image.new("RGBA", picture.size, "white")
-        canvas.alpha_composite(picture.convert("RGBA"))
-        return canvas.convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _to_8_bit_gray(picture: Image.Image) -> Image.Image:
-    """Scale a loaded picture of 16- or 32-bit grays to mode ``L``, rounding to the nearest."""
-    pixels = np.asarray(picture)  # (height, width)
-    if picture.mode.startswith("I;16"):
-        # By its full range, which is that of 12 bits in some TIFF files.
-        is_12_bit = isinstance(picture, TiffImageFile) and picture.tag_v2.get(BITSPERSAMPLE) in (12, (12,))
-        full_range = 4095 if is_12_bit else 65535
-        table = (np.arange(65536, dtype=np.int64) * 255 + full_range // 2) // full_range
-        gray = np.minimum(table, 255).astype(np.uint8)[pixels]
-    else:
-        gray = _scale_unknown_range(pixels)
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # the color that a PNG marks as transparent becomes white
-        gray[pixels == transparent] = 255
-    return Image.fromarray(gray)
-
-
-def _scale_unknown_range(pixels: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Scale 32-bit integers or floats, which do not say their range."""
-    # It is taken to be 0..1, 0..255 or 0..65535, the first that holds every value, else (negative or larger values)
-    # from the smallest to the largest. Infinities become the nearest end, NaN the lower one.
-    finite = pixels[np.isfinite(pixels)]
-    if finite.size == 0:
-        return np.zeros(pixels.shape, np.uint8)
-    low, high = float(finite.min()), float(finite.max())
-    with np.errstate(invalid="ignore"):  # a signaling NaN is still only a NaN
-        values = np.nan_to_num(pixels.astype(np.float64), nan=low, posinf=high, neginf=low)
-    if low >= 0 and high <= 65535:
-        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top)
-    values -= low
-    values /= (high - low) or 1.0
-    values *= 255
-    return np.rint(values).astype(np.uint8)

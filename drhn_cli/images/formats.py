@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
+from typing import Any
 
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
 # forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
@@ -44,7 +45,9 @@ _RAW = "a camera's RAW file, which is not decoded"
 _RAW_HINT = "export it as JPEG, PNG or TIFF from a program that develops it"
 _CR2_MARK = b"CR\x02"  # from byte 8 on
 _NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
+_BITS_PER_SAMPLE, _COMPRESSION, _PLANAR = 258, 259, 284
 _DNG_VERSION = 50706
+_TIFF_HINT = "save it again with its channels together, or as PNG"
 
 
 def picture_formats() -> tuple[str, ...]:
@@ -107,12 +110,27 @@ def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
         raise ImageError(_RAW, hint=_RAW_HINT)
 
 
-def refuse_thumbnail(picture: Image.Image) -> None:
-    """Refuse a TIFF file that is a RAW file, or begins with a thumbnail as RAW files do, whatever its name.
+def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
+    """Return the values of a TIFF file's tag; none where it, or the picture, has none."""
+    value = picture.tag_v2.get(tag, ()) if isinstance(picture, TiffImagePlugin.TiffImageFile) else ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def refuse_tiff(picture: Image.Image) -> None:
+    """Refuse a TIFF file that is a RAW file or begins with a thumbnail as RAW files do, or that is read as noise.
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
     """
-    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
-    kind = tags.get(_NEW_SUBFILE_TYPE, 0)
-    if _DNG_VERSION in tags or (isinstance(kind, int) and kind & 1):
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return
+    kind = tag_values(picture, _NEW_SUBFILE_TYPE)
+    if _DNG_VERSION in picture.tag_v2 or (kind and isinstance(kind[0], int) and kind[0] & 1):
         raise ImageError(_RAW, hint=_RAW_HINT)
+    # Pillow 12 and 13 read these without an error: bytes of 16-bit channels as pixels, a and b of Lab without their
+    # offset, and numbers that libtiff has put into the machine's byte order as if they were still in the file's.
+    is_compressed = tag_values(picture, _COMPRESSION) not in ((), (1,))
+    is_deep = tag_values(picture, _BITS_PER_SAMPLE)[:1] not in ((), (8,))
+    if tag_values(picture, _PLANAR) == (2,) and ((is_deep and not is_compressed) or picture.mode == "LAB"):
+        raise ImageError("not supported", found="a TIFF file with separate planes of this kind", hint=_TIFF_HINT)
+    if is_compressed and picture.mode in ("I", "F") and picture.tag_v2.prefix == TiffImagePlugin.MM:
+        raise ImageError("not supported", found="a compressed big-endian TIFF file of this kind", hint=_TIFF_HINT)

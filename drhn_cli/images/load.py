@@ -45,7 +45,12 @@ def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels:
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
-    image, scale, margins = decode_reduced(source, max_pixels=max_pixels, min_side=preprocessing.min_decoded_side)
+    image, scale, margins = decode_reduced(
+        source,
+        max_pixels=max_pixels,
+        min_side=preprocessing.min_decoded_side,
+        rendering=preprocessing.rendering,
+    )
     return fit_image(image, preprocessing, scale=scale, margins=margins)
 
 

@@ -53,6 +53,13 @@ class Preprocessing(Settings):
         "a whole number in 0..64",
         lambda n: 0 <= n <= 64,
     )
+    rendering: int = setting(
+        1,
+        "how transparency, color profiles and animations become pixels; 1: white, ignored, the first frame; 2: a "
+        "background that shows the drawing, converted to sRGB, the first frame that is not blank",
+        "1 or 2",
+        lambda n: n in (1, 2),
+    )
 
     def check(self) -> None:
         """Refuse channel statistics that are out of their range."""
@@ -60,11 +67,9 @@ class Preprocessing(Settings):
         require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "std", "three values above 0", self.std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; ``views`` is left out if it is 1, as in old fingerprints."""
+        """Return the settings as JSON-ready values; ``views`` and ``rendering`` of 1 are not in old fingerprints."""
         values = super().to_dict()
-        if self.views == 1:
-            del values["views"]
-        return values
+        return {name: value for name, value in values.items() if name not in ("views", "rendering") or value != 1}
 
     @property
     def shape(self) -> tuple[int, int, int]:

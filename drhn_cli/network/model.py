@@ -36,7 +36,7 @@ class Model:
         class_names: the classes it was trained on, in the order of its scores.
         arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
         training: the runs that trained it, oldest first: of each its recipe, data, command, hardware and cost.
-        moments: of the features that the hash layer was fitted to in closed form, see ``Moments.to_arrays``, or nothing.
+        moments: of the features that the hash layer was fitted to in closed form (``Moments.to_arrays``), or nothing.
         measured: figures of merit for each code length, and on which pictures.
     """
 

@@ -36,7 +36,7 @@ _OF_PICTURES = (
 _OF_ONE_STAGE = ("seed", "blocks", "block_scale")
 """Settings that a stage does not inherit from the one before it."""
 
-_PREPROCESSING = ("fit", "views", "shrink_gap")
+_PREPROCESSING = ("fit", "views", "shrink_gap", "rendering")
 """Settings of preprocessing that a recipe has; the input size is the network's, colors are those of the pictures."""
 
 _MIN_STEPS = 10

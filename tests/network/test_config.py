@@ -52,6 +52,7 @@ def test_code_lengths_end_with_the_whole_code():
         (Preprocessing, "fit", ("stretch", "", None)),
         (Preprocessing, "mean", ((0.5, 0.5), (0.5, 0.5, 1.1), (-0.1, 0.5, 0.5), (NAN, 0.5, 0.5))),
         (Preprocessing, "shrink_gap", (-1, 65, 3.0, "3")),
+        (Preprocessing, "rendering", (0, 3, 2.0, True, "2")),
         (Preprocessing, "std", ((0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.5, NAN))),
         (NetworkConfig, "n_classes", (1, 0, -1, 2.0)),
         (NetworkConfig, "blocks", (0, 201, 1.5)),
@@ -112,6 +113,13 @@ def test_settings_that_are_missing_or_of_another_type_are_refused(values):
 def test_one_view_is_not_named_as_fingerprints_were_made_without_it():
     assert "views" not in Preprocessing().to_dict()
     assert Preprocessing(views=2).to_dict()["views"] == 2
+
+
+def test_the_first_rules_of_rendering_are_not_named_as_fingerprints_were_made_without_them():
+    assert "rendering" not in Preprocessing().to_dict()
+    newer = Preprocessing(rendering=2)
+    assert newer.to_dict()["rendering"] == 2
+    assert Preprocessing.from_dict(newer.to_dict()) == newer
 
 
 def test_settings_that_came_later_are_their_defaults_where_a_file_lacks_them():

@@ -15,13 +15,42 @@ from drhn_cli.images.decode import decode_image
 from drhn_cli.images.find import compile_excludes, find_images
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from tests.damage import encode_all
+from tests.drawing import draw_picture
+from tests.profiles import gray_profile, matrix_profile, print_profile
+from tests.tiff import build_tiff
 
-PICTURES = [data for _, data in encode_all()]
+PROFILES = [matrix_profile("p3"), gray_profile(1.8), print_profile()]
 
 
-def check(data: bytes) -> None:
+def with_profile(profile: bytes, mode: str = "RGB", codec: str = "TIFF") -> bytes:
+    stream = io.BytesIO()
+    draw_picture("circle", 1, 16).convert(mode).save(stream, codec, icc_profile=profile)
+    return stream.getvalue()
+
+
+PICTURES = [
+    *(data for _, data in encode_all()),
+    *(
+        with_profile(profile, mode, codec)
+        for profile, mode in zip(PROFILES, ("RGB", "L", "CMYK"), strict=True)
+        for codec in ("TIFF", "JPEG")
+    ),
+    *(
+        build_tiff(4, 2, [bits] * n, photometric, [bytes(range(4 * bits))] * n, planar=2, compression=compression)
+        for bits, n, photometric in ((8, 3, 2), (16, 3, 2), (16, 4, 5), (8, 3, 8))
+        for compression in (1, 8)
+    ),
+    *(
+        build_tiff(4, 2, [bits], photometric, [bytes(range(4 * bits))], order, form=form)
+        for bits, photometric, form in ((16, 0, 1), (32, 1, 1), (32, 1, 3), (32, 0, 3))
+        for order in "<>"
+    ),
+]
+
+
+def check(data: bytes, rendering: int = 2) -> None:
     try:
-        image = decode_image(io.BytesIO(data), max_pixels=1_000_000)
+        image = decode_image(io.BytesIO(data), max_pixels=1_000_000, rendering=rendering)
     except ImageError as error:
         reason = error.message
     else:
@@ -44,9 +73,28 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @settings(max_examples=400, deadline=None)
-@given(mutated())
-def test_a_damaged_picture_is_a_picture_or_an_image_error(data: bytes) -> None:
-    check(data)
+@given(mutated(), st.sampled_from((1, 2)))
+def test_a_damaged_picture_is_a_picture_or_an_image_error(data: bytes, rendering: int) -> None:
+    check(data, rendering)
+
+
+@st.composite
+def mutated_profiles(draw: st.DrawFn) -> tuple[int, bytes]:
+    place = draw(st.integers(0, len(PROFILES) - 1))
+    data = bytearray(PROFILES[place])
+    places = st.one_of(st.integers(0, 260), st.integers(0, len(data) - 1))
+    for at, value in draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
+        data[at] = value
+    return place, bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
+
+
+@settings(max_examples=200, deadline=None)
+@given(mutated_profiles())
+def test_no_profile_costs_the_picture(mutated: tuple[int, bytes]) -> None:
+    place, profile = mutated
+    data = with_profile(profile, ("RGB", "L", "CMYK")[place])
+    assert decode_image(io.BytesIO(data), rendering=2).size == (16, 16)
+    assert decode_image(io.BytesIO(data), rendering=2, min_side=4).mode == "RGB"
 
 
 @settings(deadline=None)
