@@ -11,7 +11,8 @@ from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
-from drhn_cli.training.recipe import Recipe, Stage
+from drhn_cli.training.recipe import Recipe
+from drhn_cli.training.stage import Stage
 from tests.drawing import KINDS, draw_picture
 
 # Read when torch is loaded, here and in processes that tests start: threads only get in the way of tiny networks.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 
 
 def augment(images: Tensor, indices: Tensor, epoch: int, stage: Stage, generator: torch.Generator) -> Tensor:

@@ -54,7 +54,7 @@ def fit_model(
     features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     general: Moments | None = None
     moments: Mapping[str, NDArray[Any]] = start.moments
-    if start.name in PRETRAINED:
+    if not start.class_names:  # the trunk alone
         trunk = load_pretrained_trunk(start.name)
         logits, class_names = pooled @ trunk.class_weight.T + trunk.class_bias, trunk.class_names
         moments = Moments.of(features).to_arrays()

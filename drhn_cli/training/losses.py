@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 
 
 def total_loss(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 
 
 def newton_schulz(matrix: Tensor, steps: int = 3) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from drhn_cli.errors import ConfigError, about
 from drhn_cli.files import os_errors
@@ -20,6 +20,7 @@ from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
 from drhn_cli.network.weights_file import STAGE_NAMES
 from drhn_cli.paths import bundled_folder
 from drhn_cli.settings import Settings, refuse_unknown, require, setting
+from drhn_cli.training.stage import MIN_STEPS, USUAL_BATCH, Stage, is_seed
 
 DEFAULT, FINE_TUNE, OWN = "fast", "fine-tune", "own"
 """The bundled recipes for a run that names none: from scratch, and from weights of a residual or another trunk."""
@@ -39,100 +40,6 @@ _OF_ONE_STAGE = ("seed", "blocks", "block_scale")
 _PREPROCESSING = ("fit", "views", "shrink_gap", "rendering")
 """Settings of preprocessing that a recipe has; the input size is the network's, colors are those of the pictures."""
 
-_MIN_STEPS = 10
-"""The fewest steps of an epoch, unless the batch size is given: with one step an epoch hardly learns anything."""
-
-_USUAL_BATCH = 500
-
-
-def _is_seed(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**32
-
-
-def _share(default: float, about: str) -> Any:
-    return setting(default, about, "0 or more, below 1", lambda x: 0 <= x < 1)
-
-
-def _weight(default: float, about: str) -> Any:
-    return setting(default, about, "0 or more", lambda x: x >= 0)
-
-
-def _rate(default: float, about: str) -> Any:
-    return setting(default, about, "above 0", lambda x: x > 0)
-
-
-def _count(least: int, about: str) -> Any:
-    return setting(None, about, f"{least} or more", lambda n: type(n) is int and n >= least)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage(Settings):
-    """A stage of training. It goes on from the weights of the stage before it, with optimizers that start again."""
-
-    kind: Literal["gradient", "itq"] = setting(
-        "gradient",
-        "how it is trained: by gradient descent on labels, or in closed form (PCA and ITQ) without any",
-        "gradient or itq",
-        lambda kind: kind in ("gradient", "itq"),
-    )
-    epochs: int = setting(30, "passes over the images", "1 or more", lambda n: n >= 1)
-    batch_size: int | None = _count(2, f"images in a step; {_USUAL_BATCH}, but at least {_MIN_STEPS} steps an epoch")
-    seed: int | None = setting(
-        None, "of order and augmentation; the recipe's plus the number of earlier stages", "0..4294967295", _is_seed
-    )
-    blocks: int | None = _count(1, "blocks in each group in this stage, if fewer than the network has in the end")
-    block_scale: float = _weight(1.0, "initial batch-norm scale of the blocks that are new in this stage")
-    muon_lr: float = _rate(0.12, "peak learning rate of Muon, for the convolutions of the blocks")
-    lr: float = _rate(0.2, "peak learning rate of SGD, for everything else")
-    momentum: float = _share(0.6, "momentum of Muon; SGD has 0.9")
-    weight_decay: float = _weight(
-        0.0005, "share of weights outside the blocks that a step at the peak rate takes away; falls with the rate"
-    )
-    warmup: float = _share(0.1, "share of the steps over which the rates rise from zero; then they fall linearly")
-    swa: float = _share(0.0, "average the weights over this last share of the steps (SWA), at constant rates")
-    sam_rho: float = _share(
-        0.0, "radius of sharpness-aware minimization (SAM), relative to the weights; doubles the time"
-    )
-    sam_micro_batch: int = setting(
-        125, "images that SAM, and so batch normalization, sees at a time", "2 or more", lambda n: n >= 2
-    )
-    label_smoothing: float = _share(0.2, "share of a label spread over all classes")
-    quantization: float = _weight(0.3, "weight of the loss that pushes activations away from the threshold")
-    prefix_similarity: float = _weight(0.0, "weight of the loss by which shorter codes rank as the longest does")
-    distill_from: str | None = setting(
-        None,
-        "an .npz with another network's features of the pictures",
-        "a file",
-        lambda path: isinstance(path, str),
-    )
-    distill_weight: float = _weight(0.0, "weight of the loss by which codes predict these features")
-    translate: int = setting(4, "largest shift of an image each way, in pixels", "0 or more", lambda n: n >= 0)
-    cutout: int = setting(8, "side of the square that is blanked, in pixels; 0 for none", "0 or more", lambda n: n >= 0)
-    random_resized_crop: float = setting(
-        1.0,
-        "smallest share of the area that a random crop keeps; 1 for no crops",
-        "above 0, at most 1",
-        lambda x: 0 < x <= 1,
-    )
-    color_jitter: float = _share(0.0, "largest relative change of brightness, contrast and saturation")
-    flip: bool = setting(True, "mirror every image in every other epoch")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto",
-        "number format of matrix products; auto is bfloat16 where the hardware has it",
-        "auto or float32 or bfloat16",
-        lambda name: name in ("auto", *get_args(Dtype)),
-    )
-
-    @property
-    def teacher(self) -> str | None:
-        """The file that the stage distills from, if it does."""
-        return self.distill_from if self.distill_weight else None
-
-    def check(self) -> None:
-        """Refuse distillation from nothing."""
-        if self.distill_weight and not self.distill_from:
-            raise ConfigError("distill_weight needs features", hint="name them: --set stage.distill_from=FILE.npz")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
@@ -149,7 +56,7 @@ class Recipe(Settings):
 
     name: str
     comment: str = ""
-    seed: int = setting(0, "of the initial weights and the choice of validation images", "0..4294967295", _is_seed)
+    seed: int = setting(0, "of the initial weights and the choice of validation images", "0..4294967295", is_seed)
     validation: float = setting(
         0.0,
         "share of each class that is held out and measured after every epoch",
@@ -163,7 +70,7 @@ class Recipe(Settings):
 
     def for_pictures(self, n_images: int, n_classes: int, preprocessing: Preprocessing, dtype: Dtype) -> Recipe:
         """Return the recipe with everything that the pictures and the device decide."""
-        batch_size = max(2, min(_USUAL_BATCH, n_images // _MIN_STEPS))
+        batch_size = max(2, min(USUAL_BATCH, n_images // MIN_STEPS))
         stages = tuple(
             replace(
                 stage,
@@ -375,7 +282,7 @@ def _network_settings(start: Model | None, changes: Mapping[str, Any]) -> dict[s
         return dict(changes)
     settings = start.config.to_dict()
     del settings["n_classes"]
-    for name in () if start.name in PRETRAINED else _SHAPE:  # a trunk alone has no hash layer to fit
+    for name in _SHAPE if start.class_names else ():  # a trunk alone has no hash layer to fit
         value, given = getattr(start.config, name), changes.get(name)
         if given is not None and (tuple(given) if isinstance(given, list) else given) != value:
             expected, found, hint = str(value), str(given), "leave it out, or leave out --from"

@@ -6,7 +6,8 @@ import pytest
 from drhn_cli.errors import ConfigError
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import Layer, NetworkConfig
-from drhn_cli.training.recipe import Stage, load_recipe
+from drhn_cli.training.recipe import load_recipe
+from drhn_cli.training.stage import Stage
 from tests.networks import lite_config
 
 NAN = float("nan")

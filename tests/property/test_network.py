@@ -18,7 +18,7 @@ from drhn_cli.network.encoder import codes_of
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training.augment import alternating_flip, translate
 from drhn_cli.training.optimizers import lr_schedule
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 from tests.networks import random_model, tiny_config
 
 few = settings(max_examples=40, deadline=None)

@@ -12,7 +12,7 @@ from drhn_cli.training.augment import (
     random_resized_crop,
     translate,
 )
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 
 
 def seeded(seed=0):

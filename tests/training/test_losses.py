@@ -5,7 +5,7 @@ from torch.nn import functional
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.training.distillation import DistillationHead, distillation_loss
 from drhn_cli.training.losses import prefix_similarity_loss, quantization_loss, total_loss
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 from tests.networks import tiny_config
 
 

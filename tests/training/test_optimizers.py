@@ -16,7 +16,7 @@ from drhn_cli.training.optimizers import (
     sam_gradients,
     set_learning_rates,
 )
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 from tests.networks import drawn, tiny_config
 from tests.training.test_trainer import assert_same_arrays, interrupted_run, run
 

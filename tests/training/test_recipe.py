@@ -8,7 +8,8 @@ import torch
 from drhn_cli.errors import ConfigError
 from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.model import load_model, save_model
-from drhn_cli.training.recipe import DEFAULT, FINE_TUNE, Stage, bundled_recipes, load_recipe, parse_change
+from drhn_cli.training.recipe import DEFAULT, FINE_TUNE, bundled_recipes, load_recipe, parse_change
+from drhn_cli.training.stage import Stage
 from drhn_cli.training.trainer import Trainer, load_pretrained
 from tests.networks import drawn, random_model, recipe_of, tiny_config
 from tests.training.test_trainer import assert_same_arrays

@@ -12,7 +12,7 @@ from drhn_cli.network.drhn import build_network, predict_classes, torch_backend
 from drhn_cli.network.encoder import encode_views
 from drhn_cli.training import trainer as trainer_module
 from drhn_cli.training.distributed import World
-from drhn_cli.training.recipe import Stage
+from drhn_cli.training.stage import Stage
 from drhn_cli.training.trainer import EpochReport, Trainer, epoch_generator
 from tests.hearing import Hearing
 from tests.networks import drawn, random_model, recipe_of, tiny_config
