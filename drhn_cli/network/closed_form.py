@@ -18,11 +18,11 @@ from drhn_cli.errors import ConfigError, DrhnError
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-PRIOR = 16.0
+PRIOR_PER_BIT = 16.0
 """So many general pictures for each bit count as much as the own ones; chosen by ``tests.benchmarks.photo_sets``."""
 
 MEAN_PRIOR = 16.0
-"""So many general pictures count as much as the own ones in the mean, which takes fewer to be known."""
+"""The same for the mean: fewer pictures are needed to estimate a mean than a covariance."""
 
 _ROTATION_ROWS = 4096  # pictures that a rotation is fitted to
 _ITERATIONS = 40
@@ -117,7 +117,7 @@ def fit_hash_layer(
     *,
     seed: int = 0,
     general: Moments | None = None,
-    prior: float = PRIOR,
+    prior: float = PRIOR_PER_BIT,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fit the hash layer: bit i of a code is ``weight[i] @ feature + bias[i] > 0``.
 
@@ -159,7 +159,9 @@ def fit_hash_layer(
     projected = (rows - rows.mean(axis=0)) @ projection  # (n, bits)
     blocks = [slice(start, stop) for start, stop in pairwise((0, *lengths))]
     weight = np.concatenate([(projection[:, block] @ itq_rotation(projected[:, block], rng)).T for block in blocks])
-    weight *= _DEVIATION / np.sqrt(deviations.mean())  # the mean over the bits of their variances, now
+    weight *= _DEVIATION / np.sqrt(
+        deviations.mean()
+    )  # a direction divided by the root of its deviation has its deviation as variance
     return weight.astype(np.float32), (-weight @ moments.mean).astype(np.float32)
 
 

@@ -108,7 +108,7 @@ _SMALLEST_LITE = 32
 _OF_RESIDUAL = ("blocks", "widths", "downsample_at", "downsample", "stem_stride")
 """Settings that shape the residual trunk alone."""
 
-_LATER = ("trunk", "unit_features", "classify_bits")
+_ADDED_LATER = ("trunk", "unit_features", "classify_bits")
 """Settings that ``to_dict`` leaves out if they have their defaults: fingerprints were made without them."""
 
 
@@ -190,7 +190,7 @@ class NetworkConfig(Settings):
         """Return the settings as JSON-ready values, without those that do not apply to the trunk."""
         values = super().to_dict()
         for one in fields(self):
-            is_default = one.name in _LATER and values[one.name] == one.default
+            is_default = one.name in _ADDED_LATER and values[one.name] == one.default
             if is_default or (one.name in _OF_RESIDUAL and self.trunk != "residual"):
                 del values[one.name]
         return values

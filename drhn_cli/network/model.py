@@ -50,6 +50,11 @@ class Model:
     measured: Mapping[str, Any] = field(default_factory=dict)
     drhn_version: str = __version__
 
+    @property
+    def is_bare_trunk(self) -> bool:
+        """Whether hash and class layer are yet to be fitted."""
+        return not self.class_names
+
     @cached_property
     def arrays_sha256(self) -> str:
         """Hex digest of all arrays: names, types, shapes and values."""

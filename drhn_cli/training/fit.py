@@ -40,12 +40,12 @@ def fit_model(
     Returns the model, without a name, and the number of pictures.
 
     Raises:
-        ConfigError: the recipe does not start from a pretrained trunk.
+        ConfigError: the recipe starts from nothing.
         SourceError: the folder has no pictures that can be read.
         DrhnError: too few pictures, or too many alike, for the length of the codes.
     """
     start = recipe.start
-    if start is None or start.config.trunk == "residual":
+    if start is None:
         raise ConfigError("codes in closed form need a pretrained trunk", hint=f"give it: --from {PRETRAINED[-1]}")
     workers = workers or n_processors()
     start = replace(start, preprocessing=recipe.preprocessing)
@@ -54,7 +54,7 @@ def fit_model(
     features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     general: Moments | None = None
     moments: Mapping[str, NDArray[Any]] = start.moments
-    if not start.class_names:  # the trunk alone
+    if start.is_bare_trunk:
         trunk = load_pretrained_trunk(start.name)
         logits, class_names = pooled @ trunk.class_weight.T + trunk.class_bias, trunk.class_names
         moments = Moments.of(features).to_arrays()

@@ -25,8 +25,8 @@ from drhn_cli.training.stage import MIN_STEPS, USUAL_BATCH, Stage, is_seed
 DEFAULT, FINE_TUNE, OWN = "fast", "fine-tune", "own"
 """The bundled recipes for a run that names none: from scratch, and from weights of a residual or another trunk."""
 
-_SHAPE = ("trunk", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm", "unit_features")
-"""Settings that decide the shapes of a network's arrays; fewer blocks can become more."""
+_OF_START = ("trunk", "widths", "downsample_at", "downsample", "stem_stride", "hash_norm", "unit_features")
+"""Settings that stay those of the weights to start from; of others, blocks can become more, and bits change."""
 
 _OF_PICTURES = (
     *("label_smoothing", "translate", "cutout", "random_resized_crop", "color_jitter", "flip", "quantization"),
@@ -94,15 +94,27 @@ class Recipe(Settings):
                 hint = "name them: --set network.nested=[12,24]"
                 raise ConfigError("prefix_similarity trains shorter codes, and there are none", hint=hint)
         kinds = [stage.kind for stage in self.stages]
-        if "itq" in kinds and len(kinds) > 1:
-            raise ConfigError("a stage in closed form is the only one", found=f"{len(kinds)} stages")
-        if "gradient" in kinds and self.network.trunk != "residual":
+        if "itq" in kinds:
+            self._check_closed_form()
+        elif self.network.trunk != "residual":
             hint = "start from weights of a residual network, or fit codes to it by --set stage.kind=itq"
             raise ConfigError("gradient descent trains residual networks", found=self.network.trunk, hint=hint)
         first = self.start.config.blocks if self.start else 1
         blocks = [self.network_of(number).blocks for number in range(len(self.stages))]
         grows = [first, *blocks] == sorted([first, *blocks]) and blocks[-1] == self.network.blocks
         require(grows, "blocks", f"{first} or more, rising to the network's {self.network.blocks}", blocks)
+
+    def _check_closed_form(self) -> None:
+        network, n_stages = self.network, len(self.stages)
+        if n_stages > 1:
+            raise ConfigError("a stage in closed form is the only one", found=f"{n_stages} stages")
+        if network.trunk == "residual" or (self.start and self.start.config.trunk != network.trunk):
+            hint = f"give it, and no other trunk: --from {PRETRAINED[-1]}"
+            raise ConfigError("codes in closed form need a pretrained trunk", found=network.trunk, hint=hint)
+        fits = not network.hash_norm and network.unit_features and network.threshold == 0.5 and not self.validation
+        expected = "hash_norm false, unit_features true, threshold 0.5, validation 0"
+        found = f"{network.hash_norm}, {network.unit_features}, {network.threshold}, {self.validation}".lower()
+        require(fits, "a setting of codes in closed form", expected, found)
 
     def network_of(self, number: int) -> NetworkConfig:
         """Return the network of a stage, counted from 0."""
@@ -282,7 +294,7 @@ def _network_settings(start: Model | None, changes: Mapping[str, Any]) -> dict[s
         return dict(changes)
     settings = start.config.to_dict()
     del settings["n_classes"]
-    for name in _SHAPE if start.class_names else ():  # a trunk alone has no hash layer to fit
+    for name in () if start.is_bare_trunk else _OF_START:  # a trunk alone has no hash layer to fit
         value, given = getattr(start.config, name), changes.get(name)
         if given is not None and (tuple(given) if isinstance(given, list) else given) != value:
             expected, found, hint = str(value), str(given), "leave it out, or leave out --from"

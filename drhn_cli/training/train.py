@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drhn_cli.errors import CheckpointError, WeightsError
+from drhn_cli.errors import CheckpointError, ConfigError, WeightsError
 from drhn_cli.evaluation.data import LabelledImages, hold_out, load_split, with_views
 from drhn_cli.evaluation.evaluate import Evaluation, Measures, evaluate_model
 from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite, remove_leftovers
@@ -75,6 +75,8 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
     """
     world = World.from_environment()
     if options.recipe.stages[0].kind == "itq":
+        if world.size > 1:
+            raise ConfigError("codes in closed form are fitted by one process", hint="run it without torchrun")
         return _fit(options, progress), []
     if not world.is_main:
         return _train(options, SILENT, world)

@@ -106,7 +106,7 @@ class Trainer:
         self.network = DRHN(self.recipe.network_of(number))
         n_bits, features = self.network.config.bits, self.features
         self.head = None if features is None else DistillationHead(n_bits, features.shape[1])
-        load_pretrained(self.network, start, self.images.class_names, stage.block_scale)
+        copy_fitting_arrays(self.network, start, self.images.class_names, stage.block_scale)
         self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
         self.trained.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.network, stage, self.head)
@@ -309,7 +309,7 @@ class Trainer:
 
 
 @torch.no_grad()
-def load_pretrained(network: DRHN, start: Model | None, class_names: tuple[str, ...], block_scale: float) -> None:
+def copy_fitting_arrays(network: DRHN, start: Model | None, class_names: tuple[str, ...], block_scale: float) -> None:
     """Copy the arrays of other weights, if there are any, into a network as far as they fit.
 
     A shorter hash layer takes the first units of a longer one, as a shorter code is a prefix of a longer one, and the

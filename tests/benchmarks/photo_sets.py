@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.images.load import load_batches
-from drhn_cli.network.closed_form import PRIOR, Moments, fit_hash_layer
+from drhn_cli.network.closed_form import PRIOR_PER_BIT, Moments, fit_hash_layer
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model
 
@@ -211,7 +211,7 @@ def main() -> None:
         command.add_argument("features", type=Path)
         command.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
         command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--prior", type=float, default=PRIOR, help="general pictures for each bit")
+    command.add_argument("--prior", type=float, default=PRIOR_PER_BIT, help="general pictures for each bit")
     command.add_argument("--splits", type=int, default=10)
     options = parser.parse_args()
     if options.command == "features":

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model
 from drhn_cli.network.pretrained import N_CLASSES, PretrainedTrunk
-from drhn_cli.training import fit, recipe
+from drhn_cli.training import fit, recipe, train
+from drhn_cli.training.distributed import World
 from drhn_cli.training.recipe import load_recipe
 from drhn_cli.training.train import TrainOptions, train_model
 from tests.drawing import write_class_folders
@@ -116,7 +119,14 @@ def test_codes_are_fitted_to_own_pictures(options, tmp_path):
     assert all(np.array_equal(found.moments[name], general.moments[name]) for name in general.moments)
 
 
-def test_what_cannot_be_fitted_is_refused(options, tmp_path):
+def test_a_trunk_alone_gets_layers_by_the_same_recipe(options):
+    recipe_of_trunk = load_recipe(changes=[("from", NAME), ("network.bits", 16)])
+    assert recipe_of_trunk.name == "own"
+    model, _ = train_model(TrainOptions(**{**vars(options), "recipe": recipe_of_trunk}))
+    assert model.arrays["hash.bias"].any()
+
+
+def test_what_cannot_be_fitted_is_refused(options, tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
     (tmp_path / "few").mkdir()
     write_class_folders(tmp_path / "few", n=2, size=40)
@@ -126,8 +136,23 @@ def test_what_cannot_be_fitted_is_refused(options, tmp_path):
     ):
         with pytest.raises(kind, match=message):
             train_model(TrainOptions(**{**vars(options), "data": str(tmp_path / folder)}))
-    with pytest.raises(ConfigError, match="codes in closed form need a pretrained trunk; give it: --from efficientnet"):
+    with pytest.raises(
+        ConfigError, match=r"codes in closed form need a pretrained trunk .found residual.; give it, and no"
+    ):
         train_model(TrainOptions(**{**vars(options), "recipe": load_recipe("fast", [("stage.kind", "itq")])}))
+    for change in (
+        ("network.threshold", 0.7),
+        ("network.hash_norm", True),
+        ("network.unit_features", False),
+        ("validation", 0.1),
+    ):
+        with pytest.raises(ConfigError, match="a setting of codes in closed form is out of range"):
+            load_recipe("photos2", [("from", NAME), change])
+    with pytest.raises(ConfigError, match=r"need a pretrained trunk .found efficientnet-lite1"):
+        load_recipe("photos2", [("from", NAME), ("network.trunk", "efficientnet-lite1")])
+    monkeypatch.setattr(train, "World", SimpleNamespace(from_environment=lambda: World(size=2)))
+    with pytest.raises(ConfigError, match="fitted by one process; run it without torchrun"):
+        train_model(options)
     with pytest.raises(ConfigError, match=r"a stage in closed form is the only one .found 3 stages"):
         load_recipe("paper", [("stage.2.kind", "itq")])
     with pytest.raises(ConfigError, match=r"gradient descent trains residual networks .found efficientnet-lite0."):

@@ -10,7 +10,7 @@ from drhn_cli.network.drhn import DRHN
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.training.recipe import DEFAULT, FINE_TUNE, bundled_recipes, load_recipe, parse_change
 from drhn_cli.training.stage import Stage
-from drhn_cli.training.trainer import Trainer, load_pretrained
+from drhn_cli.training.trainer import Trainer, copy_fitting_arrays
 from tests.networks import drawn, random_model, recipe_of, tiny_config
 from tests.training.test_trainer import assert_same_arrays
 
@@ -190,14 +190,14 @@ def test_a_run_resumed_after_any_epoch_of_any_stage_ends_with_the_same_weights(i
 def test_a_network_grows_from_where_it_was():
     start = random_model(tiny_config(blocks=1))
     deeper = DRHN(tiny_config(blocks=3)).eval()
-    load_pretrained(deeper, start, start.class_names, block_scale=0)
+    copy_fitting_arrays(deeper, start, start.class_names, block_scale=0)
     shallow = DRHN(start.config).eval()
-    load_pretrained(shallow, start, start.class_names, block_scale=1)
+    copy_fitting_arrays(shallow, start, start.class_names, block_scale=1)
     pixels = torch.randn(3, 3, 16, 16)
     # New blocks are the identity up to their batch-norm shift, which is zero.
     torch.testing.assert_close(deeper(pixels), shallow(pixels))
     network = DRHN(tiny_config())
-    load_pretrained(network, None, (), block_scale=0.26)
+    copy_fitting_arrays(network, None, (), block_scale=0.26)
     scales = {name: value for name, value in network.state_dict().items() if name.endswith("norm.weight")}
     assert {name for name, value in scales.items() if (value == 0.26).all()} == {
         name for name in scales if name.startswith("groups")
