@@ -111,7 +111,8 @@ def merge(
 
     drhn merge part-*.bin -o codes.bin
 
-    The result is that of hashing all their pictures at once. A picture that two parts hold is an error.
+    The result is that of hashing all their pictures at once, but for a bit in millions. A picture that two parts
+    hold is an error.
     """
     from drhn_cli.collection.merge import merge_codes
 
