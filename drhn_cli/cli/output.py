@@ -158,9 +158,10 @@ def write_description(description: Mapping[str, Any], indent: str = "") -> None:
     for name, value in description.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             value = {str(number): each for number, each in enumerate(value, 1)}
-        line = f"{indent}{name}: {_on_one_line(value)}"
+        heading = f"{indent}{printable(name)}:"
+        line = f"{heading} {_on_one_line(value)}"
         is_long = isinstance(value, Mapping) and len(line) > 240
-        shown = f"{indent}{name}:" if is_long else line
+        shown = heading if is_long else line
         write_bytes(f"{shown}\n".encode("utf-8", "backslashreplace"))
         if is_long:
             write_description(value, f"{indent}  ")
@@ -168,7 +169,7 @@ def write_description(description: Mapping[str, Any], indent: str = "") -> None:
 
 def _on_one_line(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
+        return ", ".join(f"{printable(name)} {_on_one_line(inner)}" for name, inner in value.items()) or "-"
     if isinstance(value, list | tuple):
         return " ".join(_on_one_line(inner) for inner in value) or "-"
     if isinstance(value, bool):

@@ -308,8 +308,10 @@ def _class_folders(path: bytes) -> dict[str, bytes]:
 
 def _has_only_folders(path: bytes) -> bool:
     """Return whether a folder contains other folders, and nothing else but dot files."""
+    with about(path):
+        folders = _class_folders(path)  # which refuses a folder that cannot be listed
     n_shown = sum(not name.startswith(b".") for name in os.listdir(path))
-    return n_shown > 0 and n_shown == len(_class_folders(path))
+    return n_shown > 0 and n_shown == len(folders)
 
 
 def _class_pictures(path: bytes) -> list[bytes]:

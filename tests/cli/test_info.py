@@ -97,3 +97,13 @@ def test_a_root_with_a_newline_stays_on_its_line(drhn, photos, update):
     update("a\nb")
     root = next(line for line in drhn("info", "codes.bin").lines if line.startswith("root: "))
     assert root.endswith("a\\nb")
+
+
+def test_a_terminal_obeys_nothing_that_a_file_says(drhn, tmp_path):
+    path = tmp_path / "w.npz"
+    measured = {"on\x1b[2J": {"key\x1b]0;title\x07": "value\x1b[2J"}, "long": {f"\x1b{'z' * 300}": 1}}
+    save_model(path, random_model(measured=measured, training=[{"recipe": {"stage": [{}]}, "command": ["\x1b[2J"]}]))
+    out = drhn("info", path).out
+    assert b"\x1b" not in out
+    assert b"\x07" not in out
+    assert rb"on\x1b[2J: key\x1b]0;title\x07 value\x1b[2J" in out

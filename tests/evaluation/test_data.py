@@ -4,6 +4,7 @@ import os
 import pickle
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,21 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("plane", "train"), n=1)
     train, test = find_split(tmp_path)
     assert (train.class_names, test) == (("plane", "train"), None)
+
+
+def test_a_train_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "dev"):
+        write_class_folders(tmp_path / name, ("a", "b"), n=1)
+    scandir = os.scandir
+
+    def refuse(path: str | bytes) -> Any:
+        if os.path.basename(os.fsencode(path)) == b"train":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"train: cannot be read .*Permission denied"):
+        find_split(tmp_path)
 
 
 def test_train_beside_folders_that_are_no_test_pictures_is_refused(tmp_path: Path) -> None:
