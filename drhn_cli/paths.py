@@ -74,3 +74,8 @@ def bundled_folder() -> Path:
     """Return the folder of bundled models and recipes: inside an installed package, beside it in a checkout."""
     installed = _PACKAGE / "bundled"
     return installed if installed.is_dir() else _PACKAGE.parent / "weights"
+
+
+def bundled_names(suffix: str) -> list[str]:
+    """Return the names of the bundled models (``.npz``) or recipes (``.toml``), sorted."""
+    return sorted(path.stem for path in bundled_folder().glob(f"*{suffix}"))

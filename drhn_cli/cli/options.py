@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar, cast
 from typer import Argument, Option
 
 from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.paths import bundled_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,18 +44,12 @@ def _devices() -> list[str]:
 
 def model_names() -> list[str]:
     """Return the names of the bundled models, for the shell to complete; it may not wait for numpy."""
-    return _bundled("*.npz")
+    return bundled_names(".npz")
 
 
 def recipe_names() -> list[str]:
     """Return the names of the bundled recipes, for the shell to complete."""
-    return _bundled("*.toml")
-
-
-def _bundled(pattern: str) -> list[str]:
-    from drhn_cli.paths import bundled_folder
-
-    return sorted(path.stem for path in bundled_folder().glob(pattern))
+    return bundled_names(".toml")
 
 
 Device = Annotated[

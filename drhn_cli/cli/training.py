@@ -123,6 +123,8 @@ def train(
     choices = {**locals(), "recipe": run, "weights_path": output}
     world = World.from_environment()
     hint = "--resume goes on after the last whole epoch, if there is one"
+    if run.in_closed_form:
+        hint = "nothing was written"
     # A process that waits for the others could not act on a signal: torchrun ends those at once.
     stopping = saving_on_sigterm() if world.size == 1 else nullcontext()
     with stopping, out.TerminalProgress(quiet=quiet or not world.is_main, resume_hint=lambda _: hint) as progress:

@@ -18,7 +18,7 @@ from drhn_cli.network.devices import Dtype
 from drhn_cli.network.model import Model, load_model
 from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
 from drhn_cli.network.weights_file import STAGE_NAMES
-from drhn_cli.paths import bundled_folder
+from drhn_cli.paths import bundled_folder, bundled_names
 from drhn_cli.settings import Settings, refuse_unknown, require, setting
 from drhn_cli.training.stage import MIN_STEPS, USUAL_BATCH, Stage, is_seed
 
@@ -84,6 +84,11 @@ class Recipe(Settings):
             self, network=replace(self.network, n_classes=n_classes), preprocessing=preprocessing, stages=stages
         )
 
+    @property
+    def in_closed_form(self) -> bool:
+        """Whether a layer is fitted in closed form, instead of gradient descent."""
+        return any(stage.kind == "itq" for stage in self.stages)
+
     def check(self) -> None:
         """Refuse settings that do not fit each other."""
         side = self.network.input_size
@@ -93,8 +98,7 @@ class Recipe(Settings):
             if stage.prefix_similarity and not self.network.nested:
                 hint = "name them: --set network.nested=[12,24]"
                 raise ConfigError("prefix_similarity trains shorter codes, and there are none", hint=hint)
-        kinds = [stage.kind for stage in self.stages]
-        if "itq" in kinds:
+        if self.in_closed_form:
             self._check_closed_form()
         elif self.network.trunk != "residual":
             hint = "start from weights of a residual network, or fit codes to it by --set stage.kind=itq"
@@ -171,7 +175,7 @@ def _shown(settings: Settings) -> Collection[str]:
 
 def bundled_recipes() -> list[str]:
     """Return the names of the bundled recipes."""
-    return sorted(path.stem for path in bundled_folder().glob("*.toml"))
+    return bundled_names(".toml")
 
 
 def setting_of(option: str) -> str | None:
@@ -312,8 +316,9 @@ def _stages(tables: list[dict[str, Any]], start: Model | None, network: NetworkC
         name: last[name] for name in _OF_PICTURES if name in last and (network.nested or name != "prefix_similarity")
     }
     for table in tables:
-        for name in sorted(STAGE_NAMES.keys() & table.keys()):
-            raise ConfigError(f"a stage has no {name}", expected=STAGE_NAMES[name], hint="it has another name now")
+        if old := sorted(STAGE_NAMES.keys() & table.keys()):
+            hint = "it has another name now"
+            raise ConfigError(f"a stage has no {old[0]}", expected=STAGE_NAMES[old[0]], hint=hint)
         settings |= table
         if "distill_from" in table and "distill_weight" not in settings:
             raise ConfigError("distill_from needs a weight", hint="give it: --set stage.distill_weight=1")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,14 +74,15 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
         WeightsError: the weights cannot be written.
     """
     world = World.from_environment()
-    if options.recipe.stages[0].kind == "itq":
-        if world.size > 1:
-            raise ConfigError("codes in closed form are fitted by one process", hint="run it without torchrun")
-        return _fit(options, progress), []
+    in_closed_form = options.recipe.in_closed_form
+    if in_closed_form and world.size > 1:
+        raise ConfigError("codes in closed form are fitted by one process", hint="run it without torchrun")
     if not world.is_main:
         return _train(options, SILENT, world)
     _check_paths(options)
     with lock_file(options.weights_path, "weights file", WeightsError):
+        if in_closed_form:  # in minutes, so there are no checkpoints
+            return _fit(options, progress), []
         _check_checkpoint(options)
         for path in (options.checkpoint_path, options.history_path):
             remove_leftovers(path)  # what a killed run was writing
@@ -89,24 +90,13 @@ def train_model(options: TrainOptions, progress: Progress = SILENT) -> tuple[Mod
 
 
 def _fit(options: TrainOptions, progress: Progress) -> Model:
-    """Fit a model in closed form and write it; it takes minutes, so it has no checkpoints."""
-    _check_paths(options)
-    with lock_file(options.weights_path, "weights file", WeightsError):
-        recipe, start, device = options.recipe, time.monotonic(), choose_device(options.device)
-        model, n_images = fit_model(recipe, options.data, progress, device=options.device, workers=options.workers)
-        progress.note(f"fitted to {n_images:,} pictures")
-        run = {
-            **{
-                "recipe": recipe.to_dict(),
-                "data": options.data,
-                "n_images": n_images,
-                "command": list(options.command),
-            },
-            **{"hardware": _hardware(1, device), "hours": round((time.monotonic() - start) / 3600, 3)},
-        }
-        earlier = recipe.start.training if recipe.start else ()
-        model = replace(model, name=options.weights_path.stem, training=[*earlier, run], measured={})
-        save_model(options.weights_path, model)
+    """Fit a model in closed form and write its weights file."""
+    recipe, start, device = options.recipe, time.monotonic(), choose_device(options.device)
+    model, n_images = fit_model(recipe, options.data, progress, device=options.device, workers=options.workers)
+    progress.note(f"fitted to {n_images:,} pictures")
+    cost = {"hardware": _hardware(1, device), "hours": _hours(time.monotonic() - start)}
+    model = _with_record(replace(model, measured={}), options, recipe, n_images, cost)
+    save_model(options.weights_path, model)
     return model
 
 
@@ -132,7 +122,12 @@ def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Mod
             progress=progress,
         )
         _run_epochs(trainer, options.history_path)
-        model = _make_model(options, trainer)
+        cost = {
+            "hardware": _hardware(world.size, device),
+            "hours": _hours(trainer.seconds),
+            "cpu_hours": _hours(trainer.cpu_seconds),
+        }
+        model = _with_record(trainer.model(), options, trainer.recipe, len(train.labels), cost)
     if not world.is_main:
         return model, []
     model, evaluations = _measure(model, options, progress, train, validation=validation, test=test)
@@ -221,18 +216,23 @@ def _write_history(path: Path, history: Sequence[EpochReport]) -> None:
             stream.write(f"{json.dumps(report.to_dict())}\n".encode())
 
 
-def _make_model(options: TrainOptions, trainer: Trainer) -> Model:
+def _with_record(
+    model: Model, options: TrainOptions, recipe: Recipe, n_images: int, cost: Mapping[str, object]
+) -> Model:
+    """Return the model with its name, and this run after those of the weights that it started from."""
     run = {
-        "recipe": trainer.recipe.to_dict(),
+        "recipe": recipe.to_dict(),
         "data": options.data,
-        "n_images": len(trainer.labels),
+        "n_images": n_images,
         "command": list(options.command),
-        "hardware": _hardware(trainer.world.size, trainer.device),
-        "hours": round(trainer.seconds / 3600, 3),
-        "cpu_hours": round(trainer.cpu_seconds / 3600, 3),
+        **cost,
     }
-    start = trainer.recipe.start
-    return replace(trainer.model(), name=options.weights_path.stem, training=[*(start.training if start else ()), run])
+    earlier = recipe.start.training if recipe.start else ()
+    return replace(model, name=options.weights_path.stem, training=[*earlier, run])
+
+
+def _hours(seconds: float) -> float:
+    return round(seconds / 3600, 3)
 
 
 def _hardware(n_processes: int, device: torch.device) -> str:

@@ -106,11 +106,16 @@ def activations_of(features: NDArray[np.float32], layer: Layer, n_bits: int) -> 
 
 
 def by_codes(part: Set, layer: Layer, n_bits: int, *, asymmetric: bool = False) -> float:
-    activations = activations_of(part[0], layer, n_bits)
-    signs = np.where(activations > 0.5, 1.0, -1.0)
+    return by_activations(activations_of(part[0], layer, n_bits), part[1], asymmetric=asymmetric)
+
+
+def by_activations(
+    activations: NDArray[np.float32], classes: NDArray[np.intp], threshold: float = 0.5, *, asymmetric: bool
+) -> float:
+    signs = np.where(activations > threshold, 1.0, -1.0)
     # Half the sum of |p - bit|, but for what is the same for all codes; for bits it is half the Hamming distance.
     queries = 2 * activations.astype(np.float64) - 1 if asymmetric else signs
-    return precision_at_k(-queries @ signs.T, part[1])
+    return precision_at_k(-queries @ signs.T, classes)
 
 
 def by_floats(part: Set, mean: NDArray[np.float64]) -> float:
@@ -148,13 +153,11 @@ def model_codes(photos: Path, name: str) -> Iterator[str]:
     yield "|---" * (1 + 2 * len(lengths)) + "|"
     for set_name in [*sorted(set(sets)), "all"]:
         rows = sets == set_name if set_name != "all" else np.ones(len(sets), bool)
-        figures = []
-        for asymmetric in (False, True):
-            for n_bits in lengths:
-                mine = activations[rows, :n_bits].astype(np.float64)
-                signs = np.where(mine > threshold, 1.0, -1.0)
-                queries = 2 * mine - 1 if asymmetric else signs
-                figures.append(precision_at_k(-queries @ signs.T, classes[rows]))
+        figures = [
+            by_activations(activations[rows, :n_bits], classes[rows], threshold, asymmetric=asymmetric)
+            for asymmetric in (False, True)
+            for n_bits in lengths
+        ]
         yield f"| {' | '.join([set_name, *(f'{figure:.3f}' for figure in figures)])} |"
 
 

@@ -115,3 +115,15 @@ def test_an_interrupted_run_goes_on_with_resume(train, monkeypatch):
     resumed = train("labelled", "--resume")
     assert (resumed.status, "drhn: going on after epoch 1" in resumed.err) == (0, True)
     assert not Path("w.npz.checkpoint").exists()
+
+
+@pytest.mark.usefixtures("labelled")
+def test_an_interrupted_fit_promises_nothing(drhn, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "fit_model", interrupt)
+    result = drhn("train", "labelled", "--from", "photos2", "-o", "w.npz")
+    assert (result.status, result.out) == (130, b"")
+    assert result.err.splitlines()[-1] == "drhn: stopped; nothing was written"
+    assert not Path("w.npz").exists()
