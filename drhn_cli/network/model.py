@@ -51,6 +51,11 @@ class Model:
     drhn_version: str = __version__
 
     @property
+    def is_integer(self) -> bool:
+        """Whether the network is in integers, see ``integer``: then all backends compute the same codes."""
+        return "known_answer" in self.arrays
+
+    @property
     def is_bare_trunk(self) -> bool:
         """Whether hash and class layer are yet to be fitted."""
         return not self.class_names
