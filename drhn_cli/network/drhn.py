@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import Activation, Layer, NetworkConfig
-from drhn_cli.network.integer import LARGEST, STREAM_LIMIT, IntegerLayer, Pooled, integer_layers
+from drhn_cli.network.integer import LARGEST, STREAM_LIMIT, IntegerLayer, Pooled, float_arrays, integer_layers
 from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, nn.Module] = {
@@ -128,7 +128,7 @@ def _shortcut(x: Tensor, layer: Layer) -> Tensor:
 def build_network(model: Model, device: torch.device) -> DRHN:
     """Return the trained network, in evaluation mode."""
     network = DRHN(model.config)
-    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}
+    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in float_arrays(model).items()}
     # Not strict: num_batches_tracked of batch normalization is not in the weights file, and not needed.
     network.load_state_dict(state, strict=False)
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

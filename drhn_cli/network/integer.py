@@ -68,34 +68,6 @@ def writes_stream(layer: Layer) -> bool:
     return layer.activation != "relu6"
 
 
-def integer_shapes(config: NetworkConfig) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
-    """Return shape and type of every array of a network in integers.
-
-    ``step``, the value of a unit of the weights, and the normalizations of the paper's trunk are for training that
-    starts from these weights; nothing that computes codes reads them.
-    """
-    layers, is_residual = config.layers(), config.trunk == "residual"
-    shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
-    for layer in layers:
-        out, n_in, kernel, _ = layer.filter_shape
-        shapes[f"{layer.conv}.weight"] = (out, kernel, kernel, n_in), np.int8
-        shapes |= {f"{layer.conv}.bias": ((out,), np.int32), f"{layer.conv}.scale": ((out,), np.float32)}
-        if not layer.norm_first:
-            shapes[f"{layer.conv}.offset"] = (out,), np.int32
-        if is_residual:
-            shapes[f"{layer.conv}.step"] = (out,), np.float32
-    shapes |= {"next_scale": ((len(layers),), np.float32), "zero_point": ((len(layers),), np.uint8)}
-    shapes |= {"pool.scale": ((), np.float64), "hash.weight": ((config.bits, config.n_features), np.int16)}
-    shapes |= {f"hash.{part}": ((config.bits,), np.float64) for part in ("scale", "bias")}
-    shapes |= {"classify.weight": ((config.n_classes, config.bits), np.float16)}
-    shapes |= {"classify.bias": ((config.n_classes,), np.float32)}
-    if is_residual:
-        norms = {name: shape for name, shape in config.array_shapes().items() if "norm." in name}
-        shapes |= {name: (shape, np.float32) for name, shape in norms.items()}
-        shapes["hash.step"] = (config.bits,), np.float64
-    return {**shapes, "known_answer": ((config.n_features,), np.int32)}
-
-
 def integer_layers(model: Model) -> list[IntegerLayer]:
     """Return the layers of a model in integers."""
     arrays, steps = model.arrays, list[IntegerLayer]()
@@ -143,7 +115,7 @@ def load_head(model: Model, *, features: bool = False) -> Callable[[NDArray[np.i
     exact in float64; what follows is computed number by number, in operations that IEEE 754 rounds alike everywhere.
     """
     arrays, unit = model.arrays, model.config.unit_features
-    pool_scale = arrays["pool.scale"]
+    pool_scale = arrays["pool.scale"] / model.config.layers()[-1].out_side ** 2
     if features:
         return lambda sums: (sums * (1 / _lengths(sums) if unit else pool_scale)).astype(np.float32)
     weight = arrays["hash.weight"].astype(np.float64).T
@@ -190,8 +162,13 @@ def is_exact(pooled: Pooled, model: Model) -> bool:
 
 
 def float_arrays(model: Model) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the paper's trunk as floats, for training: the weights as they were rounded to 8 bits."""
+    """Return the arrays of a network that gradient descent trains as floats, as ``array_shapes`` lists them.
+
+    Of one in integers they are what the integers stand for.
+    """
     arrays, config = model.arrays, model.config
+    if not model.is_integer:
+        return dict(arrays)
     floats = {name: arrays[name] for name in config.array_shapes() if name in arrays and arrays[name].dtype.kind == "f"}
     for number, layer in enumerate(config.layers()):
         weight = arrays[f"{layer.conv}.weight"].transpose(0, 3, 1, 2) * _column(arrays[f"{layer.conv}.step"])

@@ -21,12 +21,12 @@ from drhn_cli.network.integer import (
     SUM_LIMIT,
     IntegerLayer,
     check_sums,
-    integer_shapes,
     known_view,
     writes_stream,
 )
 from drhn_cli.network.model import Model
 from drhn_cli.network.numpy_backend import load_float_layers, load_integer_trunk, load_products, requantize
+from drhn_cli.network.weights_file import integer_shapes
 
 CALIBRATION_PICTURES = 300
 """Pictures that decide ranges; more of them change nothing that can be measured."""
@@ -96,14 +96,19 @@ def quantize(model: Model, pixels: NDArray[np.uint8]) -> Model:
         raise ConfigError(
             "the last layer has too many pixels", expected=f"{_LARGEST_SIDE} x {_LARGEST_SIDE}", found=found
         )
-    rows = np.unique(np.linspace(0, len(pixels) - 1, CALIBRATION_PICTURES).round().astype(int))
-    views = pixels[rows][:, : pixels.shape[2]]
+    views = pixels[calibration_rows(len(pixels))][:, : pixels.shape[2]]
     scales = _calibrate(model, views)
     corrected = views[:: -(-len(views) // _CORRECTION_PICTURES)]
     arrays = dict(_quantized_trunk(model, scales, corrected))
     arrays |= _kept(model) | _quantized_hash_layer(model)
-    arrays["pool.scale"] = np.array((scales.unit if writes_stream(last) else scales.steps[-1]) / last.out_side**2)
-    return _finished(replace(model, arrays=arrays))
+    arrays["pool.scale"] = np.array(scales.unit if writes_stream(last) else scales.steps[-1])
+    return with_known_answer(replace(model, arrays=arrays))
+
+
+def calibration_rows(n: int) -> NDArray[np.int64]:
+    """Return which of n pictures calibrate a network: all, or some of them, spread evenly."""
+    rows: NDArray[np.int64] = np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_PICTURES)).round().astype(np.int64))
+    return rows
 
 
 def replace_head(model: Model, head: Mapping[str, NDArray[Any]], **fields: Any) -> Model:
@@ -113,13 +118,19 @@ def replace_head(model: Model, head: Mapping[str, NDArray[Any]], **fields: Any) 
     """
     floats = replace(model, arrays=head, **fields)
     trunk = {name: array for name, array in model.arrays.items() if not name.startswith(("hash", "classify"))}
-    return _finished(replace(floats, arrays={**trunk, **_kept(floats), **_quantized_hash_layer(floats)}))
+    return with_known_answer(replace(floats, arrays={**trunk, **_kept(floats), **_quantized_hash_layer(floats)}))
 
 
-def _finished(model: Model) -> Model:
-    """Return the model with its arrays in order and with the known answer."""
+def with_known_answer(model: Model) -> Model:
+    """Return the model in integers with its arrays in order, and with the known answer of pictures of its size.
+
+    Raises:
+        WeightsError: a sum could be one that float32 does not hold.
+    """
     shapes = integer_shapes(model.config)
-    arrays = {name: model.arrays[name].astype(kind) for name, (_, kind) in shapes.items() if name in model.arrays}
+    arrays = {
+        name: model.arrays[name].astype(kind, order="C") for name, (_, kind) in shapes.items() if name in model.arrays
+    }
     check_sums(model.config, arrays)
     arrays["known_answer"] = load_integer_trunk(replace(model, arrays=arrays))(known_view(model.config.input_size))[0]
     return replace(model, arrays=arrays)
@@ -246,7 +257,7 @@ def _worth(weight: NDArray[np.float64], bias: NDArray[np.float64], *, is_depthwi
     largest = np.abs(weight).max(axis=(1, 2, 3))
     for first, second in _neighbors(weight, is_depthwise=is_depthwise):
         largest = np.maximum(largest, np.abs(first + second).reshape(len(weight), -1).max(axis=1, initial=0))
-    worth = np.maximum(largest / _WEIGHT_LIMIT, np.abs(bias) / 2**22)
+    worth: NDArray[np.float64] = np.maximum(largest / _WEIGHT_LIMIT, np.abs(bias) / 2**22)
     half = np.maximum(weight.clip(min=0).sum(axis=(1, 2, 3)), (-weight).clip(min=0).sum(axis=(1, 2, 3)))
     n_weights = weight[0].size  # each may be rounded up by half a unit
     worth = np.maximum(worth, half / ((SUM_LIMIT - 2**22) / LARGEST - n_weights / 2))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import AnyPath, ConfigError, SourceError
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile
@@ -18,6 +18,7 @@ from drhn_cli.network.closed_form import Moments, fit_class_layer, fit_hash_laye
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model
 from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
+from drhn_cli.network.quantize import calibration_rows, quantize, replace_head, with_known_answer
 from drhn_cli.progress import Progress
 from drhn_cli.threads import n_processors
 from drhn_cli.training.recipe import Recipe
@@ -48,8 +49,16 @@ def fit_model(
     if start is None:
         raise ConfigError("codes in closed form need a pretrained trunk", hint=f"give it: --from {PRETRAINED[-1]}")
     workers = workers or n_processors()
-    start = replace(start, preprocessing=recipe.preprocessing)
-    pooled = _pooled_features(start, folder, progress, recipe.seed, device=device, workers=workers)
+    files = _find(folder, progress, recipe.seed)
+    nothing = SourceError("no pictures to fit codes to", path=os.fsencode(folder), hint="name a folder of pictures")
+    if not files:
+        raise nothing
+    start = _in_integers(_resized(start, recipe), files, progress, workers)
+    if not start.is_integer:
+        raise nothing
+    pooled = _pooled_features(start, files, progress, device=device, workers=workers)
+    if not len(pooled):
+        raise nothing
     progress.phase("fitting", 1)
     features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     general: Moments | None = None
@@ -60,7 +69,8 @@ def fit_model(
         moments = Moments.of(features).to_arrays()
     else:
         old = start.arrays
-        signs = np.where(features @ old["hash.weight"].T + old["hash.bias"] > 0, 1, -1)
+        weight = old["hash.weight"] * old["hash.scale"][:, np.newaxis]
+        signs = np.where(features @ weight.T + old["hash.bias"] > 0, 1, -1)
         logits, class_names = signs @ old["classify.weight"].T + old["classify.bias"], start.class_names
         general = Moments.from_arrays(moments)
     config = replace(recipe.network, n_classes=len(class_names))
@@ -71,31 +81,63 @@ def fit_model(
         **{"hash.weight": weight, "hash.bias": bias},
         **{"classify.weight": class_weight, "classify.bias": class_bias},
     }
-    arrays = {name: layers[name] if name in layers else start.arrays[name] for name in config.array_shapes()}
-    return replace(start, config=config, class_names=class_names, arrays=arrays, moments=moments), len(pooled)
+    model = replace_head(start, layers, config=config, class_names=class_names, moments=moments)
+    return model, len(pooled)
 
 
-def _pooled_features(
-    model: Model, folder: AnyPath, progress: Progress, seed: int, *, device: str, workers: int
-) -> NDArray[np.float32]:
-    """Return the pooled features of the pictures of a folder, (n, d), not normalized."""
+def _find(folder: AnyPath, progress: Progress, seed: int) -> list[ImageFile]:
+    """Return the pictures of a folder, or a part of them if there are very many."""
     progress.phase("listing")
     found = find_images([folder], follow=True, progress=progress)
     for failure in found.failures:
         progress.failure(failure)
-    files = _draw(found.files, seed)
+    return _draw(found.files, seed)
+
+
+def _resized(start: Model, recipe: Recipe) -> Model:
+    """Return the weights to start from, for pictures as the recipe has them."""
+    config = replace(start.config, input_size=recipe.network.input_size)
+    resized = replace(start, config=config, preprocessing=recipe.preprocessing)
+    return with_known_answer(resized) if start.is_integer else resized
+
+
+def _in_integers(model: Model, files: Sequence[ImageFile], progress: Progress, workers: int) -> Model:
+    """Return the trunk as it will be deployed, so that layers are fitted to the features that it has then.
+
+    It stays in floats if no picture can be read.
+    """
+    if model.is_integer:
+        return model
+    rows = calibration_rows(len(files)).tolist()
+    progress.phase("calibrating", len(rows))
+    chosen = [files[row] for row in rows]
+    blocks, failures = list[NDArray[np.uint8]](), list[DrhnError]()
+    for batch in load_batches(chosen, model.preprocessing, batch_size=_BATCH_SIZE, workers=workers):
+        blocks.append(batch.pixels)
+        failures += [error for _, error in batch.failures]
+        progress.advance(len(batch.pixels) + len(batch.failures))
+    pixels = np.concatenate(blocks)
+    if len(pixels):
+        return quantize(model, pixels)  # failures are reported when features are computed
+    for error in failures:
+        progress.failure(error)
+    return model
+
+
+def _pooled_features(
+    model: Model, files: Sequence[ImageFile], progress: Progress, *, device: str, workers: int
+) -> NDArray[np.float32]:
+    """Return the pooled features of pictures, (n, d), not normalized."""
     progress.phase("encoding", len(files))
     model = replace(model, config=replace(model.config, unit_features=False))
-    encoder = Encoder(model, device=device, n_images=len(files), n_threads=workers)
-    blocks = []
+    encoder = Encoder(model, device=device, n_threads=workers)
+    blocks = [np.empty((0, model.config.n_features), np.float32)]
     for batch in load_batches(files, model.preprocessing, batch_size=_BATCH_SIZE, workers=workers):
         for _, error in batch.failures:
             progress.failure(error)
         for start in range(0, len(batch.pixels), encoder.step):
             blocks.append(encoder.features(batch.pixels[start : start + encoder.step]))
             progress.advance(len(blocks[-1]))
-    if not sum(map(len, blocks)):
-        raise SourceError("no pictures to fit codes to", path=os.fsencode(folder), hint="name a folder of pictures")
     return np.concatenate(blocks)
 
 

@@ -21,16 +21,18 @@ def features_of(model: Model, views: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("config", [CONFIG, lite_config(0)])
 def test_features_in_integers_are_those_in_floats_but_for_rounding(config) -> None:
-    floats, views = random_model(config), pictures(config.input_size)
+    floats, views = random_model(config, gain=2.5), pictures(config.input_size)
     expected = load_numpy(floats, features=True)(views)
     found = features_of(quantize(floats, views), views)
+    found, expected = (features - expected.mean(axis=0) for features in (found, expected))
+    assert np.abs(expected).max() > 0.1
     cosines = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosines.min() > 0.99
+    assert np.median(cosines) > 0.9
     np.testing.assert_allclose(found.std(), expected.std(), rtol=0.05)
 
 
 def test_mean_features_are_kept_by_correcting_biases(monkeypatch: pytest.MonkeyPatch) -> None:
-    floats, views = random_model(lite_config(0)), pictures(32)
+    floats, views = random_model(lite_config(0), gain=2.5), pictures(32)
     expected = load_numpy(floats, features=True)(views).mean(axis=0)
     corrected = np.abs(features_of(quantize(floats, views), views).mean(axis=0) - expected).mean()
     monkeypatch.setattr(quantize_module, "_corrected", lambda step, _, pictures: advance(step, pictures))
