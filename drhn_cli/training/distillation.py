@@ -1,10 +1,10 @@
-"""Distillation: the codes learn to predict the features of another network, the teacher."""
+"""Distillation: a network learns to predict the features of another one, the teacher."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from drhn_cli.errors import AnyPath, SourceError, printable
 from drhn_cli.files import CORRUPT, open_regular, os_errors
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.drhn import linear_of_bits
 
 _MAX_FEATURES = 256
@@ -22,26 +23,33 @@ _FEATURE_LIMIT = 1e100  # sums of squares stay finite
 
 
 class DistillationHead(nn.Linear):
-    """A linear layer from bits to a teacher's features, trained with a network and not kept.
+    """A linear layer that predicts a teacher's features, trained with a network and not kept.
 
-    Shorter codes are scaled up, as in ``DRHN.scores``.
+    From codes, images that the teacher finds similar get similar codes, as the prediction is linear in the bits. From
+    pooled features, the trunk learns what the teacher knows, and the codes may forget it.
     """
 
-    def forward(self, activations: Tensor) -> Tensor:
-        """(n, n_bits or fewer) in 0..1 -> (n, n_features)."""
-        return linear_of_bits(self, activations)
+    def __init__(self, config: NetworkConfig, n_features: int, at: Literal["codes", "pooled"]) -> None:
+        super().__init__(config.bits if at == "codes" else config.n_features, n_features)
+        self.at, self.code_lengths = at, config.code_lengths
+
+    def predict(self, pooled: Tensor, activations: Tensor) -> list[Tensor]:
+        """Return the predictions, (n, n_features) each, of every code length or the one of the pooled features.
+
+        Pooled features are (n, channels), activations (n, bits) in 0..1; shorter codes are scaled as in
+        ``DRHN.scores``.
+        """
+        if self.at == "pooled":
+            return [self(pooled)]
+        return [linear_of_bits(self, activations[:, :n_bits]) for n_bits in self.code_lengths]
 
 
-def distillation_loss(
-    head: DistillationHead, activations: Tensor, features: Tensor, code_lengths: Sequence[int]
-) -> Tensor:
-    """Return 1 - cosine between predicted and true features, averaged over images and code lengths.
+def distillation_loss(predictions: Sequence[Tensor], features: Tensor) -> Tensor:
+    """Return 1 - cosine between predicted and true features, averaged over images and predictions.
 
-    Images that the teacher finds similar get similar codes, as the prediction is linear in the bits. Regression of a
-    teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of their direction
-    alone. Activations are (n, bits) in 0..1, features (n, d) float32.
+    Regression of a teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of
+    their direction alone. Each prediction and the features are (n, d) float32.
     """
-    predictions = (head(activations[:, :n_bits]) for n_bits in code_lengths)
     return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in predictions]).mean()
 
 

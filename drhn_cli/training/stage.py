@@ -76,7 +76,13 @@ class Stage(Settings):
         "a file",
         lambda path: isinstance(path, str),
     )
-    distill_weight: float = _weight(0.0, "weight of the loss by which codes predict these features")
+    distill_weight: float = _weight(0.0, "weight of the loss by which the network predicts these features")
+    distill_at: Literal["codes", "pooled"] = setting(
+        "codes",
+        "what predicts them: the codes, or the pooled features before the hash layer",
+        "codes or pooled",
+        lambda place: place in ("codes", "pooled"),
+    )
     translate: int = setting(4, "largest shift of an image each way, in pixels", "0 or more", lambda n: n >= 0)
     cutout: int = setting(8, "side of the square that is blanked, in pixels; 0 for none", "0 or more", lambda n: n >= 0)
     random_resized_crop: float = setting(

@@ -104,8 +104,8 @@ class Trainer:
         self.features = self._features[stage.teacher] if stage.teacher else None
         torch.manual_seed(stage.seed or 0)
         self.network = DRHN(self.recipe.network_of(number))
-        n_bits, features = self.network.config.bits, self.features
-        self.head = None if features is None else DistillationHead(n_bits, features.shape[1])
+        config, features = self.network.config, self.features
+        self.head = None if features is None else DistillationHead(config, features.shape[1], stage.distill_at)
         copy_fitting_arrays(self.network, start, self.images.class_names, stage.block_scale)
         self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
         self.trained.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -176,10 +176,12 @@ class Trainer:
     def _backward(self, images: Tensor, indices: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Overwrite the gradients by those of a part of the images; return its loss and its scores, detached."""
         with self._autocast():
-            activations = self.network(images[part])  # (b, bits)
-        labels, head = self.labels[indices[part]], self.head
+            pooled = self.network.pooled_features(images[part])  # (b, n_features)
+        activations = self.network.activations(pooled)  # (b, bits)
+        labels = self.labels[indices[part]]
         features = None if self.features is None else self.features[indices[part]]
-        loss, scores = total_loss(self.network, activations, labels, self.stage, head=head, features=features)
+        taught = self.head.predict(pooled, activations) if self.head else ()
+        loss, scores = total_loss(self.network, activations, labels, self.stage, predictions=taught, features=features)
         share = self.world.share_of(self.batch_size)
         # The mean over processes is to be the mean over images, though shares differ by one.
         loss = loss * ((share.stop - share.start) * self.world.size / self.batch_size)

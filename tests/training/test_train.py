@@ -439,7 +439,8 @@ def test_a_teacher_changes_what_is_learnt_and_is_noted(data, tmp_path, teacher):
     (tmp_path / "part").mkdir()
     part, _ = train(data, tmp_path / "part", validation=0.25, **taught)
     alone, _ = train(data, tmp_path, stage={**TRAINING, "distill_weight": 0.0})
-    assert len({one.arrays_sha256 for one in (weights, part, alone)}) == 3
+    pooled, _ = train(data, tmp_path, stage={**taught["stage"], "distill_at": "pooled"})
+    assert len({one.arrays_sha256 for one in (weights, part, alone, pooled)}) == 4
     assert stage_of(alone)["distill_from"] is None
 
 
