@@ -46,6 +46,7 @@ class Stage(Settings):
         "gradient or itq",
         lambda kind: kind in ("gradient", "itq"),
     )
+    labels: bool = setting(True, "whether the class layer learns the names of folders; gradient descent has to")
     epochs: int = setting(30, "passes over the images", "1 or more", lambda n: n >= 1)
     batch_size: int | None = _count(2, f"images in a step; {USUAL_BATCH}, but at least {MIN_STEPS} steps an epoch")
     seed: int | None = setting(
@@ -106,6 +107,9 @@ class Stage(Settings):
         return self.distill_from if self.distill_weight else None
 
     def check(self) -> None:
-        """Refuse distillation from nothing."""
+        """Refuse settings that do not fit each other."""
         if self.distill_weight and not self.distill_from:
             raise ConfigError("distill_weight needs features", hint="name them: --set stage.distill_from=FILE.npz")
+        if self.kind == "gradient" and not self.labels:
+            hint = "fit codes to a pretrained trunk: --from photos2"
+            raise ConfigError("gradient descent needs labels", hint=hint)
