@@ -203,8 +203,9 @@ def few(
     general_layer = fit_hash_layer(unlabelled, lengths, seed=options.seed)
     moments = Moments.from_arrays(Moments.of(unlabelled).to_arrays())
     kinds = [f"{n} bits, {kind}" for n in lengths for kind in ("general", "own")]
-    yield f"| pictures a class | {' | '.join(f'{what}: {kind}' for what in ('accuracy', 'precision') for kind in kinds)} |"
-    yield "|---" * (1 + 2 * len(kinds)) + "|"
+    columns = [f"{what}: {kind}" for what in ("accuracy", "precision") for kind in kinds]
+    yield f"| pictures a class | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
     for n_each in (1, 5, 10):
         figures = []
         for part in sets.values():
