@@ -73,8 +73,8 @@ class Stage(Settings):
     prefix_similarity: float = _weight(0.0, "weight of the loss by which shorter codes rank as the longest does")
     distill_from: str | None = setting(
         None,
-        "an .npz with another network's features of the pictures",
-        "a file",
+        "a bundled model, or an .npz with another network's features of the pictures",
+        "a model or a file",
         lambda path: isinstance(path, str),
     )
     distill_weight: float = _weight(0.0, "weight of the loss by which the network predicts these features")

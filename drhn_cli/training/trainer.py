@@ -27,7 +27,7 @@ from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment
 from drhn_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from drhn_cli.training.distillation import DistillationHead, load_features
+from drhn_cli.training.distillation import DistillationHead, is_model, load_features, model_features
 from drhn_cli.training.distributed import World
 from drhn_cli.training.losses import total_loss
 from drhn_cli.training.optimizers import in_swa, lr_schedule, make_optimizers, sam_gradients, set_learning_rates
@@ -87,12 +87,22 @@ class Trainer:
         self.progress = progress if self.world.is_main else SILENT
         self.labels = torch.from_numpy(images.labels).to(device)
         teachers = sorted({stage.teacher for stage in recipe.stages if stage.teacher})
-        self._features = {path: torch.from_numpy(load_features(path, images.names)).to(device) for path in teachers}
+        self._features = {teacher: self._features_of(teacher).to(device) for teacher in teachers}
         self.history: list[EpochReport] = []
         self.cpu_seconds = 0.0
         self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
         self._run = self._describe_run()
         self._begin_stage(0, recipe.start)
+
+    def _features_of(self, teacher: str) -> Tensor:
+        """Return what a teacher knows of the images, (n, d) float16."""
+        if not is_model(teacher):
+            return torch.from_numpy(load_features(teacher, self.images.names))
+        features = None
+        if self.world.is_main:
+            options: Any = {"device": str(self.device), "progress": self.progress}
+            features = model_features(teacher, self.images.pixels, **options)
+        return torch.from_numpy(self.world.broadcast(features))
 
     def _begin_stage(self, number: int, start: Model | None) -> None:
         """Make network and optimizers of a stage, from the weights before it; None: random ones."""
