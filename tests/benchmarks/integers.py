@@ -3,7 +3,7 @@
     python -m tests.benchmarks.integers WEIGHTS PICTURES OUT.npz
 
 WEIGHTS is a bundled model or a file, PICTURES a folder. 300 of its pictures calibrate the network, as `drhn train` does
-it; of others, at most 1,000, the codes are compared. Prints one JSON object. The figures that were measured with the
+it; of others, at most 200, the codes are compared. Prints one JSON object. The figures that were measured with the
 floats are left out of the file: `drhn eval` and `python -m tests.benchmarks.photo_sets model` measure what is deployed.
 """
 
@@ -26,7 +26,7 @@ from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.quantize import calibration_rows, quantize
 
-_MOST_COMPARED = 1000
+_MOST_COMPARED = 200
 
 
 def load(model: Model, files: Sequence[ImageFile]) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from drhn_cli.network import drhn, numpy_backend
+from drhn_cli.network import encoder as encoder_module
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.integer import (
     Pooled,
     float_arrays,
@@ -88,6 +90,37 @@ def test_torch_computes_the_same_sums_with_any_number_of_threads(name: str) -> N
             assert np.array_equal(drhn.load_integer_trunk(model, CPU)(views), expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "n"), [("max", 340), ("lite0", 20)])
+def test_a_picture_has_one_code_whatever_the_path_the_batch_and_the_threads(
+    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
+    model = integers(name)
+    pixels = pictures(model.config.input_size, n)  # 1,702 and 102
+    expected = Encoder(model, device="cpu").activations(pixels)  # equal activations are equal codes
+    assert len(np.unique(expected, axis=0)) > len(pixels) / 2
+    found = [Encoder(model, device="cpu", n_threads=n_threads).activations(pixels) for n_threads in (1, 3)]
+    encoder = Encoder(model, device="cpu", n_threads=2)
+    for size in (1, 37):
+        parts = [encoder.activations(pixels[start : start + size]) for start in range(0, 2 * size, size)]
+        found.append(np.concatenate([*parts, expected[2 * size :]]))
+    monkeypatch.setattr(encoder_module, "choose_gpu", lambda _: CPU)  # torch
+    found += [Encoder(model, device="cuda", batch_size=size).activations(pixels) for size in (61, 500)]
+    for activations in found:
+        assert np.array_equal(activations, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_computes_the_same_sums(name: str) -> None:
+    model = integers(name)
+    views = pictures(model.config.input_size)
+    pooled = drhn.load_integer_trunk(model, torch.device("cuda"))
+    for n in (1, 7, len(views)):
+        assert np.array_equal(one_at_a_time(pooled, views, n), pooled_sums(model, views))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
