@@ -1,12 +1,13 @@
-"""The integer network in C: pixels -> pooled sums, by the best instructions that the processor has.
+"""The network in integers in C, with the best instructions that the processor has.
 
-``native/int8.c`` computes; here weights are packed in the order in which it reads them, once when a model is loaded.
+``native/int8.c`` computes. Here weights are packed in the order in which it reads them, when a model is loaded.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,19 @@ from numpy.typing import NDArray
 
 from drhn_cli.native import load_library
 from drhn_cli.network.config import Layer
-from drhn_cli.network.integer import IntegerLayer, integer_layers
+from drhn_cli.network.integer import IntegerLayer, Pooled, integer_layers
 from drhn_cli.network.model import Model
 
-KERNELS = ("avx2", "avxvnni", "avx512vnni")
+KERNELS = ("AVX2", "AVX-VNNI", "AVX512-VNNI")
 """The kernels of int8.c, in the order of their numbers."""
 
-_VECTOR_BYTES = (32, 32, 64)
-_BLOCKS = (2, 2, 4)
-_POOLED_BLOCKS = (1, 1, 3)
-"""Units of 16 channels that a tile computes together; with pooling it has four pixels or more, so there are fewer."""
+_VECTOR = (32, 32, 64)
+"""Bytes of a vector of each kernel."""
 
-_Bytes = NDArray[np.uint8]
-_Sums = NDArray[np.int32]
+_BLOCK, _POOLED_BLOCK = (2, 2, 4), (1, 1, 3)
+"""Units of 16 channels that a tile has at most: with max pooling it has four pixels or more, so fewer channels fit."""
+
+_HEADER = 3  # bias, scale and offset of a channel, before its weights
 
 
 class _Layer(ctypes.Structure):
@@ -53,10 +54,10 @@ class _Network(ctypes.Structure):
     )
 
 
-def load_native(model: Model) -> Callable[[_Bytes], _Sums] | None:
-    """Return a function from (n, s, s, 3) uint8 views to (n, n_features) int32 pooled sums, or None.
+def load_native(model: Model) -> Pooled | None:
+    """Return the trunk of a model in integers, (n, s, s, 3) uint8 views -> (n, n_features) int32 pooled sums.
 
-    There is none without the library in C, or without a kernel for this processor. Threads may call it at once.
+    None: there is no library in C, or no kernel in it for this processor. Several threads may call it at once.
     """
     library = load_library()
     if library is None or library.drhn_int8_best_kernel() < 0:
@@ -65,159 +66,153 @@ def load_native(model: Model) -> Callable[[_Bytes], _Sums] | None:
 
 
 class NativeTrunk:
-    """The trunk in C. ``kernel`` is 0 to ``library.drhn_int8_best_kernel()``, the default."""
+    """The trunk in C; ``kernel`` is the number of one that ``library.drhn_int8_can_run``, the best one by default."""
 
     def __init__(self, library: ctypes.CDLL, layers: Sequence[IntegerLayer], *, kernel: int | None = None) -> None:
-        self._kernel = library.drhn_int8_best_kernel() if kernel is None else kernel
-        self._arrays: list[NDArray[Any]] = []  # what the structures point to
-        self._packed: list[NDArray[np.int32]] = []
-        self._layers = (_Layer * len(layers))(*self._structures(layers))
-        arena = _aligned(sum(a.nbytes for a in self._packed) + (1 << 18)).view(np.int32)
-        at = 0
-        for array, one in zip(self._packed, self._layers):
-            arena[at : at + array.size] = array
-            one.packed = arena.ctypes.data + at * 4
-            at += array.size
-        self._arrays.append(arena)
-        first, last = layers[0].layer, layers[-1].layer
-        self._side, self.n_features = first.in_side, last.out_channels
+        kernel = library.drhn_int8_best_kernel() if kernel is None else kernel
+        self._side, self._n_features = layers[0].layer.in_side, layers[-1].layer.out_channels
+        self._structures = (_Layer * len(layers))(*_describe(layers))
+        self._pointed_to = _pack_all(layers, self._structures, kernel), *(one.pad for one in layers)
+        streams = [one.out_side**2 * one.out_pitch for one in self._structures if one.writes_stream]
         sizes = {
-            "picture_size": _round_up(self._layers[0].in_width ** 2 * 3 + 64, 64),
-            "activations_size": max(one.out_width**2 * one.out_pitch for one in self._layers) + 64,
-            "stream_size": max(one.out_side**2 * one.out_pitch for one in self._layers if one.writes_stream) * 2,
+            "picture_size": _round_up(3 * self._structures[0].in_width ** 2 + 64, 64),  # reads reach beyond the end
+            "activations_size": _round_up(max(one.out_width**2 * one.out_pitch for one in self._structures) + 64, 64),
+            "stream_size": _round_up(2 * max(streams), 64),
         }
-        self._workspace_size = 64 + sizes["picture_size"] + 2 * (sizes["activations_size"] + sizes["stream_size"])
-        self._workspace_size += 4 * self._layers[-1].out_pitch + 64
+        self._workspace_size = 64 + sum(sizes.values()) + sizes["activations_size"] + sizes["stream_size"]
+        self._workspace_size += 4 * self._structures[-1].out_pitch
+        self._spare: list[NDArray[np.uint8]] = []  # workspaces that no call has
         self._network = _Network(
-            kernel=self._kernel, n_layers=len(layers), n_features=self.n_features, layers=self._layers, **sizes
+            kernel=kernel, n_layers=len(layers), n_features=self._n_features, layers=self._structures, **sizes
         )
-        self._run = library.drhn_int8_run
-        self._run.argtypes = (ctypes.POINTER(_Network), *[ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2])
-        self._run.restype = None
-        self._spare: list[_Bytes] = []  # workspaces that no call uses
+        self._pooled_sums = library.drhn_int8_pooled_sums
+        addresses = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+        self._pooled_sums.argtypes = (ctypes.POINTER(_Network), *addresses)
+        self._pooled_sums.restype = None
 
-    def __call__(self, views: _Bytes) -> _Sums:
+    def __call__(self, views: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Return pooled sums: (n, s, s, 3) uint8 -> (n, n_features) int32."""
-        views = np.ascontiguousarray(views)
-        sums = np.empty((len(views), self.n_features), np.int32)
+        views = np.ascontiguousarray(views, np.uint8).reshape(len(views), self._side, self._side, 3)
+        sums = np.empty((len(views), self._n_features), np.int32)
         try:
             workspace = self._spare.pop()
         except IndexError:
             workspace = _aligned(self._workspace_size)
-        self._run(self._network, views.ctypes.data, len(views), workspace.ctypes.data, sums.ctypes.data)
+        # ctypes releases the interpreter lock meanwhile
+        self._pooled_sums(self._network, views.ctypes.data, len(views), workspace.ctypes.data, sums.ctypes.data)
         self._spare.append(workspace)
         return sums
 
-    def _structures(self, layers: Sequence[IntegerLayer]) -> list[_Layer]:
-        structures = []
-        stream_pitch = 0
-        for number, one in enumerate(layers):
-            layer = one.layer
-            after = layers[number + 1].layer if number + 1 < len(layers) else None
-            in_pitch, out_pitch = (_pitch(layer.in_channels) if number else layer.in_channels), _pitch(layer.out_channels)
-            before, in_width = _border(layer)
-            out_before, out_width = _border(after) if after else (0, layer.out_side)
-            packed, scheme = self._pack(one, in_pitch)
-            structures.append(
-                _Layer(
-                    depthwise=layer.groups > 1,
-                    kernel=layer.kernel,
-                    stride=layer.stride,
-                    before=layer.padding[0],
-                    in_side=layer.in_side,
-                    in_width=in_width,
-                    in_pitch=in_pitch,
-                    out_pitch=out_pitch,
-                    out_side=layer.out_side,
-                    out_before=out_before,
-                    out_width=out_width,
-                    row_stride=in_width * in_pitch,
-                    **scheme,
-                    max_pool=layer.max_pool,
-                    relu=layer.activation == "relu",
-                    writes_stream=one.writes_stream,
-                    closes_block=layer.closes_block,
-                    is_last=after is None,
-                    shortcut_pool=layer.shortcut_pool,
-                    shortcut_pitch=stream_pitch,
-                    zero_point=one.zero_point,
-                    pad=self._keep(one.pad),
-                    packed=self._packed.append(packed),
-                    next_scale=one.next_scale,
-                )
+
+def _describe(layers: Sequence[IntegerLayer]) -> list[_Layer]:
+    """Return what int8.c must know of each layer, but for the weights."""
+    structures: list[_Layer] = []
+    followers = [one.layer for one in layers[1:]]
+    for one, following in zip(layers, [*followers, None], strict=True):
+        layer = one.layer
+        in_pitch = structures[-1].out_pitch if structures else layer.in_channels
+        out_before, out_width = _border(following) if following else (0, layer.out_side)
+        written = [before.out_pitch for before in structures if before.writes_stream]
+        structures.append(
+            _Layer(
+                depthwise=layer.groups > 1,
+                kernel=layer.kernel,
+                stride=layer.stride,
+                before=layer.padding[0],
+                in_side=layer.in_side,
+                in_width=_border(layer)[1],
+                in_pitch=in_pitch,
+                out_pitch=_round_up(layer.out_channels, 16),
+                out_side=layer.out_side,
+                out_before=out_before,
+                out_width=out_width,
+                row_stride=_border(layer)[1] * in_pitch,
+                max_pool=layer.max_pool,
+                relu=layer.activation == "relu",
+                writes_stream=one.writes_stream,
+                closes_block=layer.closes_block,
+                is_last=following is None,
+                shortcut_pool=layer.shortcut_pool,
+                shortcut_pitch=written[-1] if written else 0,
+                zero_point=one.zero_point,
+                pad=one.pad.ctypes.data,
+                next_scale=one.next_scale,
             )
-            stream_pitch = out_pitch if one.writes_stream else stream_pitch
-        return structures
-
-    def _keep(self, array: NDArray[Any]) -> int:
-        """Return the address of an array, which lives as long as this object."""
-        self._arrays.append(array)
-        return array.ctypes.data
-
-    def _pack(self, one: IntegerLayer, in_pitch: int) -> tuple[NDArray[np.int32], dict[str, int]]:
-        """Return bias, scale, offset and weights in the order in which the kernel reads them, and what it must know."""
-        layer, n_out = one.layer, _pitch(one.layer.out_channels)
-        offset = np.zeros(layer.out_channels, np.int32) if one.offset is None else one.offset
-        if layer.groups > 1:
-            weights, ends = self._zipped(one), []
-        else:
-            pitch = in_pitch if layer.kernel > 1 else layer.in_channels
-            rows = _padded(one.weight, pitch, axis=3).reshape(layer.out_channels, layer.kernel, -1)
-            weights = _padded(rows, _round_up(rows.shape[2], 4), axis=2)
-        fours = np.ascontiguousarray(weights).reshape(layer.out_channels, -1).view(np.int32)
-        columns = _padded(np.vstack([one.bias, one.scale.view(np.int32), offset, fours.T]), n_out, axis=1)
-        if layer.groups > 1:
-            columns = _zipped_order(columns, _VECTOR_BYTES[self._kernel])
-            lanes = _VECTOR_BYTES[self._kernel] // 4
-            packed = columns.reshape(len(columns), -1, lanes).swapaxes(0, 1)
-            return packed.ravel(), {"n_rows": 0, "row_bytes": 0, "block": 0, "filter_vectors": len(columns) - 3}
-        block = (_POOLED_BLOCKS if layer.max_pool else _BLOCKS)[self._kernel]
-        n_units = n_out // 16
-        n_blocks = -(-n_units // block)
-        each, more = divmod(n_units, n_blocks)
-        ends = np.cumsum([each + (i < more) for i in range(n_blocks)])[:-1] * 16
-        packed = np.concatenate([part.ravel() for part in np.split(columns, ends, axis=1)])
-        return packed, {"n_rows": layer.kernel, "row_bytes": weights.shape[2], "block": block, "filter_vectors": 0}
-
-    def _zipped(self, one: IntegerLayer) -> NDArray[np.int8]:
-        """Return depthwise weights as int32 of zipped rows meet them: (channels, rows of outputs, columns, groups, 4)."""
-        kernel, stride = one.layer.kernel, one.layer.stride
-        n_rows = 1 if kernel == 3 and stride == 2 else 2
-        groups = ((n_rows - 1) * stride + kernel + 3) // 4
-        shifted = np.zeros((len(one.weight), n_rows, kernel, groups * 4), np.int8)
-        for row in range(n_rows):
-            shifted[:, row, :, row * stride : row * stride + kernel] = one.weight[..., 0].swapaxes(1, 2)
-        return shifted
+        )
+    return structures
 
 
 def _border(layer: Layer) -> tuple[int, int]:
-    """Return the rows above the input and the width of the input with its border, which only dense filters need."""
+    """Return the rows above the input of a layer in memory, and its width: depthwise filters need no border there."""
     before, after = layer.padding if layer.groups == 1 else (0, 0)
     return before, before + layer.in_side + after
 
 
-def _pitch(channels: int) -> int:
-    return _round_up(channels, 16)
+def _pack_all(layers: Sequence[IntegerLayer], structures: ctypes.Array[_Layer], kernel: int) -> NDArray[np.int32]:
+    """Pack the weights of all layers, one after another, and tell the structures where they are."""
+    packed = []
+    for one, structure in zip(layers, structures, strict=True):
+        pack = _pack_depthwise if structure.depthwise else _pack_dense
+        packed.append(pack(one, structure, kernel))
+    whole = _aligned(4 * sum(array.size for array in packed)).view(np.int32)
+    np.concatenate(packed, out=whole)
+    ends = accumulate(array.nbytes for array in packed)
+    for structure, array, end in zip(structures, packed, ends, strict=True):
+        structure.packed = whole.ctypes.data + end - array.nbytes
+    return whole
+
+
+def _pack_dense(one: IntegerLayer, structure: _Layer, kernel: int) -> NDArray[np.int32]:
+    """Return, block by block, bias, scale, offset and each four weights of a filter for all channels of the block."""
+    layer = one.layer
+    pitch = structure.in_pitch if layer.kernel > 1 else layer.in_channels
+    rows = _padded(one.weight, pitch).reshape(layer.out_channels, layer.kernel, -1)
+    rows = _padded(rows, _round_up(rows.shape[2], 4))
+    structure.n_rows, structure.row_bytes = rows.shape[1:]
+    structure.block = (_POOLED_BLOCK if layer.max_pool else _BLOCK)[kernel]
+    columns = _columns(one, rows)
+    n_units = structure.out_pitch // 16
+    blocks = np.array_split(np.arange(n_units), -(-n_units // structure.block))  # as int8.c divides them
+    return np.concatenate([columns[:, 16 * block[0] : 16 * block[-1] + 16].ravel() for block in blocks])
+
+
+def _pack_depthwise(one: IntegerLayer, structure: _Layer, kernel: int) -> NDArray[np.int32]:
+    """Return, vector by vector, bias, scale, offset and weights of the channels that int8.c zips into it."""
+    layer, size = one.layer, _VECTOR[kernel]
+    weight = one.weight[..., 0].swapaxes(1, 2)  # (channels, column, row)
+    n_rows = 1 if layer.kernel == 3 and layer.stride == 2 else 2
+    groups = -(-((n_rows - 1) * layer.stride + layer.kernel) // 4)
+    shifted = np.zeros((len(weight), n_rows, layer.kernel, 4 * groups), np.int8)
+    for row in range(n_rows):  # the second row of outputs reads zipped rows that begin one stride later
+        shifted[:, row, :, row * layer.stride : row * layer.stride + layer.kernel] = weight
+    columns = _columns(one, shifted)
+    columns = _padded(columns, _round_up(columns.shape[1], size))
+    structure.filter_vectors = len(columns) - _HEADER
+    zipped = columns.reshape(len(columns), -1, size // 16, 4, 4).swapaxes(2, 3)  # 16 i + 4 j + e: from (i, j) to (j, i)
+    return zipped.reshape(len(columns), -1, size // 4).swapaxes(0, 1).ravel()
+
+
+def _columns(one: IntegerLayer, weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Return a column for each output channel, zeros up to a multiple of 16: bias, scale, offset, weights by fours."""
+    fours = np.ascontiguousarray(weight).reshape(len(weight), -1).view(np.int32)
+    offset = np.zeros_like(one.bias) if one.offset is None else one.offset
+    header = [one.bias, np.ascontiguousarray(one.scale).view(np.int32), offset]
+    return _padded(np.vstack([*header, fours.T]), _round_up(len(weight), 16))
 
 
 def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
-def _padded(array: NDArray[Any], n: int, axis: int = 0) -> NDArray[Any]:
-    """Append zeros up to a length of n."""
-    widths = [(0, n - size if i == axis else 0) for i, size in enumerate(array.shape)]
-    return np.pad(array, widths) if n > array.shape[axis] else array
+def _padded(array: NDArray[Any], n: int) -> NDArray[Any]:
+    """Append zeros to the last axis, up to a length of n."""
+    if array.shape[-1] == n:
+        return array
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, n - array.shape[-1])])
 
 
-def _zipped_order(columns: NDArray[np.int32], size: int) -> NDArray[np.int32]:
-    """Reorder channels as int8.c zips them in vectors of ``size`` bytes: vector j has 16 i + 4 j + 0..3 in lane i."""
-    whole = _padded(columns, _round_up(columns.shape[1], size), axis=1)
-    return whole.reshape(len(whole), -1, size // 16, 4, 4).swapaxes(2, 3).reshape(whole.shape)
-
-
-def _aligned(size: int) -> _Bytes:
-    """Return an array that begins a cache line."""
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Return an array that begins where a cache line does."""
     array = np.empty(size + 64, np.uint8)
     start = -array.ctypes.data % 64
     return array[start : start + size]
