@@ -170,7 +170,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         discard(sys.stdout)
         return ExitStatus.DONE
-    except DrhnError as error:
+    except (DrhnError, ModuleNotFoundError) as error:
+        error = _without_torch(error) if isinstance(error, ModuleNotFoundError) else error
         report_error(error)
         if "--json" in takewhile("--".__ne__, given):  # an error may come before the options are parsed
             _write_json_error(error)
@@ -182,6 +183,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report_error(stdout_error(error))
         return ExitStatus.ERROR
     return int(status or ExitStatus.DONE)
+
+
+def _without_torch(error: ModuleNotFoundError) -> DrhnError:
+    """Return the error for what only torch can do, where it is not installed; another missing module is a bug."""
+    module = str(error.name).partition(".")[0]
+    if module not in ("torch", "torchvision"):
+        raise error
+    return DrhnError(f"{module} is not installed, and this needs it", hint="install it: pip install torch torchvision")
 
 
 def _write_json_error(error: DrhnError) -> None:

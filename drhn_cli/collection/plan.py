@@ -77,7 +77,6 @@ class Sources:
     files: list[ImageFile]  # of this shard; those of an archive in its order
     search: FindResult  # of all sources; its files are those of all shards, without the members of archives
     shard: Shard | None  # None: all of the collection
-    n_images: int  # number of pictures in all shards, or a lower bound
     folder: bytes  # deepest common folder of all sources
 
     @property

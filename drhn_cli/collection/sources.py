@@ -12,7 +12,6 @@ from drhn_cli.collection.plan import HashOptions, Sources, Stored
 from drhn_cli.errors import AnyPath, ConfigError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
-from drhn_cli.network.encoder import NUMPY_LIMIT
 from drhn_cli.paths import common_folder
 from drhn_cli.progress import Progress
 
@@ -25,8 +24,7 @@ _BY_HAND = "name the part with --shard I/N, or all pictures with --shard 1/1"
 def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored, progress: Progress) -> Sources:
     """Find the pictures of all sources.
 
-    Tar archives are listed one by one. All members of one are in the same shard, so no other decodes it. Members for
-    other shards are only counted, and only until there are so many pictures that more would not change the encoder.
+    Tar archives are listed one by one. All members of one are in the same shard, so no other opens it.
 
     Args:
         paths: files, folders and tar archives.
@@ -51,22 +49,17 @@ def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored,
         return options.shard is None or options.shard.holds(path[prefix:])
 
     files = [file for file in found.files if is_own(file.path)]
-    n_images = len(found.files)
-    for path in sorted(found.archives, key=is_own, reverse=True):
-        if not is_own(path) and n_images >= max(NUMPY_LIMIT + 1, options.batch_size):
-            break
+    for path in filter(is_own, found.archives):
         members = find_members(path, exclude=options.exclude, hidden=options.hidden)
-        n_images += len(members.files)
         progress.advance(len(members.files))
-        if is_own(path):
-            files += members.files
-            found.failures.extend(members.failures)
-            found.missing.extend(members.missing)
-            if not members.files and path in stored.folders and is_empty_archive(path):
-                _report_missing(found, path, "an archive that holds nothing any more")
+        files += members.files
+        found.failures.extend(members.failures)
+        found.missing.extend(members.missing)
+        if not members.files and path in stored.folders and is_empty_archive(path):
+            _report_missing(found, path, "an archive that holds nothing any more")
     if not files:
         _refuse_nothing(found)
-    return Sources(files=files, search=found, shard=options.shard, n_images=n_images, folder=folder)
+    return Sources(files=files, search=found, shard=options.shard, folder=folder)
 
 
 def _why_emptied(root: bytes, stored: Stored) -> str | None:

@@ -31,6 +31,9 @@ from drhn_cli.threads import ThreadPool, n_processors
 SAVE_EVERY_SECONDS = 60.0
 """A killed run loses about this much work at most."""
 
+_TOO_FEW_FOR_GPU = 500
+"""So few pictures are hashed before a GPU is ready, which takes some seconds."""
+
 
 @dataclass(kw_only=True)
 class HashSummary:
@@ -97,8 +100,7 @@ def update_collection(
         progress.phase("hashing", len(plan.pending))
         update = _Update(codes_path, options, stored, plan, found.search.failures)
         try:
-            # A shard that is run again uses the encoder of a first run, so it gets the same codes.
-            update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
+            update.hash_images(progress)
             # A shard is not finished if a source, such as a drive, is missing.
             update.finish(complete=found.complete)
         except KeyboardInterrupt:
@@ -165,27 +167,29 @@ class _Update:
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
-    def hash_images(self, n_images: int, progress: Progress) -> None:
-        """Decode and hash the pending pictures with the encoder for ``n_images``, saving now and then."""
+    def hash_images(self, progress: Progress) -> None:
+        """Decode and hash the pending pictures, saving now and then."""
         try:
             if self._plan.pending:
-                self._hash(n_images, progress)
+                self._hash(progress)
         except DrhnError:  # such as a closed stdout, to which a failure was written
             has_hashed = any(len(entries) for _, entries in self._blocks[1:])
             if has_hashed and (self._saved or not self._options.rebuild):  # else the old file stays
                 self.save()
             raise
 
-    def _hash(self, n_images: int, progress: Progress) -> None:
+    def _hash(self, progress: Progress) -> None:
         stored, pending, device = self._stored, self._plan.pending, self._options.device
+        if device == "auto" and len(pending) <= _TOO_FEW_FOR_GPU:
+            device = "cpu"
         batch_size, n_threads = self._options.batch_size, self._options.workers or n_processors()
         max_pixels = self._options.max_pixels or MAX_PIXELS
         batches = load_batches(
             pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, max_pixels=max_pixels
         )
-        # Torch takes a second or two to import; pictures are decoded meanwhile.
+        # Torch, for a GPU, takes a second or two to import; pictures are decoded meanwhile.
         encoder = ThreadPool(1, "drhn-start").submit(
-            Encoder, stored.model, device=device, n_images=n_images, batch_size=batch_size, n_threads=n_threads
+            Encoder, stored.model, device=device, batch_size=batch_size, n_threads=n_threads
         )
         for batch in batches:
             for index, error in batch.failures:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,11 @@ from drhn_cli.evaluation.metrics import (
     retrieval_metrics,
     unique_rows,
 )
-from drhn_cli.network.encoder import Backend, bit_probabilities, codes_of, encode_views
+from drhn_cli.network.config import NetworkConfig
+from drhn_cli.network.encoder import Backend, Encoder, bit_probabilities, codes_of, encode_views, predict_classes
 from drhn_cli.network.model import Model, choose_bits
 from drhn_cli.progress import SILENT, Progress
+from drhn_cli.threads import n_processors
 
 if TYPE_CHECKING:
     from drhn_cli.network.drhn import DRHN
@@ -51,6 +55,14 @@ class Evaluation:
     asymmetric_map: float | None = None
 
 
+class _Subject(NamedTuple):
+    """What is measured."""
+
+    config: NetworkConfig
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels -> (n, bits) activations
+    predict: Callable[[NDArray[np.float32], int], NDArray[np.int64]]  # activations and a code length -> classes
+
+
 def evaluate_model(
     model: Model,
     queries: LabelledImages,
@@ -62,66 +74,68 @@ def evaluate_model(
 ) -> list[Evaluation]:
     """Return an evaluation for each code length; queries are looked up in the gallery, which has the same classes.
 
+    The codes are those that ``drhn hash`` makes.
+
     Raises:
         ConfigError: the network was not trained for a code length.
         DrhnError: queries and gallery have different classes.
     """
-    from drhn_cli.network.devices import choose_device
-    from drhn_cli.network.drhn import build_network, torch_backend
-
     measures = measures or Measures()
     for n_bits in measures.code_lengths:
         choose_bits(n_bits, model)
     if queries.class_names != gallery.class_names:
         expected, found = str(gallery.class_names), str(queries.class_names)
         raise DrhnError("queries and gallery have different classes", expected=expected, found=found)
-    network = build_network(model, choose_device(device))
-    backend = torch_backend(network, model.preprocessing)
-    evaluations = evaluate_network(network, backend, queries, gallery, measures, progress)
+    encoder = Encoder(model, device=device, n_threads=n_processors())
+    subject = _Subject(model.config, encoder.activations, partial(predict_classes, model))
+    evaluations = _evaluate(subject, queries, gallery, measures, progress)
     if queries.class_names == model.class_names:
         return evaluations
     return [replace(one, accuracy=None) for one in evaluations]
 
 
 def evaluate_network(
-    network: DRHN,
-    backend: Backend,
-    queries: LabelledImages,
-    gallery: LabelledImages,
-    measures: Measures,
-    progress: Progress = SILENT,
+    network: DRHN, backend: Backend, queries: LabelledImages, gallery: LabelledImages, measures: Measures
 ) -> list[Evaluation]:
-    """Return an evaluation for each code length of a network in evaluation mode, and of a backend that runs it.
+    """Return an evaluation for each code length of a network in training, and of a backend that runs it.
 
     Queries and gallery have the classes of the network, in the same order.
     """
-    from drhn_cli.network.drhn import predict_classes
+    from drhn_cli.network import drhn
 
+    subject = _Subject(network.config, partial(encode_views, backend), partial(drhn.predict_classes, network))
+    return _evaluate(subject, queries, gallery, measures, SILENT)
+
+
+def _evaluate(
+    subject: _Subject, queries: LabelledImages, gallery: LabelledImages, measures: Measures, progress: Progress
+) -> list[Evaluation]:
     progress.phase("hashing", len(queries.labels) + len(gallery.labels))
-    query_activations, gallery_activations = (_encode(backend, images, progress) for images in (queries, gallery))
+    config = subject.config
+    query_activations, gallery_activations = (_encode(subject, images, progress) for images in (queries, gallery))
 
     def evaluate_at(n_bits: int) -> Evaluation:
-        query_codes = LabelledCodes(codes_of(query_activations, network.config, n_bits), queries.labels, n_bits)
-        gallery_codes = LabelledCodes(codes_of(gallery_activations, network.config, n_bits), gallery.labels, n_bits)
+        query_codes = LabelledCodes(codes_of(query_activations, config, n_bits), queries.labels, n_bits)
+        gallery_codes = LabelledCodes(codes_of(gallery_activations, config, n_bits), gallery.labels, n_bits)
         asymmetric_map = None
         if measures.asymmetric:
-            probabilities = bit_probabilities(query_activations, network.config, n_bits)
+            probabilities = bit_probabilities(query_activations, config, n_bits)
             asymmetric_map = asymmetric_mean_average_precision(probabilities, queries.labels, gallery_codes)
         return Evaluation(
             n_bits=n_bits,
-            accuracy=float((predict_classes(network, query_activations, n_bits) == queries.labels).mean()),
+            accuracy=float((subject.predict(query_activations, n_bits) == queries.labels).mean()),
             retrieval=retrieval_metrics(query_codes, gallery_codes, depth=measures.depth),
             n_codes=len(unique_rows(gallery_codes.codes)[0]),
             curve=precision_recall_curve(query_codes, gallery_codes) if measures.curves else None,
             asymmetric_map=asymmetric_map,
         )
 
-    return [evaluate_at(n_bits) for n_bits in measures.code_lengths or (network.config.bits,)]
+    return [evaluate_at(n_bits) for n_bits in measures.code_lengths or (config.bits,)]
 
 
-def _encode(backend: Backend, images: LabelledImages, progress: Progress) -> NDArray[np.float32]:
+def _encode(subject: _Subject, images: LabelledImages, progress: Progress) -> NDArray[np.float32]:
     parts = []
     for start in range(0, len(images.labels), _PROGRESS_STEP):
-        parts.append(encode_views(backend, images.pixels[start : start + _PROGRESS_STEP]))
+        parts.append(subject.encode(images.pixels[start : start + _PROGRESS_STEP]))
         progress.advance(len(parts[-1]))
     return np.concatenate(parts)

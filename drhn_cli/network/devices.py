@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from drhn_cli.errors import ConfigError
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["float32", "bfloat16"]
+
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What Linux has where a driver of NVIDIA, of WSL or of AMD is loaded."""
 
 
 def check_device(name: str) -> None:
@@ -52,6 +57,26 @@ def choose_device(name: str, *, is_exclusive: bool = False) -> torch.device:
     if kind == "cuda" and (is_exclusive or device.index is None):
         return torch.device("cuda", int(local_rank) % n_gpus)
     return device
+
+
+def choose_gpu(name: str) -> torch.device | None:
+    """Return the GPU of a name, see ``choose_device``; None for the CPU, for which torch is not imported.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+    check_device(name)
+    if name.startswith("cpu") or (name == "auto" and not may_have_gpu()):
+        return None
+    device = choose_device(name)
+    return None if device.type == "cpu" else device
+
+
+def may_have_gpu() -> bool:
+    """Return whether torch may find a GPU here; it takes a second or two to import, and may not be installed."""
+    if find_spec("torch") is None:
+        return False
+    return sys.platform != "linux" or any(map(os.path.exists, _GPU_FILES))
 
 
 def choose_dtype(device: torch.device) -> Dtype:

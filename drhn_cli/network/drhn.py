@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import Activation, Layer, NetworkConfig
+from drhn_cli.network.integer import LARGEST, STREAM_LIMIT, IntegerLayer, Pooled, float_arrays, integer_layers
 from drhn_cli.network.model import Model
 
 _ACTIVATIONS: dict[Activation, nn.Module] = {
@@ -130,7 +131,7 @@ def _shortcut(x: Tensor, layer: Layer) -> Tensor:
 def build_network(model: Model, device: torch.device) -> DRHN:
     """Return the trained network, in evaluation mode."""
     network = DRHN(model.config)
-    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.arrays.items()}
+    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in float_arrays(model).items()}
     # Not strict: num_batches_tracked of batch normalization is not in the weights file, and not needed.
     network.load_state_dict(state, strict=False)
     return network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -161,6 +162,73 @@ def torch_backend(
             return cast("NDArray[np.float32]", compute(normalize(pixels, preprocessing)).cpu().numpy())
 
     return encode
+
+
+def load_integer_trunk(model: Model, device: torch.device) -> Pooled:
+    """Return the trunk of a model in integers: (n, s, s, 3) uint8 views -> (n, n_features) int32 pooled sums.
+
+    Dense convolutions are matrix products over patches: a library's convolution may be Winograd's, which rounds.
+    """
+    steps = [(step, _load_products(step, device)) for step in integer_layers(model)]
+
+    @torch.inference_mode()
+    def pooled(views: NDArray[np.uint8]) -> NDArray[np.int32]:
+        x = torch.from_numpy(views).to(device).float()  # (n, s, s, 3)
+        stream = block_input = x
+        with _without_tf32(device):
+            for step, products in steps:
+                block_input = stream if step.layer.opens_block else block_input
+                x, stream = _requantize(step, products(x), stream, block_input)
+        last = stream if steps[-1][0].writes_stream else x
+        return cast("NDArray[np.int32]", last.int().sum(dim=(1, 2), dtype=torch.int32).cpu().numpy())
+
+    return pooled
+
+
+def _load_products(step: IntegerLayer, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the convolution of a layer in integers, (n, s, s, in) -> (n, conv_side, conv_side, out)."""
+    layer = step.layer
+    weight, bias, pad = (torch.from_numpy(array).to(device).float() for array in (step.weight, step.bias, step.pad))
+    before, after = layer.padding
+    side = before + layer.in_side + after
+    matrix = weight.reshape(layer.out_channels, -1).t()  # (kernel * kernel * in, out)
+    filters = weight.permute(0, 3, 1, 2)
+
+    def products(x: Tensor) -> Tensor:
+        if before or after:
+            padded = pad.repeat(len(x), side, side, 1)
+            padded[:, before : before + layer.in_side, before : before + layer.in_side] = x
+            x = padded
+        if layer.groups > 1:
+            planes = functional.conv2d(x.permute(0, 3, 1, 2), filters, stride=layer.stride, groups=layer.groups)
+            return planes.permute(0, 2, 3, 1) + bias
+        windows = x.unfold(1, layer.kernel, layer.stride).unfold(2, layer.kernel, layer.stride)
+        patches = windows.permute(0, 1, 2, 4, 5, 3)  # (n, conv_side, conv_side, kernel, kernel, in)
+        return (patches.reshape(-1, len(matrix)) @ matrix).view(*patches.shape[:3], -1) + bias
+
+    return products
+
+
+def _requantize(step: IntegerLayer, sums: Tensor, stream: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+    """Return output and stream of a layer, as ``requantize`` of ``numpy_backend`` does."""
+    layer = step.layer
+    if layer.max_pool:
+        sums = functional.max_pool2d(sums.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    if layer.activation == "relu":
+        sums = sums.relu()
+    y = (sums * torch.from_numpy(step.scale).to(sums.device)).round()  # half to even
+    if not step.writes_stream:
+        return y.clamp(0, LARGEST), stream
+    if step.offset is not None:
+        y += torch.from_numpy(step.offset).to(sums.device)
+    if layer.closes_block:
+        if layer.shortcut_pool > 1:
+            n, side, _, channels = shortcut.shape
+            tiles = shortcut.reshape(n, side // 2, 2, side // 2, 2, channels)
+            shortcut = (tiles.sum(dim=(2, 4)) * (1 / layer.shortcut_pool**2)).round()
+        y[..., : shortcut.shape[3]] += shortcut
+    stream = y.clamp(-STREAM_LIMIT - 1, STREAM_LIMIT)
+    return ((stream * float(step.next_scale)).round() + step.zero_point).clamp(0, LARGEST), stream
 
 
 @torch.inference_mode()

@@ -1,26 +1,28 @@
-"""From pixels to activations and codes: views, batches, and the choice of the backend."""
+"""From pixels to activations and codes: views, batches, threads, and the backend that computes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import pack_bits
+from drhn_cli.errors import WeightsError, printable
 from drhn_cli.network.config import NetworkConfig
+from drhn_cli.network.devices import choose_gpu
+from drhn_cli.network.integer import Pooled, is_exact, load_head
 from drhn_cli.network.model import Model
+from drhn_cli.network.numpy_backend import load_integer_trunk, load_numpy, use_one_thread
 from drhn_cli.threads import ThreadPool
 
-NUMPY_LIMIT = 500
-"""Up to this many pictures numpy is faster than torch, which takes a while to import."""
-
 _CPU_BATCH = 32
-"""Pictures per thread, and per batch of torch on a CPU: as fast as hundreds, and a small batch needs less padding."""
+"""Pictures that a thread of a CPU is given at a time."""
 
-_LARGE, _LARGE_BATCH = 64, 8
-"""Above this side in pixels torch computes smaller batches on a CPU: faster, as they need a quarter of the memory."""
+_CACHED_PIXELS = 64**2
+"""So many pixels at a time numpy computes in its cache: a large view, or a few small ones."""
 
 Backend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """A loaded network: (n, s, s, 3) uint8 views -> (n, bits) activations in 0..1."""
@@ -43,6 +45,16 @@ def bit_probabilities(activations: NDArray[np.float32], config: NetworkConfig, n
     return np.interp(activations[:, :n_bits], [0.0, threshold, 1.0], [0.0, 0.5, 1.0])
 
 
+def predict_classes(model: Model, activations: NDArray[np.float32], n_bits: int) -> NDArray[np.int64]:
+    """Return the likeliest class of each picture from its first ``n_bits`` activations: (n, bits) -> (n,)."""
+    config, bits = model.config, activations[:, :n_bits]
+    if config.classify_bits:
+        bits = np.where(bits > config.threshold, np.float32(1), np.float32(-1))
+    weight = model.arrays["classify.weight"][:, :n_bits].astype(np.float32) * np.float32(config.bits / n_bits)
+    scores = bits @ weight.T + model.arrays["classify.bias"]  # (n, n_classes)
+    return cast("NDArray[np.int64]", scores.argmax(axis=1))
+
+
 def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 500) -> NDArray[np.float32]:
     """Return the mean activations, or pooled features, of each picture's views: (n, views * s, s, 3) -> (n, bits).
 
@@ -57,55 +69,42 @@ def encode_views(backend: Backend, pixels: NDArray[np.uint8], batch_size: int = 
 
 
 class Encoder:
-    """A model that is ready to encode pictures; their number decides the backend.
+    """A model that is ready to encode pictures.
 
-    The code of a picture depends on the picture alone: the last batch is padded with black pictures to the size of the
-    others. A matrix product with another number of rows sums in another order: activations would differ by about
-    1e-7, and rarely a bit.
+    The code of a picture depends on the picture alone. That of a network in integers is the same to the bit on every
+    machine and device. A network in floats, of older weights files, may give other bits on another kind of processor
+    or on a GPU, where an activation is so near the threshold that rounding decides.
 
     Args:
         model: the trained network.
-        device: auto, cuda, mps or cpu. For few pictures, auto and cpu mean numpy.
-        n_images: how many pictures are to be encoded.
+        device: auto, cuda, mps or cpu; auto is a GPU if there is one.
         batch_size: pictures at a time on a GPU.
         n_threads: threads on a CPU, each with pictures of its own; OpenBLAS is single-threaded in this process then.
-            None: numpy or torch share the work of each layer among threads of their own.
+            None: numpy shares the work of each layer among threads of its own.
 
     Attributes:
         step: pictures that are encoded at a time.
 
     Raises:
         ConfigError: the device is unknown or not there.
+        WeightsError: the device computes another network than the weights were made for.
     """
 
     def __init__(
-        self, model: Model, *, device: str = "auto", n_images: int, batch_size: int = 500, n_threads: int | None = None
+        self, model: Model, *, device: str = "auto", batch_size: int = 500, n_threads: int | None = None
     ) -> None:
         self.model = model
+        self._device = choose_gpu(device)
+        self._pooled = _check(self._load_trunk(), model, device) if model.is_integer else None
+        self._backend: Backend = self._load(features=False)
         self._pool = None
-        use_one_thread: Callable[[], object]
-        is_on_cpu = True
-        # Imported here, so that few pictures do not wait for torch.
-        if device in ("auto", "cpu") and n_images <= NUMPY_LIMIT:
-            from drhn_cli.network.numpy_backend import BATCH, load_numpy, use_one_thread
-
-            self._load = partial(load_numpy, model)
-            self.step, self._views_at_a_time = min(BATCH, n_images), BATCH
-        else:
-            from drhn_cli.network.devices import choose_device
-            from drhn_cli.network.drhn import load_torch, use_one_thread
-
-            chosen = choose_device(device)
-            is_on_cpu = chosen.type == "cpu"
-            self._load = partial(load_torch, model, chosen)
-            if is_on_cpu:
-                batch_size = _LARGE_BATCH if model.config.input_size > _LARGE else _CPU_BATCH
-            self.step = self._views_at_a_time = min(batch_size, n_images)
-        self._backend: Backend = self._load()
-        self._padded_to = self.step
-        if is_on_cpu and n_threads is not None:
+        if self._device is not None:
+            self.step = self._views_at_a_time = batch_size
+            return
+        self.step = _CPU_BATCH * (n_threads or 1)
+        self._views_at_a_time = max(1, _CACHED_PIXELS // model.config.input_size**2) if model.is_integer else 1
+        if n_threads is not None:
             self._pool = ThreadPool(n_threads, "drhn-encode", use_one_thread)
-            self.step = _CPU_BATCH * n_threads
 
     def activations(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the hash layer's activations: (n, views * s, s, 3) uint8 -> (n, bits) float32 in 0..1."""
@@ -130,13 +129,29 @@ class Encoder:
     def _feature_backend(self) -> Backend:
         return self._load(features=True)
 
+    def _load_trunk(self) -> Pooled:
+        if self._device is None:
+            return load_integer_trunk(self.model)
+        from drhn_cli.network.drhn import load_integer_trunk as load_for_torch
+
+        return load_for_torch(self.model, self._device)
+
+    def _load(self, *, features: bool) -> Backend:
+        pooled = self._pooled
+        if pooled is not None:
+            head = load_head(self.model, features=features)
+            return lambda views: head(pooled(views))
+        if self._device is None:
+            return load_numpy(self.model, features=features)
+        from drhn_cli.network.drhn import load_torch
+
+        return load_torch(self.model, self._device, features=features)
+
     def _encode(self, pixels: NDArray[np.uint8], backend: Backend, width: int) -> NDArray[np.float32]:
         """(n, views * s, s, 3) -> (n, width), in chunks for each thread where there are threads."""
 
         def encode(chunk: NDArray[np.uint8]) -> NDArray[np.float32]:
-            n_missing = -len(chunk) % self._padded_to
-            padded = np.pad(chunk, ((0, n_missing), (0, 0), (0, 0), (0, 0)))
-            return encode_views(backend, padded, self._views_at_a_time)[: len(chunk)]
+            return encode_views(backend, chunk, self._views_at_a_time)
 
         if not len(pixels):
             return np.empty((0, width), np.float32)
@@ -144,3 +159,11 @@ class Encoder:
             return encode(pixels)
         chunks = [pixels[start : start + _CPU_BATCH] for start in range(0, len(pixels), _CPU_BATCH)]
         return np.concatenate(list(self._pool.map(encode, chunks)))
+
+
+def _check(pooled: Pooled, model: Model, device: str) -> Pooled:
+    """Return the trunk of a network in integers if it computes the known answer."""
+    if not is_exact(pooled, model):
+        problem = f"{printable(model.name)} is computed with other results here than where it was made"
+        raise WeightsError(problem, found=f"--device {device}", hint="use --device cpu")
+    return pooled

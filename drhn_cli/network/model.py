@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from drhn_cli.codes.manifest import IMPORTED_FINGERPRINT, CodeManifest
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, WeightsError, printable
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
-from drhn_cli.network.weights_file import FORMAT_VERSION, read_weights, write_weights
+from drhn_cli.network.weights_file import FLOAT_FORMAT, FORMAT_VERSION, read_weights, write_weights
 from drhn_cli.paths import bundled_folder
 
 DEFAULT = "photos"
@@ -34,7 +35,8 @@ class Model:
         config: the shape of the network.
         preprocessing: how pictures become its input.
         class_names: the classes it was trained on, in the order of its scores.
-        arrays: name -> array, as ``array_shapes`` lists them; filters float16, the rest float32.
+        arrays: name -> array. Of a network in integers as ``integer_shapes`` lists them, else as ``array_shapes``
+            does, filters float16 and the rest float32.
         training: the runs that trained it, oldest first: of each its recipe, data, command, hardware and cost.
         moments: of the features that the hash layer was fitted to in closed form (``Moments.to_arrays``), or nothing.
         measured: figures of merit for each code length, and on which pictures.
@@ -49,6 +51,11 @@ class Model:
     training: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     drhn_version: str = __version__
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the network is in integers, see ``integer``: then all backends compute the same codes."""
+        return "known_answer" in self.arrays
 
     @property
     def is_bare_trunk(self) -> bool:
@@ -81,13 +88,13 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """Return what ``drhn info`` shows of the model, JSON-ready."""
-        manifest = self.manifest()
+        manifest, shapes = self.manifest(), self.config.array_shapes()
         return {
             "kind": "weights",
             "name": self.name,
             "bits": list(self.config.code_lengths),
             "classes": list(self.class_names),
-            "parameters": sum(array.size for name, array in self.arrays.items() if ".running_" not in name),
+            "parameters": sum(prod(shape) for name, shape in shapes.items() if ".running_" not in name),
             "fingerprint": self.fingerprint,
             **{name: manifest[name] for name in ("network", "preprocessing", "training", "measured", "drhn_version")},
             "verified": True,  # reading the file has checked every array
@@ -96,7 +103,7 @@ class Model:
     def manifest(self) -> dict[str, Any]:
         """Return everything but the arrays as JSON-ready values."""
         return {
-            "format": FORMAT_VERSION,
+            "format": FORMAT_VERSION if self.is_integer else FLOAT_FORMAT,
             "name": self.name,
             "network": self.config.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),

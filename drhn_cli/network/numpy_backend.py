@@ -7,7 +7,8 @@ channels), so that a patch is contiguous.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from drhn_cli.network.config import Activation, Layer
+from drhn_cli.network.integer import LARGEST, STREAM_LIMIT, IntegerLayer, Pooled, integer_layers
 from drhn_cli.network.model import Model
 
 BATCH = 4
@@ -55,24 +57,99 @@ def load_numpy(model: Model, *, features: bool = False) -> Callable[[NDArray[np.
 
 def _load_trunk(model: Model) -> Callable[[NDArray[np.uint8]], _Floats]:
     """Return the function from views to pooled features."""
-    layers = [(layer, _load_layer(model.arrays, layer)) for layer in model.config.layers()]
-    mean, std = np.array([model.preprocessing.mean, model.preprocessing.std], np.float32) * np.float32(255)
+    walk = load_float_layers(model)
 
     def features(views: NDArray[np.uint8]) -> _Floats:
-        x: _Floats = (views - mean) / std  # (n, s, s, 3)
-        block_input = x
-        for layer, apply in layers:
-            block_input = x if layer.opens_block else block_input
-            x = apply(x)
-            if layer.closes_block:
-                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
-                x[..., : shortcut.shape[3]] += shortcut  # channels that the shortcut lacks stay as they are
-        pooled: _Floats = x.mean(axis=(1, 2))  # (n, n_features): the average pooling layer
+        (last,) = deque(walk(views), maxlen=1)
+        pooled: _Floats = last.mean(axis=(1, 2))  # (n, n_features): the average pooling layer
         if model.config.unit_features:
             pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
         return pooled
 
     return features
+
+
+def load_float_layers(model: Model) -> Callable[..., Iterator[_Floats]]:
+    """Return a function that yields the output of each layer of the trunk, (n, side, side, out), for n views.
+
+    A second argument is a function that is given what a layer is before pooling and activation, normalization included
+    where that comes first.
+    """
+    layers = [(layer, *_load_layer(model.arrays, layer)) for layer in model.config.layers()]
+    mean, std = np.array([model.preprocessing.mean, model.preprocessing.std], np.float32) * np.float32(255)
+
+    def walk(views: NDArray[np.uint8], observe: Callable[[_Floats], None] = lambda _: None) -> Iterator[_Floats]:
+        x: _Floats = (views - mean) / std  # (n, s, s, 3)
+        block_input = x
+        for layer, convolve, activate in layers:
+            block_input = x if layer.opens_block else block_input
+            x = convolve(x)
+            observe(x)
+            x = activate(x)
+            if layer.closes_block:
+                shortcut = block_input if layer.shortcut_pool == 1 else _tiles(block_input).mean(axis=(2, 4))
+                x[..., : shortcut.shape[3]] += shortcut  # channels that the shortcut lacks stay as they are
+            yield x
+
+    return walk
+
+
+def load_integer_trunk(model: Model) -> Pooled:
+    """Return the trunk of a model in integers: (n, s, s, 3) uint8 views -> (n, n_features) int32 pooled sums.
+
+    The integers are held in float32, as BLAS multiplies no others.
+    """
+    steps = [(step, load_products(step)) for step in integer_layers(model)]
+
+    def pooled(views: NDArray[np.uint8]) -> NDArray[np.int32]:
+        x = views.astype(np.float32)  # (n, s, s, 3)
+        stream = shortcut = x
+        for step, products in steps:
+            shortcut = stream if step.layer.opens_block else shortcut
+            x, stream = requantize(step, products(x), stream, shortcut)
+        last = stream if steps[-1][0].writes_stream else x
+        return cast("NDArray[np.int32]", last.sum(axis=(1, 2), dtype=np.float64).astype(np.int32))
+
+    return pooled
+
+
+def load_products(step: IntegerLayer) -> _Step:
+    """Return the convolution of a layer in integers, bias included, before pooling."""
+    if step.layer.groups > 1:
+        convolve = _depthwise(step.weight[..., 0].transpose(1, 2, 0), step.layer, step.pad)
+    else:
+        convolve = _dense(step.weight.reshape(len(step.weight), -1).T.astype(np.float32), step.layer, step.pad)
+    bias = step.bias.astype(np.float32)
+
+    def products(x: _Floats) -> _Floats:
+        sums = convolve(x)
+        sums += bias
+        return sums
+
+    return products
+
+
+def requantize(step: IntegerLayer, sums: _Floats, stream: _Floats, shortcut: _Floats) -> tuple[_Floats, _Floats]:
+    """Return output and stream of a layer, given its sums, the stream before it and that at the block's beginning."""
+    layer = step.layer
+    if layer.max_pool:
+        sums = _tiles(sums).max(axis=(2, 4))
+    if layer.activation == "relu":
+        np.maximum(sums, 0, out=sums)
+    sums *= step.scale
+    np.rint(sums, out=sums)
+    if not step.writes_stream:
+        return np.clip(sums, 0, LARGEST, out=sums), stream
+    if step.offset is not None:
+        sums += step.offset.astype(np.float32)
+    if layer.closes_block:
+        if layer.shortcut_pool > 1:
+            shortcut = np.rint(_tiles(shortcut).sum(axis=(2, 4)) * np.float32(1 / layer.shortcut_pool**2))
+        sums[..., : shortcut.shape[3]] += shortcut
+    np.clip(sums, -STREAM_LIMIT - 1, STREAM_LIMIT, out=sums)
+    output = np.rint(sums * step.next_scale)
+    output += step.zero_point
+    return np.clip(output, 0, LARGEST, out=output), sums
 
 
 def use_one_thread() -> bool:
@@ -91,50 +168,65 @@ def use_one_thread() -> bool:
     return bool(setters)
 
 
-def _load_layer(arrays: Mapping[str, NDArray[Any]], layer: Layer) -> _Step:
-    """Return convolution, pooling, normalization and activation of a layer as one function."""
+def _load_layer(arrays: Mapping[str, NDArray[Any]], layer: Layer) -> tuple[_Step, _Step]:
+    """Return a layer as two functions: convolution, and pooling, normalization and activation."""
     filters, activate = arrays[f"{layer.conv}.weight"], _ACTIVATIONS[layer.activation]
     scale, shift = _fold_norm(arrays, layer.norm, layer.epsilon)
     is_folded = layer.norm_first and not layer.max_pool
     if is_folded:  # nothing is between the two, so the filters have the scale of the normalization
         filters = filters * scale[:, np.newaxis, np.newaxis, np.newaxis]
-    convolve = _load_convolution(filters, layer)
+    convolution = _load_convolution(filters, layer)
 
-    def apply(x: _Floats) -> _Floats:
-        x = convolve(x)
+    def convolve(x: _Floats) -> _Floats:
+        x = convolution(x)
+        if is_folded:
+            x += shift
+        return x
+
+    def finish(x: _Floats) -> _Floats:
         if layer.max_pool:
             x = _tiles(x).max(axis=(2, 4))
         if is_folded:
-            x += shift
             return activate(x)
         return activate(_scale(x, scale, shift)) if layer.norm_first else _scale(activate(x), scale, shift)
 
-    return apply
+    return convolve, finish
 
 
 def _load_convolution(filters: NDArray[np.floating], layer: Layer) -> _Step:
     """Return the convolution (n, s, s, in) -> (n, s / stride, s / stride, out); of groups only depthwise ones."""
     if layer.groups > 1:
-        # A weight for each value of a row, (kernel, kernel, side, channels), so that whole rows are multiplied.
-        taps = filters.transpose(2, 3, 1, 0).astype(np.float32)
-        rows = np.ascontiguousarray(np.broadcast_to(taps, (*taps.shape[:2], layer.conv_side, layer.out_channels)))
-        return lambda x: np.einsum("nhwcyx,yxwc->nhwc", _windows(x, layer), rows)
-    matrix = _by_patch(filters)
+        return _depthwise(filters[:, 0].transpose(1, 2, 0), layer)
+    return _dense(_by_patch(filters), layer)
+
+
+def _depthwise(filters: NDArray[Any], layer: Layer, pad: NDArray[Any] | None = None) -> _Step:
+    """Return the depthwise convolution with filters (kernel, kernel, channels)."""
+    # A weight for each value of a row, (kernel, kernel, side, channels), so that whole rows are multiplied.
+    taps = filters[:, :, np.newaxis].astype(np.float32)
+    rows = np.ascontiguousarray(np.broadcast_to(taps, (*taps.shape[:2], layer.conv_side, layer.out_channels)))
+    return lambda x: np.einsum("nhwcyx,yxwc->nhwc", _windows(x, layer, pad), rows)
+
+
+def _dense(matrix: _Floats, layer: Layer, pad: NDArray[Any] | None = None) -> _Step:
+    """Return the convolution with filters (kernel * kernel * in, out)."""
 
     def convolve(x: _Floats) -> _Floats:
         is_plain = layer.kernel == layer.stride == 1
-        patches = x if is_plain else _windows(x, layer).transpose(0, 1, 2, 4, 5, 3)
+        patches = x if is_plain else _windows(x, layer, pad).transpose(0, 1, 2, 4, 5, 3)
         product = patches.reshape(-1, len(matrix)) @ matrix
         return product.reshape(*patches.shape[:3], -1)
 
     return convolve
 
 
-def _windows(x: _Floats, layer: Layer) -> NDArray[Any]:
-    """Pad the input and return a view of it, (n, conv_side, conv_side, in, kernel, kernel)."""
+def _windows(x: _Floats, layer: Layer, pad: NDArray[Any] | None) -> NDArray[Any]:
+    """Pad the input, with zeros or ``pad`` (in,), and return a view of it, (n, conv_side, conv_side, in, k, k)."""
     n, side, _, channels = x.shape
     before, after = layer.padding
     padded = np.zeros((n, before + side + after, before + side + after, channels), np.float32)
+    if pad is not None and pad.any():
+        padded[...] = pad
     padded[:, before : before + side, before : before + side] = x
     windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(1, 2))
     return windows[:, :: layer.stride, :: layer.stride]

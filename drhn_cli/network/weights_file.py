@@ -1,7 +1,7 @@
 """The weights file: one ``.npz`` with an array for each name of the network's state and a JSON ``manifest``.
 
-It is read by numpy, and nothing in it is ever unpickled. Filters are stored in half precision: the rounded filters
-are the model, and all figures are measured with them.
+It is read by numpy, and nothing in it is ever unpickled. A network in integers, format 3, is stored as
+``integer_shapes`` lists it. Older files hold floats, filters in half precision: the rounded filters are the model.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from drhn_cli.files import CORRUPT, atomic_write, open_regular, os_errors
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import NetworkConfig
 
-FORMAT_VERSION = 2
-"""In format 1, ``training`` is the last run with the one before it inside, and some names were others."""
+FORMAT_VERSION = 3
+"""A network in integers. In format 1, ``training`` is the last run with the one before it inside, and some names were
+others."""
+
+FLOAT_FORMAT = 2
+"""A network in floats."""
 
 WEIGHTS_MARK = b"manifest.npy"
 """The name of the first member, which is at the beginning of every weights file."""
@@ -55,6 +59,34 @@ def halve_filters(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     return {name: array.astype(np.float16 if array.ndim == 4 else np.float32) for name, array in arrays.items()}
 
 
+def integer_shapes(config: NetworkConfig) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    """Return shape and type of every array of a network in integers.
+
+    ``step``, the value of a unit of the weights, and the normalizations of the paper's trunk are for training that
+    starts from these weights; nothing that computes codes reads them.
+    """
+    layers, is_residual = config.layers(), config.trunk == "residual"
+    shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
+    for layer in layers:
+        out, n_in, kernel, _ = layer.filter_shape
+        shapes[f"{layer.conv}.weight"] = (out, kernel, kernel, n_in), np.int8
+        shapes |= {f"{layer.conv}.bias": ((out,), np.int32), f"{layer.conv}.scale": ((out,), np.float32)}
+        if not layer.norm_first:
+            shapes[f"{layer.conv}.offset"] = (out,), np.int32
+        if is_residual:
+            shapes[f"{layer.conv}.step"] = (out,), np.float32
+    shapes |= {"next_scale": ((len(layers),), np.float32), "zero_point": ((len(layers),), np.uint8)}
+    shapes |= {"pool.scale": ((), np.float64), "hash.weight": ((config.bits, config.n_features), np.int16)}
+    shapes |= {f"hash.{part}": ((config.bits,), np.float64) for part in ("scale", "bias")}
+    shapes |= {"classify.weight": ((config.n_classes, config.bits), np.float16)}
+    shapes |= {"classify.bias": ((config.n_classes,), np.float32)}
+    if is_residual:
+        norms = {name: shape for name, shape in config.array_shapes().items() if "norm." in name}
+        shapes |= {name: (shape, np.float32) for name, shape in norms.items()}
+        shapes["hash.step"] = (config.bits,), np.float64
+    return {**shapes, "known_answer": ((config.n_features,), np.int32)}
+
+
 def write_weights(
     path: Path,
     config: NetworkConfig,
@@ -64,7 +96,7 @@ def write_weights(
 ) -> None:
     """Write a weights file, atomically. WeightsError: the arrays do not fit the network or are not finite."""
     with about(path):
-        _check_arrays(config, arrays)
+        _check_arrays(config, arrays, manifest["format"])
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise WeightsError(f"array {name!r} holds what is not a number", hint="train at lower rates")
@@ -84,13 +116,13 @@ def read_weights(
         sizes = _member_sizes(archive)
         manifest = json.loads(str(_read_array(archive, "manifest")))
         config, preprocessing = _parse_manifest(manifest)
-        shapes = config.array_shapes()
-        for name, shape in shapes.items():
+        kinds = _expected(config, manifest["format"])
+        for name, (shape, kind) in kinds.items():
             # Checked before anything is read, so that a hostile file cannot fill the memory.
-            if sizes.get(name, 0) > 4 * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
+            if sizes.get(name, 0) > np.dtype(kind).itemsize * int(np.prod(shape)) + _NPY_HEADER_LIMIT:
                 raise WeightsError(f"array {name!r} is larger than the network it belongs to")
-        arrays = {name: _read_array(archive, name) for name in shapes if name in sizes}
-        _check_arrays(config, arrays)
+        arrays = {name: _read_array(archive, name) for name in kinds if name in sizes}
+        _check_arrays(config, arrays, manifest["format"])
         others = [name for name in sizes if name.startswith(_MOMENTS)]
         if any(sizes[name] > 4 * config.n_features**2 + _NPY_HEADER_LIMIT for name in others):
             raise WeightsError("the moments are larger than the network they belong to")
@@ -144,7 +176,7 @@ def _parse_manifest(manifest: Any) -> tuple[NetworkConfig, Preprocessing]:
     if not isinstance(manifest, dict):
         raise WeightsError("not a drhn weights file", expected="a manifest", found=type(manifest).__name__)
     version = manifest.get("format")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         problem, expected = "a newer drhn wrote these weights", f"format {FORMAT_VERSION} or older"
         raise WeightsError(problem, expected=expected, found=f"format {version}", hint="update drhn")
     if missing := sorted(_KEYS - set(manifest)):
@@ -207,15 +239,25 @@ def _with_current_names(figures: Any) -> Any:
     return {names.get(name, name): _with_current_names(value) for name, value in kept.items()}
 
 
-def _check_arrays(config: NetworkConfig, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse arrays that do not fit the network, and dtypes that ``halve_filters`` does not return."""
-    expected = {name: str(shape) for name, shape in config.array_shapes().items()}
+def _expected(config: NetworkConfig, version: object) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    """Return the shape and the largest type of each array in a file of that format."""
+    if version == FORMAT_VERSION:
+        return integer_shapes(config)
+    return {name: (shape, np.float32) for name, shape in config.array_shapes().items()}
+
+
+def _check_arrays(config: NetworkConfig, arrays: Mapping[str, NDArray[Any]], version: object) -> None:
+    """Refuse arrays that do not fit the network, and types that files of that format do not have."""
+    kinds = _expected(config, version)
+    expected = {name: str(shape) for name, (shape, _) in kinds.items()}
     found = {name: str(array.shape) for name, array in arrays.items()}
     for name in [*expected, *found]:
         wanted, got = (shapes.get(name, "no such array") for shapes in (expected, found))
         if wanted != got:
             raise WeightsError(f"array {name!r} does not fit the network", expected=wanted, found=got)
-        dtype = arrays[name].dtype
-        if dtype not in (np.float16, np.float32):
-            expected_type = "float16 or float32"
-            raise WeightsError(f"array {name!r} has another type", expected=expected_type, found=str(dtype))
+        types = (kinds[name][1],) if version == FORMAT_VERSION else (np.float16, np.float32)
+        if arrays[name].dtype not in types:
+            expected_type = " or ".join(np.dtype(kind).name for kind in types)
+            raise WeightsError(
+                f"array {name!r} has another type", expected=expected_type, found=str(arrays[name].dtype)
+            )

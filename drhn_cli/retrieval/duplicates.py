@@ -89,5 +89,5 @@ def compare_pictures(
     model = load_model(weights, views=views)
     n_bits = choose_bits(n_bits, model)
     pixels = np.stack([load_image(image, model.preprocessing) for image in pictures])  # (2, views * s, s, 3)
-    codes = Encoder(model, device="cpu", n_images=2, n_threads=1).codes(pixels, n_bits)
+    codes = Encoder(model, device="cpu", n_threads=1).codes(pixels, n_bits)
     return int(hamming_distances(codes[:1], codes[1:])[0, 0]), n_bits

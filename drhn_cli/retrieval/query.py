@@ -158,7 +158,7 @@ class _Lookup:
     def _encoder(self) -> Encoder:
         from drhn_cli.network.encoder import Encoder
 
-        return Encoder(self._model, device=self._options.device, n_images=1, n_threads=1)
+        return Encoder(self._model, device=self._options.device, n_threads=1)
 
 
 def _is_current(path: bytes, entry: Entry) -> bool:

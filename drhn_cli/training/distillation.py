@@ -70,7 +70,7 @@ def model_features(name: str, pixels: NDArray[np.uint8], *, device: str, progres
     reduced to their principal components.
     """
     model = load_model(name, views=1)
-    encoder = Encoder(model, device=device, n_images=len(pixels), n_threads=n_processors())
+    encoder = Encoder(model, device=device, n_threads=n_processors())
     progress.phase("encoding", len(pixels))
     blocks = []
     for start in range(0, len(pixels), encoder.step):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import AnyPath, ConfigError, SourceError, about
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError, about
 from drhn_cli.evaluation.data import ImageFolder, class_folders, find_split
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
@@ -17,6 +17,7 @@ from drhn_cli.network.closed_form import Moments, fit_class_layer, fit_hash_laye
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model
 from drhn_cli.network.pretrained import PRETRAINED, load_pretrained_trunk
+from drhn_cli.network.quantize import calibration_rows, quantize, replace_head, with_known_answer
 from drhn_cli.progress import Progress
 from drhn_cli.threads import n_processors
 from drhn_cli.training.recipe import Recipe
@@ -49,13 +50,14 @@ def fit_model(
     start = recipe.start
     if start is None:
         raise ConfigError("codes in closed form need a pretrained trunk", hint=f"give it: --from {PRETRAINED[-1]}")
-    start = replace(start, preprocessing=recipe.preprocessing)
     labelled = _find_classes(folder, progress) if recipe.stages[0].labels else None
     paths = labelled.paths if labelled else _find_pictures(folder, progress)
     rows = _draw(len(paths), recipe.seed)
     sources = [paths[row] for row in rows.tolist()]
+    workers = workers or n_processors()
     with about(folder):
-        pooled, read = _pooled_features(start, sources, progress, device=device, workers=workers or n_processors())
+        start = _in_integers(_resized(start, recipe), sources, progress, workers)
+        pooled, read = _pooled_features(start, sources, progress, device=device, workers=workers)
     progress.phase("fitting", 1)
     features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     general = None if start.is_bare_trunk else Moments.from_arrays(start.moments)
@@ -74,8 +76,7 @@ def fit_model(
         **{"classify.weight": class_weight, "classify.bias": class_bias},
     }
     config = replace(recipe.network, n_classes=len(class_names))
-    arrays = {name: layers[name] if name in layers else start.arrays[name] for name in config.array_shapes()}
-    return replace(start, config=config, class_names=class_names, arrays=arrays, moments=moments), len(pooled)
+    return replace_head(start, layers, config=config, class_names=class_names, moments=moments), len(pooled)
 
 
 def _find_classes(folder: AnyPath, progress: Progress) -> ImageFolder | None:
@@ -102,6 +103,41 @@ def _find_pictures(folder: AnyPath, progress: Progress) -> Sequence[bytes]:
     return [file.path for file in found.files]
 
 
+def _resized(start: Model, recipe: Recipe) -> Model:
+    """Return the weights to start from, for pictures as the recipe has them."""
+    config = replace(start.config, input_size=recipe.network.input_size)
+    resized = replace(start, config=config, preprocessing=recipe.preprocessing)
+    return with_known_answer(resized) if start.is_integer else resized
+
+
+def _in_integers(model: Model, paths: Sequence[bytes], progress: Progress, workers: int) -> Model:
+    """Return the trunk as it will be deployed, so that layers are fitted to the features that it has then.
+
+    Raises:
+        SourceError: no picture can be read.
+    """
+    if model.is_integer:
+        return model
+    rows = calibration_rows(len(paths)).tolist()
+    progress.phase("calibrating", len(rows))
+    blocks, failures = [np.empty((0, *model.preprocessing.shape), np.uint8)], list[DrhnError]()
+    chosen = [paths[row] for row in rows]
+    for batch in load_batches(chosen, model.preprocessing, batch_size=_BATCH_SIZE, workers=workers):
+        blocks.append(batch.pixels)
+        failures += [error for _, error in batch.failures]
+        progress.advance(len(batch.pixels) + len(batch.failures))
+    pixels = np.concatenate(blocks)
+    if len(pixels):
+        return quantize(model, pixels)  # failures are reported when features are computed
+    for error in failures:
+        progress.failure(error)
+    raise _nothing_to_fit()
+
+
+def _nothing_to_fit() -> SourceError:
+    return SourceError("no pictures to fit codes to", hint="name a folder of pictures")
+
+
 def _recalled_logits(
     start: Model, pooled: NDArray[np.float32], features: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -110,7 +146,8 @@ def _recalled_logits(
         trunk = load_pretrained_trunk(start.name)
         return pooled @ trunk.class_weight.T + trunk.class_bias, trunk.class_names
     old = start.arrays
-    signs = np.where(features @ old["hash.weight"].T + old["hash.bias"] > 0, 1, -1)
+    weight = old["hash.weight"] * old["hash.scale"][:, np.newaxis]
+    signs = np.where(features @ weight.T + old["hash.bias"] > 0, 1, -1)
     return signs @ old["classify.weight"].T + old["classify.bias"], start.class_names
 
 
@@ -120,7 +157,7 @@ def _pooled_features(
     """Return the pooled features of pictures, (m, d), not normalized, and the rows that could be read, (m,)."""
     progress.phase("encoding", len(paths))
     model = replace(model, config=replace(model.config, unit_features=False))
-    encoder = Encoder(model, device=device, n_images=len(paths), n_threads=workers)
+    encoder = Encoder(model, device=device, n_threads=workers)
     blocks, read = [], []
     for batch in load_batches(paths, model.preprocessing, batch_size=_BATCH_SIZE, workers=workers):
         for _, error in batch.failures:
@@ -130,7 +167,7 @@ def _pooled_features(
             blocks.append(encoder.features(batch.pixels[start : start + encoder.step]))
             progress.advance(len(blocks[-1]))
     if not blocks:
-        raise SourceError("no pictures to fit codes to", hint="name a folder of pictures")
+        raise _nothing_to_fit()
     return np.concatenate(blocks), np.concatenate(read)
 
 

@@ -23,6 +23,7 @@ from drhn_cli.files import atomic_write, lock_file, os_errors, refuse_overwrite,
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.devices import choose_device, choose_dtype
 from drhn_cli.network.model import Model, save_model
+from drhn_cli.network.quantize import quantize
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import n_processors
@@ -130,6 +131,7 @@ def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Mod
         model = _with_record(trainer.model(), options, trainer.recipe, len(train.labels), cost)
     if not world.is_main:
         return model, []
+    model = quantize(model, train.pixels)  # so that what is measured is what is deployed
     model, evaluations = _measure(model, options, progress, train, validation=validation, test=test)
     save_model(options.weights_path, model)
     options.checkpoint_path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from drhn_cli.errors import CheckpointError, ConfigError, DrhnError
 from drhn_cli.evaluation.data import LabelledImages
 from drhn_cli.evaluation.evaluate import Measures, evaluate_network
 from drhn_cli.network.drhn import DRHN, normalize, torch_backend
+from drhn_cli.network.integer import float_arrays
 from drhn_cli.network.model import Model
 from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
@@ -334,7 +335,7 @@ def copy_fitting_arrays(network: DRHN, start: Model | None, class_names: tuple[s
             scale *= block_scale
     if start is None:
         return
-    for name, array in start.arrays.items():
+    for name, array in float_arrays(start).items():
         if start.config.bits > bits:
             if name.startswith("hash"):
                 array = array[:bits]

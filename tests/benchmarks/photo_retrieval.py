@@ -228,7 +228,7 @@ def hash_pictures(
     pictures: Iterable[Image.Image], weights: Model, n_bits: int, batch_size: int = 256
 ) -> NDArray[np.uint8]:
     """Return the packed codes of pictures as if each had been read from a file."""
-    encoder = Encoder(weights, device="cpu", n_images=batch_size)
+    encoder = Encoder(weights, device="cpu")
     codes = []
     rest = iter(pictures)
     while batch := list(islice(rest, batch_size)):

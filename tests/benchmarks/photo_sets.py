@@ -147,7 +147,7 @@ def model_codes(photos: Path, name: str) -> Iterator[str]:
     """Yield the lines of the table of a model's own codes."""
     model = load_model(name)
     paths = sorted(path for path in (photos / "labelled").rglob("*") if path.is_file())
-    encoder = Encoder(model, device="cpu", n_images=len(paths))
+    encoder = Encoder(model, device="cpu")
     batches = load_batches(map(str, paths), model.preprocessing, batch_size=encoder.step, workers=2)
     activations = np.concatenate([encoder.activations(batch.pixels) for batch in batches])
     parts = [path.relative_to(photos / "labelled").parts for path in paths]

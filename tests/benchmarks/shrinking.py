@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--weights", help="a bundled model or a weights file (the bundled default)")
     arguments = parser.parse_args()
     weights = load_model(arguments.weights)
-    encoder = Encoder(weights, device="cpu", n_images=4)
+    encoder = Encoder(weights, device="cpu")
     full = replace(weights.preprocessing, shrink_gap=0)
     results: list[dict[str, float | str]] = []
     for gap in arguments.gaps:

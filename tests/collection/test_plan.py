@@ -25,9 +25,7 @@ def stored(*numbers, root=b"/r", **settings):
 
 def sources(*files, roots=(b"/r",), missing=(), **settings):
     search = FindResult(roots=set(roots), missing=list(missing))
-    return Sources(
-        files=list(files), search=search, n_images=len(files), **{"folder": b"/r", "shard": None, **settings}
-    )
+    return Sources(files=list(files), search=search, **{"folder": b"/r", "shard": None, **settings})
 
 
 def found(name, number, **settings):

@@ -7,13 +7,11 @@ import pytest
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.collection import update as hash_module
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.sources import choose_shard
 from drhn_cli.collection.update import update_collection
 from drhn_cli.errors import CodeFileError, ConfigError
-from drhn_cli.network import encoder as encoders
 from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture
 from tests.hearing import Hearing
@@ -130,25 +128,6 @@ def test_parts_are_disjoint_and_merged_are_to_the_byte_the_whole(hash_part, coun
     assert sorted(name for part in parts for name in names(part)) == names("codes.bin")
     merge_codes(parts, "merged.bin")
     assert Path("merged.bin").read_bytes() == Path("codes.bin").read_bytes()
-
-
-def test_a_part_of_many_pictures_has_the_codes_of_torch_though_it_has_few(hash_part, monkeypatch):
-    monkeypatch.setattr(encoders, "NUMPY_LIMIT", 31)
-    hash_part(1, 1)
-    parts = [hash_part(number, 3)[1] for number in range(1, 4)]
-    merge_codes(parts, "merged.bin")
-    assert Path("merged.bin").read_bytes() == Path("codes.bin").read_bytes()
-    chosen = []
-
-    def load(*arguments, n_images, **settings):
-        chosen.append(n_images)
-        return encoders.Encoder(*arguments, n_images=n_images, **settings)
-
-    monkeypatch.setattr(hash_module, "Encoder", load)
-    os.utime("photos/00.png", ns=(0, 10**18))
-    for number in range(1, 4):
-        hash_part(number, 3)
-    assert chosen == [32]
 
 
 def test_a_picture_that_comes_or_goes_moves_no_other(hash_part, photos):

@@ -472,15 +472,27 @@ def test_a_length_the_network_was_not_trained_for_is_refused(update):
     assert not CODES.exists()
 
 
-def test_many_pictures_get_the_codes_that_few_do(update, monkeypatch):
+def test_a_picture_alone_gets_the_code_that_it_gets_among_others(update, photos):
     update()
-    few = stored()
-    monkeypatch.setattr(encoders, "NUMPY_LIMIT", 0)
-    update(rebuild=True)
-    many = stored()
-    n_flipped = sum((int.from_bytes(few[path]) ^ int.from_bytes(many[path])).bit_count() for path in few)
-    assert few.keys() == many.keys()
-    assert n_flipped <= 1  # of 512: the sums are taken in another order
+    together = stored()
+    for path in photos.rglob("*.png"):
+        CODES.unlink()
+        update(str(path))
+        assert stored().items() <= together.items()
+
+
+@pytest.mark.parametrize(("n_few", "device"), [(500, "cpu"), (0, "auto")])
+def test_a_gpu_is_looked_for_where_there_are_pictures_enough(update, monkeypatch, n_few, device):
+    asked = []
+
+    def make(*arguments, device, **settings):
+        asked.append(device)
+        return encoders.Encoder(*arguments, device="cpu", **settings)
+
+    monkeypatch.setattr(hash_module, "Encoder", make)
+    monkeypatch.setattr(hash_module, "_TOO_FEW_FOR_GPU", n_few)
+    update(device="auto")
+    assert asked == [device]
 
 
 def test_files_that_are_no_pictures_are_counted_and_the_rest_is_hashed(photos, update):

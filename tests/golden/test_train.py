@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drhn_cli.network.integer import float_arrays
+from drhn_cli.network.model import load_model
 from tests.drawing import KINDS, write_class_folders
 
 # Low rates, and few steps: other processors then change no weight by more than 0.004, but other random draws by 0.06 or
@@ -70,13 +72,15 @@ def session(session, inputs):
 
 
 def arrays_of(path):
-    with np.load(path) as stored:
-        return {name: array for name, array in stored.items() if name != "manifest"}
+    """Return the floats that the integers of the file stand for."""
+    return float_arrays(load_model(path))
 
 
 def check(golden, session, name):
     has_sam = name in ("sharpness", "everything", "bfloat16_everything", "resumed")
-    golden.check_arrays(f"train_{name}", arrays_of("w.npz"), tolerance=0.2 if has_sam else 0.01)
+    golden.check_arrays(
+        f"train_{name}", arrays_of("w.npz"), tolerance=0.2 if has_sam else 0.03
+    )  # 0.01 and a step of 8 bits
     session("info w.npz --json")
     session.add(Path("w.history.jsonl").read_text())
     text = session.text if golden.is_exact else _OF_ROUNDED_WEIGHTS.sub("N", session.text)

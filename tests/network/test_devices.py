@@ -1,10 +1,12 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from drhn_cli.errors import ConfigError
-from drhn_cli.network.devices import choose_device, choose_dtype
+from drhn_cli.network import devices as device_module
+from drhn_cli.network.devices import choose_device, choose_dtype, choose_gpu, may_have_gpu
 
 
 @pytest.fixture
@@ -107,3 +109,35 @@ def test_a_cpu_that_does_not_tell_and_a_mac_train_in_float32(monkeypatch):
     monkeypatch.setattr(torch, "cpu", SimpleNamespace())
     assert choose_dtype(torch.device("cpu")) == "float32"
     assert choose_dtype(torch.device("mps")) == "float32"
+
+
+def test_a_gpu_is_looked_for_only_where_there_may_be_one(monkeypatch):
+    asked = []
+
+    def choose(name):
+        asked.append(name)
+        return torch.device("cpu" if name == "auto" else name)
+
+    monkeypatch.setattr(device_module, "choose_device", choose)
+    monkeypatch.setattr(device_module, "may_have_gpu", lambda: False)
+    assert [choose_gpu(name) for name in ("auto", "cpu", "cpu:0")] == [None] * 3
+    assert not asked
+    assert choose_gpu("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setattr(device_module, "may_have_gpu", lambda: True)
+    assert choose_gpu("auto") is None
+    assert asked == ["cuda:1", "auto"]
+    with pytest.raises(ConfigError, match="unknown device"):
+        choose_gpu("cpux")
+
+
+def test_a_driver_and_torch_are_what_a_gpu_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(device_module, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    assert not may_have_gpu()
+    (tmp_path / "nvidiactl").touch()
+    assert may_have_gpu()
+    monkeypatch.setattr(device_module, "find_spec", lambda _: None)
+    assert not may_have_gpu()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert may_have_gpu()

@@ -7,16 +7,19 @@ import pytest
 import torch
 
 from drhn_cli.codes.pack import pack_bits, unpack_bits
-from drhn_cli.errors import ConfigError
+from drhn_cli.errors import ConfigError, WeightsError
 from drhn_cli.images.preprocess import Preprocessing
-from drhn_cli.network import drhn, numpy_backend
-from drhn_cli.network.drhn import build_network, load_torch, predict_classes, torch_backend
-from drhn_cli.network.encoder import NUMPY_LIMIT, Encoder, bit_probabilities, codes_of, encode_views
+from drhn_cli.network import devices, drhn, numpy_backend
+from drhn_cli.network import encoder as encoder_module
+from drhn_cli.network.drhn import build_network, load_torch, torch_backend
+from drhn_cli.network.encoder import Encoder, bit_probabilities, codes_of, encode_views, predict_classes
+from drhn_cli.network.quantize import quantize
 from tests.networks import drawn, random_model, tiny_config
 
 CPU = torch.device("cpu")
 MODEL = random_model(tiny_config())
 PIXELS = np.random.default_rng(0).integers(0, 256, (67, 16, 16, 3), dtype=np.uint8)
+INTEGERS = quantize(MODEL, PIXELS)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_tf32_is_off_where_pictures_are_encoded_and_nowhere_else(model, pixels, 
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        Encoder(model, device="cpu", n_images=NUMPY_LIMIT + 1).activations(pixels)
+        load_torch(model, CPU)(pixels)
         with drhn._without_tf32(torch.device("cuda")):
             assert allowed() == (False, "highest")
         assert allowed() == (True, "high")
@@ -73,11 +76,10 @@ def test_tf32_is_off_where_pictures_are_encoded_and_nowhere_else(model, pixels, 
         torch.set_float32_matmul_precision(precision)
 
 
-@pytest.mark.parametrize("n_images", [20, NUMPY_LIMIT + 1])
 @pytest.mark.parametrize("n_threads", [None, 2])
-def test_features_are_the_means_of_the_channels_in_every_batch(model, pixels, n_images, n_threads, monkeypatch):
-    monkeypatch.setattr(numpy_backend, "use_one_thread", lambda: True)
-    encoder = Encoder(model, device="cpu", n_images=n_images, n_threads=n_threads)
+def test_features_are_the_means_of_the_channels_in_every_batch(model, pixels, n_threads, monkeypatch):
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
+    encoder = Encoder(model, device="cpu", n_threads=n_threads)
     network = build_network(model, CPU)
     scaled = (pixels / 255 - np.array(model.preprocessing.mean)) / np.array(model.preprocessing.std)
     with torch.inference_mode():
@@ -97,24 +99,18 @@ def test_features_are_the_means_of_the_channels_in_every_batch(model, pixels, n_
 
 
 def test_features_of_two_views_are_their_mean(model, pixels):
-    encoder = Encoder(model.with_views(2), device="cpu", n_images=5)
+    encoder = Encoder(model.with_views(2), device="cpu")
     one, other = pixels[:5], pixels[5:10]
     found = encoder.features(np.concatenate([one, other], axis=1))
     assert np.allclose(found, (encoder.features(one) + encoder.features(other)) / 2, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "step"), [(64, 32), (72, 8)])
-def test_large_pictures_are_computed_in_small_batches(size, step):
-    model = random_model(tiny_config(input_size=size))
-    assert Encoder(model, device="cpu", n_images=NUMPY_LIMIT + 1).step == step
-    assert Encoder(model, device="cpu", n_images=NUMPY_LIMIT + 1, n_threads=3).step == 96
-
-
-@pytest.mark.parametrize("n_images", [1, 70, NUMPY_LIMIT + 1])
 @pytest.mark.parametrize("n_threads", [None, 2])
-def test_no_pictures_make_no_codes(model, n_images, n_threads, monkeypatch):
-    monkeypatch.setattr(numpy_backend, "use_one_thread", lambda: True)
-    encoder = Encoder(model, device="cpu", n_images=n_images, n_threads=n_threads)
+@pytest.mark.parametrize("kind", [MODEL, INTEGERS], ids=["floats", "integers"])
+def test_no_pictures_make_no_codes(kind, n_threads, monkeypatch):
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
+    model = kind
+    encoder = Encoder(model, device="cpu", n_threads=n_threads)
     none = np.empty((0, 16, 16, 3), np.uint8)
     assert encoder.activations(none).shape == (0, 16)
     assert encoder.codes(none, 12).shape == (0, 2)
@@ -133,10 +129,11 @@ def test_a_bit_is_set_exactly_where_the_activation_is_above_the_threshold(thresh
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6])
-@pytest.mark.parametrize("n_images", [20, NUMPY_LIMIT + 1])
-def test_codes_are_packed_activations_above_the_threshold(pixels, threshold, n_images):
+@pytest.mark.parametrize("is_integer", [False, True])
+def test_codes_are_packed_activations_above_the_threshold(pixels, threshold, is_integer):
     model = random_model(tiny_config(threshold=threshold))
-    encoder = Encoder(model, device="cpu", n_images=n_images)
+    model = quantize(model, pixels) if is_integer else model
+    encoder = Encoder(model, device="cpu")
     activations = encoder.activations(pixels)
     assert np.array_equal(encoder.codes(pixels, 16), pack_bits(activations > threshold))
     assert np.array_equal(encoder.bit_probabilities(pixels, 9), bit_probabilities(activations, model.config, 9))
@@ -144,40 +141,70 @@ def test_codes_are_packed_activations_above_the_threshold(pixels, threshold, n_i
 
 
 def test_a_shorter_code_is_the_beginning_of_the_whole_code(model, pixels):
-    encoder = Encoder(model, device="cpu", n_images=len(pixels))
+    encoder = Encoder(model, device="cpu")
     bits = unpack_bits(encoder.codes(pixels, 16), 16)
     for n_bits in model.config.code_lengths:
         assert np.array_equal(encoder.codes(pixels, n_bits), pack_bits(bits[:, :n_bits]))
 
 
-def test_classes_are_predicted_from_the_bits_in_use(model, pixels):
+@pytest.mark.parametrize("classify_bits", [False, True])
+def test_classes_are_predicted_from_the_bits_in_use(pixels, classify_bits):
+    model = random_model(tiny_config(nested=(3, 9), classify_bits=classify_bits, threshold=0.4))
     network = build_network(model, CPU)
     activations = encode_views(load_torch(model, CPU), pixels)
     filters, bias = model.arrays["classify.weight"], model.arrays["classify.bias"]
     for n_bits in (3, 9, 16):
-        scores = activations[:, :n_bits] @ filters[:, :n_bits].T + bias
-        assert np.array_equal(predict_classes(network, activations, n_bits), scores.argmax(axis=1))
+        inputs = np.where(activations > 0.4, 1, -1) if classify_bits else activations
+        scores = inputs[:, :n_bits] @ filters[:, :n_bits].T * (16 / n_bits) + bias
+        assert np.array_equal(predict_classes(model, activations, n_bits), scores.argmax(axis=1))
+        assert np.array_equal(drhn.predict_classes(network, activations, n_bits), scores.argmax(axis=1))
 
 
-def test_few_pictures_go_to_numpy_and_many_to_torch(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(numpy_backend, "load_numpy", lambda _: chosen.append("numpy"))
-    monkeypatch.setattr(drhn, "load_torch", lambda _, device: chosen.append(device))
-    for device in ("auto", "cpu", "cpu:0"):
-        Encoder(MODEL, device=device, n_images=NUMPY_LIMIT)
-    Encoder(MODEL, device="cpu", n_images=NUMPY_LIMIT + 1)
-    assert chosen == ["numpy", "numpy", torch.device("cpu:0"), CPU]
+def test_a_cpu_is_numpys_and_a_gpu_torchs(monkeypatch):
+    chosen, gpus = [], ["cuda"]
+    monkeypatch.setattr(encoder_module, "load_numpy", lambda *_, **__: chosen.append("numpy"))
+    monkeypatch.setattr(drhn, "load_torch", lambda _, device, **__: chosen.append(device.type))
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("meta" if name in gpus else "cpu"))
+    for device in ("cpu", "cpu:0", "auto", "cuda"):
+        Encoder(MODEL, device=device)
+    assert chosen == ["numpy", "numpy", "numpy", "meta"]
+    monkeypatch.setattr(devices, "may_have_gpu", lambda: True)
+    Encoder(MODEL)
+    gpus.append("auto")
+    Encoder(MODEL)
+    assert chosen[4:] == ["numpy", "meta"]
     with pytest.raises(ConfigError, match="unknown device"):
-        Encoder(MODEL, device="abacus", n_images=1)
+        Encoder(MODEL, device="abacus")
 
 
-@pytest.mark.parametrize("n_images", [1, 2, 40, NUMPY_LIMIT + 1])
-def test_an_activation_depends_on_its_picture_alone(n_images):
+def test_a_gpu_has_the_codes_of_the_cpu(monkeypatch):
+    expected = Encoder(INTEGERS, device="cpu").codes(PIXELS, 16)
+    monkeypatch.setattr(encoder_module, "choose_gpu", lambda _: CPU)  # torch computes the same on all devices
+    assert np.array_equal(Encoder(INTEGERS, device="cuda", batch_size=9).codes(PIXELS, 16), expected)
+
+
+def test_a_device_that_computes_otherwise_is_refused(monkeypatch):
+    exact = encoder_module.load_integer_trunk
+
+    def inexact(model):
+        pooled = exact(model)
+        return lambda views: pooled(views) + 1
+
+    monkeypatch.setattr(encoder_module, "load_integer_trunk", inexact)
+    with pytest.raises(WeightsError, match=r"random is computed with other results here .*--device auto"):
+        Encoder(INTEGERS)
+
+
+@pytest.mark.parametrize("n_threads", [None, 1, 3])
+@pytest.mark.parametrize("is_integer", [False, True])
+def test_an_activation_depends_on_its_picture_alone(is_integer, n_threads, monkeypatch):
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
     # Wide and large enough that a product of another height sums in another order.
     config = tiny_config(widths=(32, 32, 64, 64, 128, 128), input_size=32, bits=48)
     model = random_model(config, preprocessing=Preprocessing(size=32, views=2))
-    pixels = np.random.default_rng(0).integers(0, 256, (min(n_images, 40), *model.preprocessing.shape), np.uint8)
-    encoder = Encoder(model, device="cpu", n_images=n_images)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, *model.preprocessing.shape), np.uint8)
+    model = quantize(model, pixels) if is_integer else model
+    encoder = Encoder(model, device="cpu", n_threads=n_threads)
     whole = encoder.activations(pixels)
     order = np.random.default_rng(0).permutation(len(pixels))
     for size in (1, 3, 33):
@@ -185,49 +212,43 @@ def test_an_activation_depends_on_its_picture_alone(n_images):
         np.testing.assert_array_equal(np.concatenate(parts), whole[order])
 
 
-@pytest.mark.parametrize("n_images", [70, NUMPY_LIMIT + 1], ids=["numpy", "torch"])
-@pytest.mark.parametrize("n", [0, 1, 32, 67])
-def test_threads_change_nothing(n, n_images, monkeypatch):
-    monkeypatch.setattr(numpy_backend, "use_one_thread", lambda: True)
-    alone = Encoder(MODEL, device="cpu", n_images=n_images)
-    shared = Encoder(MODEL, device="cpu", n_images=n_images, n_threads=3)
-    assert (alone.step, shared.step) == (4 if n_images == 70 else 32, 96)
-    np.testing.assert_array_equal(shared.activations(PIXELS[:n]), alone.activations(PIXELS[:n]))
-    np.testing.assert_array_equal(shared.codes(PIXELS[:n], 16), alone.codes(PIXELS[:n], 16))
-
-
 @pytest.fixture
 def first_values(monkeypatch):
-    """Torch's backend returns the first value of a picture, and notes how many it was given, and in which thread."""
+    """A backend returns the first value of a picture, and notes how many it was given, and in which thread."""
     calls = []
 
     def first_value(views):
-        calls.append((len(views), threading.current_thread().name.rpartition("_")[0], torch.get_num_threads()))
+        calls.append((len(views), threading.current_thread().name.rpartition("_")[0]))
         return views[:, 0, 0, :1] / np.float32(255)
 
-    monkeypatch.setattr(drhn, "load_torch", lambda *_: first_value)
+    monkeypatch.setattr(encoder_module, "load_numpy", lambda *_, **__: first_value)
+    monkeypatch.setattr(drhn, "load_torch", lambda *_, **__: first_value)
     return calls
 
 
-def test_pictures_are_shared_out_in_order_to_threads_that_are_prepared(first_values):
-    encoder = Encoder(MODEL, device="cpu", n_images=NUMPY_LIMIT + 1, n_threads=2)
+def test_pictures_are_shared_out_in_order_to_threads_that_are_prepared(first_values, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: prepared.append(threading.get_ident()))
+    encoder = Encoder(MODEL, device="cpu", n_threads=2)
+    assert encoder.step == 64
     np.testing.assert_array_equal(encoder.activations(PIXELS), PIXELS[:, 0, 0, :1] / np.float32(255))
-    assert first_values == [(32, "drhn-encode", 1)] * 3
+    assert first_values == [(1, "drhn-encode")] * len(PIXELS)
+    assert 1 <= len(set(prepared)) <= 2
 
 
 def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
-    monkeypatch.setattr(drhn, "load_torch", lambda *_: lambda views: views[:, 16])
-    encoder = Encoder(MODEL, device="cpu", n_images=NUMPY_LIMIT + 1, n_threads=2)
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
+    monkeypatch.setattr(encoder_module, "load_numpy", lambda *_, **__: lambda views: views[:, 16])
     with pytest.raises(IndexError):
-        encoder.activations(PIXELS)
+        Encoder(MODEL, device="cpu", n_threads=2).activations(PIXELS)
 
 
 def test_a_device_of_its_own_gets_whole_batches(first_values, monkeypatch):
-    monkeypatch.setattr("drhn_cli.network.devices.choose_device", lambda _: torch.device("meta"))
-    encoder = Encoder(MODEL, device="cuda", n_images=1000, batch_size=300, n_threads=2)
-    assert encoder.step == 300
+    monkeypatch.setattr(devices, "choose_device", lambda _: torch.device("meta"))
+    encoder = Encoder(MODEL, device="cuda", batch_size=50, n_threads=2)
+    assert encoder.step == 50
     encoder.activations(PIXELS)
-    assert [(n, thread) for n, thread, _ in first_values] == [(300, "")]
+    assert first_values == [(50, ""), (17, "")]
 
 
 def test_openblas_is_told_by_the_name_that_it_has(monkeypatch):

@@ -155,7 +155,7 @@ def test_numpy_alone_is_enough() -> None:
         "from drhn_cli.network.encoder import Encoder\n"
         "from drhn_cli.network.model import load_model\n"
         "weights = load_model(None)\n"
-        "encoder = Encoder(weights, device='cpu', n_images=1)\n"
+        "encoder = Encoder(weights, device='cpu')\n"
         "print(encoder.codes(np.zeros((1, *weights.preprocessing.shape), np.uint8), 48).shape)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"(1, 6)\n"

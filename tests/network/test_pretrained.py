@@ -94,7 +94,7 @@ def test_a_trunk_without_a_hash_layer_has_features(installed):
     assert {name: array.shape for name, array in model.arrays.items()} == config.array_shapes()
     assert model.preprocessing == replace(trunk.preprocessing, size=32)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    features = Encoder(model, device="cpu", n_images=3).features(pixels)
+    features = Encoder(model, device="cpu").features(pixels)
     assert features.shape == (3, 1280)
     assert np.allclose(np.linalg.norm(features, axis=1), 1)
     with pytest.raises(ConfigError, match="another trunk"):

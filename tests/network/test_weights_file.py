@@ -13,6 +13,7 @@ import pytest
 from drhn_cli.errors import WeightsError
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.model import load_model, save_model
+from drhn_cli.network.quantize import quantize
 from drhn_cli.network.weights_file import halve_filters
 from tests.networks import lite_config, random_model, tiny_config
 
@@ -75,6 +76,59 @@ def test_weights_of_another_trunk_come_back(tmp_path):
     assert found.config == config
     halves = {name for name, array in found.arrays.items() if array.dtype == np.float16}
     assert halves == {name for name in found.arrays if "conv.weight" in name}
+
+
+@pytest.fixture(scope="module")
+def integers():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    return quantize(random_model(tiny_config(nested=(4,)), training=[]), pixels)
+
+
+def test_integers_come_back_as_they_were(tmp_path, integers, weights):
+    path = tmp_path / "w.npz"
+    save_model(path, integers)
+    found = load_model(path)
+    assert_same(found, integers)
+    assert found.is_integer
+    assert not weights.is_integer
+    assert (found.manifest()["format"], weights.manifest()["format"]) == (3, 2)
+    assert found.describe()["parameters"] == random_model(tiny_config(nested=(4,))).describe()["parameters"]
+
+
+def test_integers_of_another_trunk_come_back_without_what_training_needs(tmp_path):
+    config = lite_config(nested=(8,), unit_features=True, classify_bits=True, hash_norm=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    model = quantize(random_model(config, preprocessing=Preprocessing(size=32, fit="squash"), training=[]), pixels)
+    save_model(tmp_path / "lite.npz", model)
+    found = load_model(tmp_path / "lite.npz")
+    assert_same(found, model)
+    assert not [name for name in found.arrays if "norm." in name or name.endswith("step")]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("stem_conv.weight", None, "expected .8, 3, 3, 3., found no such array"),
+        ("stem_conv.weight", np.zeros((8, 3, 3, 3), np.int16), "larger than the network|expected int8, found int16"),
+        ("stem_conv.bias", np.zeros(8, np.float32), "expected int32, found float32"),
+        ("stem_conv.bias", np.zeros(8, ">i4"), "expected int32, found >i4"),
+        ("zero_point", np.zeros(7, np.int8), "expected uint8, found int8"),
+        ("known_answer", np.zeros(32, np.int32), "do not match their checksum"),
+        ("hash.weight", np.zeros((1000, 1000), np.int16), "larger than the network it belongs to"),
+    ],
+)
+def test_an_array_that_does_not_belong_to_the_integers_is_refused(tmp_path, integers, name, array, message):
+    path = tmp_path / "w.npz"
+    save_model(path, integers)
+    rewrite(path, arrays={name: array})
+    with pytest.raises(WeightsError, match=message):
+        load_model(path)
+
+
+def test_integers_whose_scale_is_not_a_number_are_not_saved(tmp_path, integers):
+    scale = np.full_like(integers.arrays["stem_conv.scale"], np.nan)
+    with pytest.raises(WeightsError, match="holds what is not a number"):
+        save_model(tmp_path / "w.npz", replace(integers, arrays={**integers.arrays, "stem_conv.scale": scale}))
 
 
 def test_bundled_weights_have_the_fingerprints_that_codes_were_made_with():
@@ -334,8 +388,8 @@ def test_the_runs_and_names_of_format_1_are_read_by_their_current_names(path):
 
 
 def test_weights_of_a_newer_version_are_refused(path):
-    rewrite(path, format=3, network={"another": "shape"})
-    with pytest.raises(WeightsError, match=r"newer drhn .*format 2 or older, found format 3\); update drhn"):
+    rewrite(path, format=4, network={"another": "shape"})
+    with pytest.raises(WeightsError, match=r"newer drhn .*format 3 or older, found format 4\); update drhn"):
         load_model(path)
 
 

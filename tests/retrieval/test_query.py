@@ -231,7 +231,7 @@ def test_without_itself_by_asymmetric_rank(ask, weights_path):
 def test_asymmetric_rank_is_by_activations_against_stored_bits(file, ask, weights_path):
     weights = load_model(weights_path)
     pixels = load_image(STORED, weights.preprocessing)[np.newaxis]
-    probabilities = Encoder(weights, device="cpu", n_images=1).bit_probabilities(pixels, 64)
+    probabilities = Encoder(weights, device="cpu").bit_probabilities(pixels, 64)
     scores = np.abs(probabilities - unpack_bits(file.codes, 64)).sum(axis=1)
     answer = ask(STORED, asymmetric=True, weights=str(weights_path), top_k=None)
     order = np.argsort(scores, kind="stable")

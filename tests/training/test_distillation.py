@@ -111,7 +111,7 @@ def test_a_model_teaches_what_its_trunk_sees(monkeypatch):
     features = model_features("photos", pixels, device="cpu", progress=told)
     side = model.preprocessing.size
     enlarged = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in pixels]
-    seen = Encoder(model, device="cpu", n_images=12).features(np.stack([np.asarray(one) for one in enlarged]))
+    seen = Encoder(model, device="cpu").features(np.stack([np.asarray(one) for one in enlarged]))
     assert features.shape == (12, min(256, model.config.n_features))
     centered = seen - seen.mean(axis=0)
     cosines = [a @ a.T / np.outer(*[np.linalg.norm(a, axis=1)] * 2) for a in (centered, features.astype(float))]

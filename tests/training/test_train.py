@@ -15,6 +15,7 @@ from drhn_cli.evaluation.data import load_split, split_validation
 from drhn_cli.evaluation.evaluate import Measures, evaluate_model
 from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.drhn import build_network
+from drhn_cli.network.integer import float_arrays
 from drhn_cli.network.model import load_model, save_model
 from drhn_cli.progress import SILENT
 from drhn_cli.training import train as train_job
@@ -109,7 +110,7 @@ def test_the_written_weights_are_what_is_measured_on_the_test_pictures(data, tmp
     again = evaluate_model(load_model(tmp_path / "w.npz"), queries, gallery, measures, device="cpu")
     assert again == evaluations
     assert again[0].retrieval.n_queries == 16
-    assert weights.arrays["groups.0.0.conv.weight"].dtype == np.float16
+    assert weights.is_integer
     measured = weights.measured
     assert (measured["on"], measured["views"]) == ("test", 1)
     for n_bits, one in zip(lengths, again, strict=True):
@@ -357,10 +358,12 @@ def test_training_starts_from_the_network_and_settings_of_other_weights(data, tm
     weights, _ = go_on(data, tmp_path, path)
     assert weights.config == start.config
     assert weights.preprocessing == start.preprocessing
-    learnt = [name for name in start.arrays if not name.endswith(("running_mean", "running_var"))]
-    for name in learnt:
-        # Optimisers bring filters back to their norm.
-        np.testing.assert_allclose(weights.arrays[name], start.arrays[name], rtol=2e-2, atol=1e-3, err_msg=name)
+    arrays = float_arrays(weights)
+    for name, before in float_arrays(start).items():
+        if not name.endswith(("running_mean", "running_var")):
+            # Optimisers bring filters back to their norm, and then they are rounded to 8 bits once more.
+            step = np.abs(before).max() / 100 if before.ndim == 4 else 0
+            np.testing.assert_allclose(arrays[name], before, rtol=2e-2, atol=1e-3 + step, err_msg=name)
     assert stage_of(weights).items() >= {"translate": 1, "cutout": 0, "color_jitter": 0.1, "seed": 0}.items()
     usual = stage_of(go_on(data, tmp_path, path, stage={"epochs": 1})[0])
     assert (usual["muon_lr"], usual["lr"]) == (0.03, 0.05)
@@ -375,7 +378,8 @@ def test_other_classes_and_shorter_codes_take_what_fits(data, tmp_path, started)
     (others / "circle").rename(others / "disc")
     weights, _ = go_on(others, tmp_path, path, network={"bits": 12})
     assert weights.config == replace(start.config, bits=12)
-    np.testing.assert_allclose(weights.arrays["hash.weight"], start.arrays["hash.weight"][:12], atol=1e-3)
+    found, expected = (float_arrays(model)["hash.weight"] for model in (weights, start))
+    np.testing.assert_allclose(found, expected[:12], atol=1e-3)
     assert weights.arrays["classify.weight"].shape == (4, 12)
     own, _ = go_on(data, tmp_path, path, network={"bits": 8})
     activations, here = torch.rand(5, 16), torch.device("cpu")
