@@ -16,7 +16,7 @@ from drhn_cli.cli.app import run
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.collection.plan import HashOptions
 from drhn_cli.collection.update import HashSummary, update_collection
-from drhn_cli.native.build import SOURCE, compile_library
+from drhn_cli.native.build import SOURCES, compile_library
 from drhn_cli.network.model import save_model
 from drhn_cli.progress import SILENT, Progress
 from tests.drawing import write_class_folders
@@ -54,9 +54,9 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture(scope="session")
 def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library in C as its source is now, whatever there is in the package."""
-    path = tmp_path_factory.mktemp("native") / "libscan.so"
-    failure = compile_library(CHECKOUT / SOURCE, path)
+    """The library in C as its sources are now, whatever there is in the package."""
+    path = tmp_path_factory.mktemp("native") / "libdrhn.so"
+    failure = compile_library([CHECKOUT / source for source in SOURCES], path)
     if failure:
         pytest.skip(f"no library in C: {failure}")
     return path

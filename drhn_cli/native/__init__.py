@@ -1,6 +1,7 @@
 """C code and how it is built. It is optional: without the library, numpy does the same more slowly.
 
-``scan.c`` is the source; ``build.py`` compiles it while the package is installed; ``load_library`` opens the result.
+``scan.c`` searches codes and ``int8.c`` computes a network in integers, with the kernels of ``int8_kernels.h``;
+``build.py`` compiles them while the package is installed; ``load_library`` opens the result.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-LIBRARY = Path(__file__).with_name("libscan.so")
-VERSION = 1  # the interface of scan.c: its functions and structures
+LIBRARY = Path(__file__).with_name("libdrhn.so")
+VERSION = 2  # the interface of the library: its functions and structures
 
 
 def load_library() -> ctypes.CDLL | None:

@@ -1,6 +1,6 @@
-"""The hatchling build hook that compiles ``scan.c`` when the package is built or installed.
+"""The hatchling build hook that compiles the library in C when the package is built or installed.
 
-Without a C compiler the package is pure Python, and numpy scans.
+Without a C compiler the package is pure Python, and numpy does what the library would do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from hatchling.builders.wheel import WheelBuilderConfig
 from packaging.tags import sys_tags
 
 _SYSTEM = os.name
-SOURCE, LIBRARY = "drhn_cli/native/scan.c", "drhn_cli/native/libscan.so"
-_FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: scan.c detects the processor at run time
+SOURCES, LIBRARY = ("drhn_cli/native/scan.c", "drhn_cli/native/int8.c"), "drhn_cli/native/libdrhn.so"
+FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")  # no -march: the processor is detected at run time
 
 
 class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
@@ -31,8 +32,8 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
         self._folder = tempfile.TemporaryDirectory()
         editable = version == "editable"
         library = Path(self.root, LIBRARY) if editable else Path(self._folder.name, "library")
-        if failure := compile_library(Path(self.root, SOURCE), library):
-            self.app.display_warning(f"without the library in C, numpy alone searches: {failure}")
+        if failure := compile_library([Path(self.root, source) for source in SOURCES], library):
+            self.app.display_warning(f"without the library in C, numpy alone encodes and searches: {failure}")
         elif not editable:
             build_data["force_include"][str(library)] = LIBRARY
             build_data["pure_python"] = False
@@ -45,15 +46,15 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
         self._folder.cleanup()
 
 
-def compile_library(source: Path, library: Path) -> str | None:
+def compile_library(sources: Sequence[Path], library: Path, flags: Sequence[str] = FLAGS) -> str | None:
     """Compile with ``CC``, the compiler that built this Python, or any other; return why it failed, or None."""
     compiler = _find_compiler()
     unfinished = library.with_name(library.name + ".tmp")
     try:
-        library.unlink(missing_ok=True)  # it may be of an older source
+        library.unlink(missing_ok=True)  # it may be of older sources
         if compiler is None:
             return "there is no C compiler"
-        command = [*compiler, *_FLAGS, str(source), "-o", str(unfinished)]
+        command = [*compiler, *flags, *map(str, sources), "-o", str(unfinished)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")  # noqa: S603
         if done.returncode:
             errors = (line for line in done.stderr.splitlines() if "error" in line)
@@ -66,7 +67,7 @@ def compile_library(source: Path, library: Path) -> str | None:
 
 def _find_compiler() -> list[str] | None:
     """Return the command and its options, or None."""
-    if _SYSTEM == "nt":  # ``scan.c`` is written for gcc and clang
+    if _SYSTEM == "nt":  # the sources are written for gcc and clang
         return None
     named = os.environ.get("CC")
     for command in [named] if named else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:

@@ -18,7 +18,7 @@
 #include <immintrin.h>
 #endif
 
-#define VERSION 1 /* of the functions and structures here; drhn_cli/native ignores a library of another version */
+#define VERSION 2 /* of the library's functions and structures; drhn_cli/native ignores one of another version */
 #define LEAST_CAPACITY 1024
 #define BLOCK_BYTES 16384
 #define AHEAD 2048

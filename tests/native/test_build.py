@@ -7,9 +7,10 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from drhn_cli import native
-from drhn_cli.native.build import LIBRARY, SOURCE, NativeBuildHook, compile_library
+from drhn_cli.native.build import LIBRARY, SOURCES, NativeBuildHook, compile_library
 
 CHECKOUT = Path(__file__).parents[2]
+FILES = (*SOURCES, "drhn_cli/native/int8_kernels.h")
 
 
 class Application:
@@ -32,9 +33,9 @@ def run_hook(root, version):
 
 @pytest.fixture
 def checkout(tmp_path):
-    source = tmp_path / SOURCE
-    source.parent.mkdir(parents=True)
-    source.write_text((CHECKOUT / SOURCE).read_text())
+    tmp_path.joinpath(LIBRARY).parent.mkdir(parents=True)
+    for name in FILES:
+        tmp_path.joinpath(name).write_bytes((CHECKOUT / name).read_bytes())
     return tmp_path
 
 
@@ -53,13 +54,13 @@ def test_an_editable_checkout_gets_the_library_beside_its_source(checkout):
     data, warnings, _ = run_hook(checkout, "editable")
     assert (data, warnings) == ({"force_include": {}, "pure_python": True}, [])
     assert native.open_library(checkout / LIBRARY) is not None
-    assert sorted(os.listdir((checkout / LIBRARY).parent)) == ["libscan.so", "scan.c"]
+    assert sorted(os.listdir((checkout / LIBRARY).parent)) == ["int8.c", "int8_kernels.h", "libdrhn.so", "scan.c"]
 
 
 @pytest.mark.parametrize("version", ["standard", "editable"])
 @pytest.mark.parametrize("missing", ["compiler", "CC", "source", "Windows"])
 def test_without_a_compiler_all_stays_python(checkout, monkeypatch, version, missing):
-    (checkout / LIBRARY).write_bytes(b"of an older source")
+    (checkout / LIBRARY).write_bytes(b"of older sources")
     reason = "there is no C compiler"
     if missing == "compiler":
         monkeypatch.delenv("CC", raising=False)
@@ -70,19 +71,19 @@ def test_without_a_compiler_all_stays_python(checkout, monkeypatch, version, mis
     elif missing == "Windows":
         monkeypatch.setattr("drhn_cli.native.build._SYSTEM", "nt")
     else:
-        (checkout / SOURCE).write_text("#error the source is of no use\n")
+        (checkout / SOURCES[1]).write_text("#error the source is of no use\n")
         reason = "the source is of no use"
     data, warnings, _ = run_hook(checkout, version)
     assert data == {"force_include": {}, "pure_python": True}
     assert len(warnings) == 1
-    assert warnings[0].startswith("without the library in C, numpy alone searches: ")
+    assert warnings[0].startswith("without the library in C, numpy alone encodes and searches: ")
     assert reason in warnings[0]
     assert (checkout / LIBRARY).exists() is (version == "standard")
 
 
 def test_a_checkout_that_cannot_be_written_stays_python(checkout, monkeypatch):
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no", "libscan.so")))
-    assert "libscan.so" in compile_library(checkout / SOURCE, checkout / LIBRARY)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no", "libdrhn.so")))
+    assert "libdrhn.so" in compile_library([checkout / SOURCES[0]], checkout / LIBRARY)
 
 
 def test_the_wheel_has_the_weights_and_recipes_and_no_documents():

@@ -135,13 +135,13 @@ def test_it_can_be_turned_off(native_library, monkeypatch):
 @pytest.mark.usefixtures("native_library")  # there is a compiler
 @pytest.mark.parametrize("content", [None, b"", b"\x7fELF and no more", "version", "something else"])
 def test_no_usable_library_is_as_good_as_none(tmp_path, monkeypatch, content):
-    path = tmp_path / "libscan.so"
+    path = tmp_path / "libdrhn.so"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content:
         source = tmp_path / "scan.c"
         source.write_text("int drhn_version(void) { return 0; }" if content == "version" else "int other;")
-        assert compile_library(source, path) is None
+        assert compile_library([source], path) is None
     monkeypatch.setattr(native, "LIBRARY", path)
     assert native.load_library() is None
     codes = np.arange(40, dtype=np.uint8).reshape(-1, 2)
