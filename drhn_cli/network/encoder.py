@@ -15,6 +15,7 @@ from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.devices import choose_gpu
 from drhn_cli.network.integer import Pooled, is_exact, load_head
 from drhn_cli.network.model import Model
+from drhn_cli.network.native_backend import load_native
 from drhn_cli.network.numpy_backend import load_integer_trunk, load_numpy, use_one_thread
 from drhn_cli.threads import ThreadPool
 
@@ -131,7 +132,8 @@ class Encoder:
 
     def _load_trunk(self) -> Pooled:
         if self._device is None:
-            return load_integer_trunk(self.model)
+            native = load_native(self.model)
+            return native if native and is_exact(native, self.model) else load_integer_trunk(self.model)
         from drhn_cli.network.drhn import load_integer_trunk as load_for_torch
 
         return load_for_torch(self.model, self._device)

@@ -190,9 +190,26 @@ def test_a_device_that_computes_otherwise_is_refused(monkeypatch):
         pooled = exact(model)
         return lambda views: pooled(views) + 1
 
+    monkeypatch.setattr(encoder_module, "load_native", lambda _: None)
     monkeypatch.setattr(encoder_module, "load_integer_trunk", inexact)
     with pytest.raises(WeightsError, match=r"random is computed with other results here .*--device auto"):
         Encoder(INTEGERS)
+
+
+def test_a_kernel_that_computes_otherwise_is_left_to_numpy(monkeypatch):
+    expected = Encoder(INTEGERS, device="cpu").activations(PIXELS)
+    used = []
+
+    def inexact(model):
+        def pooled(views):
+            used.append(len(views))
+            return encoder_module.load_integer_trunk(model)(views) + 1
+
+        return pooled
+
+    monkeypatch.setattr(encoder_module, "load_native", inexact)
+    assert np.array_equal(Encoder(INTEGERS, device="cpu").activations(PIXELS), expected)
+    assert used == [1]  # the known answer
 
 
 @pytest.mark.parametrize("n_threads", [None, 1, 3])

@@ -106,6 +106,8 @@ def test_a_picture_has_one_code_whatever_the_path_the_batch_and_the_threads(
     for size in (1, 37):
         parts = [encoder.activations(pixels[start : start + size]) for start in range(0, 2 * size, size)]
         found.append(np.concatenate([*parts, expected[2 * size :]]))
+    monkeypatch.setattr(encoder_module, "load_native", lambda _: None)
+    found += [Encoder(model, device="cpu", n_threads=n_threads).activations(pixels) for n_threads in (None, 2)]
     monkeypatch.setattr(encoder_module, "choose_gpu", lambda _: CPU)  # torch
     found += [Encoder(model, device="cuda", batch_size=size).activations(pixels) for size in (61, 500)]
     for activations in found:
