@@ -23,6 +23,7 @@ from drhn_cli.network.integer import (
 from drhn_cli.network.model import Model
 from drhn_cli.network.quantize import quantize
 from drhn_cli.network.weights_file import integer_shapes
+from tests.benchmarks.same_codes import Comparison, paths_of
 from tests.drawing import KINDS, draw_picture
 from tests.network.integer_reference import pooled_sums
 from tests.networks import lite_config, random_model, tiny_config
@@ -112,6 +113,26 @@ def test_a_picture_has_one_code_whatever_the_path_the_batch_and_the_threads(
     found += [Encoder(model, device="cuda", batch_size=size).activations(pixels) for size in (61, 500)]
     for activations in found:
         assert np.array_equal(activations, expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_path_on_this_machine_computes_the_same_sums(name: str) -> None:
+    model = integers(name)
+    views = pictures(model.config.input_size, 8)
+    paths = paths_of(model)
+    comparison = Comparison({"expected": lambda views: pooled_sums(model, views), **paths})
+    comparison.add(views)
+    assert comparison.n_pictures == len(views)
+    assert set(paths) >= {"numpy", "torch"}
+    assert comparison.different == dict.fromkeys(("expected", *paths), 0)
+
+
+def test_a_path_that_computes_otherwise_is_counted() -> None:
+    comparison = Comparison(
+        {"right": lambda views: views[:, 0, 0], "wrong": lambda views: views[:, 0, 0] + (len(views) == 3)}
+    )
+    comparison.add(np.zeros((10, 4, 4, 3), np.uint8))  # in parts of 1, 2, 3 and 4
+    assert comparison.different == {"right": 0, "wrong": 3}
 
 
 @pytest.mark.cuda
