@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +15,12 @@ Ints = NDArray[np.int64]
 
 def pooled_sums(model: Model, views: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return the pooled sums, (n, s, s, 3) uint8 -> (n, n_features) int32."""
+    return sums_of_layers(integer_layers(model), views)
+
+
+def sums_of_layers(layers: Sequence[IntegerLayer], views: NDArray[np.uint8]) -> NDArray[np.int32]:
     x, stream, shortcut = views.astype(np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for step in integer_layers(model):
+    for step in layers:
         layer = step.layer
         shortcut = stream if layer.opens_block else shortcut
         sums = _sums(step, x)
