@@ -1,7 +1,7 @@
 """Make a weights file in integers of one in floats, and measure it.
 
-    python -m tests.benchmarks.integers convert WEIGHTS PICTURES OUT.npz
-    python -m tests.benchmarks.integers measure FILE.npz DATA
+    python -m tests.benchmarks.to_integers convert WEIGHTS PICTURES OUT.npz
+    python -m tests.benchmarks.to_integers measure FILE.npz DATA
 
 `convert` takes a bundled model or a file, and a folder. 300 of its pictures calibrate the network, as `drhn train` does
 it; of others, at most 200, the codes are compared. It prints one JSON object. The figures that were measured with the
