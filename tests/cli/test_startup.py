@@ -48,3 +48,12 @@ def test_pillow_and_tables_are_loaded_only_where_they_are_read(loaded_by, update
     tables = {"drhn_cli.clickhouse.table", "clickhouse_connect", "chdb"}
     for arguments in (("info", "codes.bin"), ("query", "--code", CODE, "codes.bin"), ("query", IMAGE, "codes.bin")):
         assert loaded_by(*arguments) & {"PIL", "filelock", "numpy.ma", *tables} == set()
+
+
+def test_words_are_looked_up_without_torch_and_pillow(loaded_by, update, weights_path):
+    update()
+    for arguments in (
+        ("query", "--word", "class 2", "codes.bin", "--weights", weights_path),
+        ("words", "--weights", weights_path),
+    ):
+        assert loaded_by(*arguments) & {"torch", "torchvision", "rich", "PIL"} == set()
