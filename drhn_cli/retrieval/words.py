@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes.pack import unpack_bits
 from drhn_cli.network.model import Model
+from drhn_cli.network.numpy_backend import use_one_thread
 from drhn_cli.retrieval.vocabulary import Noun, Vocabulary
 
 LIKELY = 0.4
@@ -73,7 +74,8 @@ def word_query(vocabulary: Vocabulary, words: Sequence[str], not_words: Sequence
 class ClassLayer:
     """The class layer of a model, which reads stored codes.
 
-    Of a code that is shorter than the model's longest the missing bits are taken for undecided.
+    Of a code that is shorter than the model's longest the missing bits are taken for undecided. OpenBLAS is
+    single-threaded in this process afterwards: its threads wait for each other where products are small.
 
     Args:
         model: which made the codes.
@@ -81,6 +83,7 @@ class ClassLayer:
     """
 
     def __init__(self, model: Model, n_bits: int) -> None:
+        use_one_thread()
         weight, bias = (model.arrays[f"classify.{part}"].astype(np.float32) for part in ("weight", "bias"))
         known, missing = weight[:, :n_bits], weight[:, n_bits:]
         if model.config.classify_bits:  # it reads a bit as -1 or 1

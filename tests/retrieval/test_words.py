@@ -122,7 +122,10 @@ def test_a_large_gallery_is_answered_alike_from_a_shortlist(layer, codes, query,
 
 def test_words_are_looked_up_and_what_is_little_known_is_said():
     query = word_query(Vocabulary(read_wordnet().class_names), ["cats", "flower"], ["dog"])
-    assert ([each.name for each in query.wanted], [each.name for each in query.unwanted]) == (["cat", "flower"], ["dog"])
+    assert ([each.name for each in query.wanted], [each.name for each in query.unwanted]) == (
+        ["cat", "flower"],
+        ["dog"],
+    )
     assert query.notes == ("flower: the model knows daisy, yellow lady's slipper, of 468 kinds",)
     assert str(query) == "cat and flower"
     assert query.likely == pytest.approx(0.16)
