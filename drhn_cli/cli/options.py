@@ -53,10 +53,14 @@ def recipe_names() -> list[str]:
 
 
 def known_words(incomplete: str) -> list[str]:
-    """Return the nouns that begin so, for the shell to complete; those of the classes of ImageNet."""
+    """Return the nouns that begin so, for the shell to complete; those of the classes of ImageNet.
+
+    Spaces are underscores, which need no quotes and are understood as well.
+    """
     from drhn_cli.retrieval.vocabulary import Vocabulary, read_wordnet
 
-    return [noun.name for noun in Vocabulary(read_wordnet().class_names).nouns(f"{incomplete}*")]
+    begun = incomplete.replace("_", " ")
+    return [noun.name.replace(" ", "_") for noun in Vocabulary(read_wordnet().class_names).nouns(f"{begun}*")]
 
 
 Device = Annotated[

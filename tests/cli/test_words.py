@@ -109,7 +109,9 @@ def test_words_that_are_not_wanted(ask, probabilities_of, monkeypatch):
     kept = {path for path, value in values.items() if value < words_module.POSSIBLE}
     found = {line.split("\t")[1] for line in ask("--word", "cat", "--not-word", "dog").lines}
     assert found == kept
-    assert {line.split("\t")[1] for line in ask(IMAGE, "--not-word", "dog").lines} == kept
+    beside = list(map(json.loads, ask(IMAGE, "--not-word", "dog", "--json").lines))
+    assert {match["path"] for match in beside} == kept
+    assert not any("probability" in match for match in beside)
 
 
 def test_a_probability_cuts(ask, probabilities_of):
@@ -149,6 +151,15 @@ def test_what_words_cannot_do(ask, arguments, message):
     result = ask(*arguments)
     assert (result.status, result.out, len(result.err.splitlines())) == (2, b"", 1)
     assert message in result.err
+
+
+def test_a_table_is_not_asked_by_word(drhn, update, imagenet_path):
+    pytest.importorskip("chdb")
+    update(weights=str(imagenet_path))
+    assert drhn("push", "codes.bin", "chdb:./table").status == 0
+    for arguments in (("--word", "dog"), (IMAGE, "--word", "dog")):
+        result = drhn("query", *arguments, "chdb:./table", "--weights", imagenet_path)
+        assert (result.status, "a table is not searched by words" in result.err) == (2, True)
 
 
 def test_classes_of_other_weights_are_words(query):
