@@ -30,6 +30,7 @@ _COMMANDS = {
     "hash": "collection.hash_",
     "query": "retrieval.query",
     "words": "words.words",
+    "label": "words.label",
     "dups": "retrieval.dups",
     "compare": "retrieval.compare",
     "merge": "collection.merge",

@@ -24,6 +24,8 @@ from drhn_cli.search.hamming import Neighbours, search
 
 if TYPE_CHECKING:
     from drhn_cli.clickhouse.table import CodeTable
+    from drhn_cli.network.model import Model
+    from drhn_cli.retrieval.vocabulary import Noun
     from drhn_cli.retrieval.words import ClassLayer, WordQuery
 
 _ASK_FILE = "ask the code file"
@@ -131,6 +133,21 @@ class FileGallery:
         shown = values >= min_probability
         narrowed.rows = shown if self.rows is None else self.rows & shown
         return narrowed
+
+    def labels(self, model: Model, *, top_k: int, min_probability: float) -> Iterator[tuple[bytes, Noun, float]]:
+        """Yield path, word and probability of what each picture shows, in the order of paths.
+
+        ``model`` made the codes. See ``words.ClassLayer.labels``.
+        """
+        from drhn_cli.retrieval.vocabulary import Vocabulary
+        from drhn_cli.retrieval.words import ClassLayer
+
+        layer, nouns = ClassLayer(model, self.manifest.n_bits), Vocabulary(model.class_names).labels()
+        rows = np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
+        labels = layer.labels(self.file.codes[rows], nouns, top_k=top_k, min_probability=min_probability)
+        for row, chosen in zip(rows.tolist(), labels, strict=True):
+            for noun, probability in chosen:
+                yield self._path(row), noun, probability
 
     def _path(self, row: int) -> bytes:
         return self._root + self.file.path_bytes(row)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ N_IMAGENET_CLASSES = 1000
 
 FOR_NOUNS = "codes of `drhn hash --weights photos2` can be searched by 3,300 nouns"
 _N_NEAREST, _MOST_LISTED = 5, 10
+_MOST_LABELLED = 130  # classes: as many as there are breeds of dogs, and fewer than kinds of animals
 _PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""), ("", "s"))
 # British and American spellings. Both sides of a comparison are respelled, so a rule need not be right everywhere.
 _RESPELLED = (
@@ -88,6 +89,12 @@ class Vocabulary:
         wanted = pattern.lower()
         glob = wanted if set(wanted) & set("*?") else f"*{wanted.replace('[', '[[]')}*"
         return [noun for noun in self._nouns if noun.is_understood and fnmatch(noun.name.lower(), glob)]
+
+    def labels(self) -> list[Noun]:
+        """Return what pictures can be called: a word for each set of classes that has one and is not too general."""
+        named = self._wordnet.labels() if self._wordnet else self._nouns
+        special = [noun for noun in named if len(noun.classes) <= _MOST_LABELLED and not noun.is_partial]
+        return list({noun.classes: noun for noun in special}.values())
 
     def find(self, word: str) -> Noun:
         """Return what a word means; it may be in the plural, and in British or American spelling.
@@ -172,22 +179,30 @@ class WordNet:
 
     def nouns(self) -> list[Noun]:
         """Return all nouns, sorted, each with what all its senses mean together."""
+        senses: dict[str, list[int]] = defaultdict(list)  # noun -> synsets
+        for place, synset in enumerate(self._synsets):
+            for word in dict.fromkeys((*synset.words, *synset.more_words)):
+                senses[word].append(place)
+        return [self._noun(word, senses[word]) for word in sorted(senses, key=lambda word: (word.lower(), word))]
+
+    def labels(self) -> list[Noun]:
+        """Return the first noun of each synset in this one sense, the more general ones first."""
+        places = sorted(range(len(self._synsets)), key=lambda place: -self._synsets[place].n_kinds)
+        return [self._noun(self._synsets[place].words[0], [place]) for place in places]
+
+    def _noun(self, word: str, senses: Sequence[int]) -> Noun:
+        classes = sorted(set().union(*(self._classes[place] for place in senses)))
+        n_kinds = sum(self._synsets[place].n_kinds for place in senses)
+        return Noun(name=word, classes=tuple(classes), n_kinds=n_kinds)
+
+    @cached_property
+    def _classes(self) -> list[set[int]]:
+        """The classes that are each synset or a kind of it."""
         classes: list[set[int]] = [set() for _ in self._synsets]
         for number in range(N_IMAGENET_CLASSES):
             for place in self._above(number):
                 classes[place].add(number)
-        senses: dict[str, set[int]] = defaultdict(set)  # noun -> synsets
-        for place, synset in enumerate(self._synsets):
-            for word in (*synset.words, *synset.more_words):
-                senses[word].add(place)
-        return [
-            Noun(
-                name=word,
-                classes=tuple(sorted(set().union(*(classes[place] for place in senses[word])))),
-                n_kinds=sum(self._synsets[place].n_kinds for place in senses[word]),
-            )
-            for word in sorted(senses, key=lambda word: (word.lower(), word))
-        ]
+        return classes
 
     def _above(self, place: int) -> Iterable[int]:
         """Return a synset and all that are more general."""

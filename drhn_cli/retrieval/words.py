@@ -31,6 +31,7 @@ _SHORTLIST_PER_MATCH = 100
 _CHUNK_ROWS = 512  # whose bits, as floats, fit the L2 cache
 _FEW_CLASSES = 20
 _TEMPERATURE = 0.5  # logits recalled from bits are too small
+_LABEL_TEMPERATURE = 0.75
 _SLOPE, _OFFSET, _PER_CLASS = 0.37, 0.34, 0.44
 
 Floats = NDArray[np.float32]
@@ -99,18 +100,50 @@ class ClassLayer:
         It is the sum of the softmax over the noun's classes, calibrated (Platt 1999) where the class layer reads bits:
         the more classes a noun has, the more of them are likely by chance.
         """
-        sums = np.empty((len(codes), len(nouns)))
-        for rows, logits in self._logits(codes, self._weight, self._bias):
+        numbers = [list(noun.classes) for noun in nouns]
+        parts = [
+            np.stack([shares[some].sum(axis=0) for some in numbers], axis=1) for shares in self._shares(codes)
+        ] or [np.empty((0, len(nouns)), np.float32)]
+        return self._calibrate(np.concatenate(parts), nouns)
+
+    def labels(
+        self, codes: NDArray[np.uint8], nouns: Sequence[Noun], *, top_k: int, min_probability: float
+    ) -> Iterator[list[tuple[Noun, float]]]:
+        """Yield what each picture shows: at most ``top_k`` of the nouns and their probabilities, most special first.
+
+        A noun whose classes include those of one before it is left out, so a dog is not called an animal as well. The
+        probability is the sum of the softmax over the noun's classes, and not that of ``probabilities``: the best of
+        many nouns is likelier to be wrong than one that somebody asks for.
+        """
+        members = np.zeros((len(nouns), len(self._bias)), np.float32)
+        for row, noun in enumerate(nouns):
+            members[row, list(noun.classes)] = 1
+        sizes = members.sum(axis=1)
+        for shares in self._shares(codes, _TEMPERATURE / _LABEL_TEMPERATURE if self._is_calibrated else 1.0):
+            for values in (members @ shares).T:
+                likely = np.flatnonzero(values >= min_probability)
+                chosen: list[int] = []
+                for row in likely[np.lexsort((-values[likely], sizes[likely]))].tolist():
+                    if not any((members[row] >= members[other]).all() for other in chosen):
+                        chosen.append(row)
+                yield [(nouns[row], float(values[row])) for row in chosen[:top_k]]
+
+    def _shares(self, codes: NDArray[np.uint8], sharpness: float = 1.0) -> Iterator[Floats]:
+        """Yield the softmax of some rows at a time, (classes, m), with logits multiplied by ``sharpness``."""
+        for _, logits in self._logits(codes, self._weight, self._bias):
+            logits *= sharpness
             logits -= logits.max(axis=0)
             shares = np.exp(logits, out=logits)
             shares /= shares.sum(axis=0)
-            for column, noun in enumerate(nouns):
-                sums[rows, column] = shares[list(noun.classes)].sum(axis=0)
+            yield shares
+
+    def _calibrate(self, sums: Floats, nouns: Sequence[Noun]) -> NDArray[np.float64]:
+        """Return probabilities of sums of shares: (n, len(nouns)) -> the same shape."""
         if not self._is_calibrated:
-            return sums
-        sums = sums.clip(1e-12, 1 - 1e-7)
+            return sums.astype(np.float64)
+        clipped = sums.astype(np.float64).clip(1e-12, 1 - 1e-7)
         chance = _PER_CLASS * np.log([len(noun.classes) for noun in nouns])
-        values: NDArray[np.float64] = _SLOPE * np.log(sums / (1 - sums)) + _OFFSET - chance
+        values: NDArray[np.float64] = _SLOPE * np.log(clipped / (1 - clipped)) + _OFFSET - chance
         return 1 / (1 + np.exp(-values))
 
     def scores(self, codes: NDArray[np.uint8], noun: Noun) -> Floats:

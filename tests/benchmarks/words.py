@@ -8,7 +8,8 @@ PHOTOS/labelled holds SET/CLASS/ with pictures in each. `sets` looks for each cl
 pictures of its set: of the ten likeliest, how many are of that class (precision@10), or of one that is a kind of it by
 WordNet (a lion is an animal). Then it says how often pictures show a word whose probability is so and so, and how often
 a threshold says rightly, or wrongly, that no picture of a set is likely to show a word; wrongly: of the whole set,
-rightly: of the set without the pictures of that class. The calibration was fitted to these sets and the threshold
+rightly: of the set without the pictures of that class. And how often the label of a picture, the word of
+`drhn label`, and its class are kinds of each other. The calibration was fitted to these sets and the threshold
 chosen on them, so at last the calibration is fitted to all sets but one, in turn, and measured on that one.
 
 `speed` draws codes from the file, flips 3 % of their bits, and measures processor seconds of a search for 20 pictures.
@@ -115,6 +116,28 @@ def threshold_table(asked: list[Asked]) -> Iterator[str]:
         yield f"| {threshold}{mark} | {(present < threshold).mean():.2f} | {(absent < threshold).mean():.2f} |"
 
 
+def label_table(
+    model: Model, codes: NDArray[np.uint8], names: NDArray[np.str_], asked: list[Asked], n_bits: int
+) -> Iterator[str]:
+    """Yield how often the label of a picture, and its name in the sets, are kinds of each other."""
+    meant = {f"{each.set_name}/{each.label}": set(each.noun.classes) for each in asked}
+    rows = [row for row, name in enumerate(names.tolist()) if name.replace("-", " ") in meant]
+    layer, nouns = ClassLayer(model, n_bits), Vocabulary(model.class_names).labels()
+    values, right = [], []
+    for row, chosen in zip(rows, layer.labels(codes[rows], nouns, top_k=1, min_probability=0.5), strict=True):
+        for noun, value in chosen:
+            classes, of_name = set(noun.classes), meant[names[row].replace("-", " ")]
+            values.append(value)
+            right.append(classes <= of_name or of_name <= classes)
+    shown, correct = np.array(values), np.array(right)
+    yield "| probability | of the pictures | mean probability | right |"
+    yield "|---|---|---|---|"
+    for low, high in ((0.5, 1.0), *pairwise((0.5, 0.6, 0.7, 0.8, 0.9, 1.0))):
+        part = (shown >= low) & (shown <= high)
+        figures = part.sum() / len(rows), shown[part].mean(), correct[part].mean()
+        yield f"| {low} to {high} | {' | '.join(f'{figure:.2f}' for figure in figures)} |"
+
+
 def fit_calibration(asked: list[Asked]) -> NDArray[np.float64]:
     """Return slope, offset and what is subtracted for each class, fitted anew to calibrated probabilities."""
     inputs, own = [], np.concatenate([each.is_own for each in asked])
@@ -194,8 +217,9 @@ def main() -> None:
             break
         asked = ask(model, codes[:, : n_bits // 8], names, n_bits)
         print(f"\n{n_bits} bits\n")
-        for line in [*precision_table(asked, names), "", *calibration_table(asked), "", *threshold_table(asked)]:
-            print(line, flush=True)
+        tables = (precision_table(asked, names), calibration_table(asked), threshold_table(asked))
+        for table in (*tables, label_table(model, codes[:, : n_bits // 8], names, asked, n_bits)):
+            print(*table, "", sep="\n", flush=True)
     print("", *left_out(asked), sep="\n")
 
 

@@ -103,6 +103,7 @@ def printed(drhn, update, weights_path):
             ],
         ),
         ("words", ["class --weights WEIGHTS"]),
+        ("label", ["codes.bin --weights WEIGHTS --min-probability 0"]),
         ("dups", ["codes.bin --max-distance 64"]),
         ("compare", ["photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS"]),
         ("export", ["codes.bin", "codes.bin -o codes.npy"]),

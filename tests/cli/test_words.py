@@ -1,4 +1,4 @@
-"""``drhn query --word`` and ``drhn words``."""
+"""``drhn query --word``, ``drhn words`` and ``drhn label``."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from drhn_cli.network.model import load_model, save_model
 from drhn_cli.retrieval import words as words_module
 from drhn_cli.retrieval.vocabulary import Vocabulary, read_wordnet
 from drhn_cli.retrieval.words import ClassLayer
+from tests.drawing import KINDS
 from tests.networks import random_model, tiny_config
 
 IMAGE = "photos/circle/0000.png"
@@ -205,3 +206,17 @@ def test_words_of_a_code_file_are_those_of_its_model(drhn, update, weights_path)
     result = drhn("words", "--codes", "codes.bin", "--weights", weights_path)
     assert result.lines == [f"class {number}\tclass {number}" for number in range(4)]
     assert "these are the names of the classes of tiny; codes of `drhn hash --weights photos2`" in result.err
+
+
+def test_pictures_are_labelled(drhn, update, weights_path):
+    update()
+    codes = ("codes.bin", "--weights", weights_path)
+    rows = [line.split("\t") for line in drhn("label", *codes, "--min-probability", 0).lines]
+    assert [path for _, _, path in rows] == sorted(f"photos/{kind}/000{i}.png" for kind in KINDS for i in range(2))
+    first = json.loads(drhn("label", *codes, "--min-probability", 0, "--json").lines[0])
+    assert first == {"path": rows[0][2], "word": rows[0][1], "probability": float(rows[0][0])}
+    four = drhn("label", *codes, "--min-probability", 0, "--top", 4, "--under", "photos/circle").lines
+    assert [line.split("\t")[2] for line in four] == [f"photos/circle/000{i}.png" for i in range(2) for _ in range(4)]
+    assert sum(float(line.split("\t")[0]) for line in four[:4]) == pytest.approx(1, abs=1e-3)
+    result = drhn("label", *codes, "--min-probability", 1)
+    assert (result.status, result.out, result.err) == (1, b"", "drhn: nothing found\n")

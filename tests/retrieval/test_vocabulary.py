@@ -111,3 +111,12 @@ def test_classes_of_one_name_are_meant_together():
 
 def test_a_long_list_of_classes_is_cut(vocabulary):
     assert vocabulary.class_list(vocabulary.find("dog")).endswith(", Afghan hound and 108 more")
+
+
+def test_labels_are_one_word_for_each_set_of_classes(vocabulary, own):
+    labels = vocabulary.labels()
+    names = [noun.name for noun in labels]
+    assert {"dog", "golden retriever", "bird"} <= set(names)
+    assert not {"domestic dog", "animal", "object", "flower"} & set(names)
+    assert len({noun.classes for noun in labels}) == len(labels)
+    assert {noun.classes for noun in own.labels()} == {(0,), (1,), (2,), (3,)}

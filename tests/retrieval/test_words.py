@@ -129,3 +129,26 @@ def test_words_are_looked_up_and_what_is_little_known_is_said():
     assert query.notes == ("flower: the model knows daisy, yellow lady's slipper, of 468 kinds",)
     assert str(query) == "cat and flower"
     assert query.likely == pytest.approx(0.16)
+
+
+@pytest.mark.parametrize("classify_bits", [False, True])
+def test_the_most_special_likely_noun_labels_a_picture(codes, bits, classify_bits):
+    model = model_of(classify_bits=classify_bits)
+    inputs, sharpness = (np.where(bits, 1.0, -1.0), 1 / 0.75) if classify_bits else (bits.astype(float), 1.0)
+    shares = softmax(read_by(model, inputs) * sharpness)
+    nouns = [noun(*range(6)), noun(0, 1), *(noun(number) for number in range(N_CLASSES))]
+    labels = ClassLayer(model, BITS).labels(codes, nouns, top_k=2, min_probability=0.5)
+    seen = set()
+    for row, chosen in zip(shares, labels, strict=True):
+        best = int(row.argmax())
+        if row[best] >= 0.51:
+            ((found, value),) = chosen
+            assert (found.classes, value) == ((best,), pytest.approx(row[best], abs=1e-3))
+            seen.add("class")
+        elif row[[0, 1]].sum() >= 0.51 and row[best] < 0.49:
+            assert chosen[0][0].classes == (0, 1)
+            seen.add("pair")
+        elif row[:6].sum() < 0.49 and row[best] < 0.49:
+            assert chosen == []
+            seen.add("nothing")
+    assert seen == {"class", "pair", "nothing"}
