@@ -72,8 +72,7 @@ class Vocabulary:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        wordnet = read_wordnet() if len(self.class_names) == N_IMAGENET_CLASSES else None
-        self._wordnet = wordnet if wordnet and wordnet.class_names == self.class_names else None
+        self._wordnet = read_wordnet() if are_imagenet(self.class_names) else None
         self._nouns = list(self._wordnet.nouns() if self._wordnet else _class_nouns(self.class_names))
         self._by_key: dict[str, list[Noun]] = defaultdict(list)
         for noun in self._nouns:
@@ -212,6 +211,11 @@ class WordNet:
             found |= new
             waiting += new
         return found
+
+
+def are_imagenet(class_names: Sequence[str]) -> bool:
+    """Return whether these are the 1,000 classes of ImageNet, which English nouns are known for."""
+    return len(class_names) == N_IMAGENET_CLASSES and tuple(class_names) == read_wordnet().class_names
 
 
 @cache

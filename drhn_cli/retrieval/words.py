@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.pack import unpack_bits
 from drhn_cli.network.model import Model
 from drhn_cli.network.numpy_backend import use_one_thread
-from drhn_cli.retrieval.vocabulary import Noun, Vocabulary
+from drhn_cli.retrieval.vocabulary import Noun, Vocabulary, are_imagenet
 
 LIKELY = 0.4
 """Where the best picture is less likely, none shows what is looked for: `tests.benchmarks.words` measures how often."""
@@ -30,7 +30,7 @@ SHORTLIST = 10_000
 _SHORTLIST_PER_MATCH = 100
 _CHUNK_ROWS = 512  # whose bits, as floats, fit the L2 cache
 _FEW_CLASSES = 20
-_TEMPERATURE = 0.5  # logits recalled from bits are too small
+_TEMPERATURE = 0.5
 _LABEL_TEMPERATURE = 0.75
 _SLOPE, _OFFSET, _PER_CLASS = 0.37, 0.34, 0.44
 
@@ -75,8 +75,10 @@ def word_query(vocabulary: Vocabulary, words: Sequence[str], not_words: Sequence
 class ClassLayer:
     """The class layer of a model, which reads stored codes.
 
-    Of a code that is shorter than the model's longest the missing bits are taken for undecided. OpenBLAS is
-    single-threaded in this process afterwards: its threads wait for each other where products are small.
+    ImageNet's logits are recalled from the bits, too small, and are calibrated here; those of other classes are taken
+    as they were learnt. Of a code that is shorter than the model's longest, the missing bits are taken for undecided.
+
+    OpenBLAS is single-threaded in this process afterwards: its threads wait for each other where products are small.
 
     Args:
         model: which made the codes.
@@ -88,17 +90,19 @@ class ClassLayer:
         weight, bias = (model.arrays[f"classify.{part}"].astype(np.float32) for part in ("weight", "bias"))
         known, missing = weight[:, :n_bits], weight[:, n_bits:]
         if model.config.classify_bits:  # it reads a bit as -1 or 1
-            weight, bias = 2 * known / _TEMPERATURE, (bias - known.sum(axis=1)) / _TEMPERATURE
+            weight, bias = 2 * known, bias - known.sum(axis=1)
         else:
             weight, bias = known, bias + missing.sum(axis=1) / 2
         self._n_bits, self._weight, self._bias = n_bits, weight, bias
-        self._is_calibrated = model.config.classify_bits
+        self._is_recalled = model.config.classify_bits and are_imagenet(model.class_names)
+        if self._is_recalled:
+            self._weight, self._bias = weight / _TEMPERATURE, bias / _TEMPERATURE
 
     def probabilities(self, codes: NDArray[np.uint8], nouns: Sequence[Noun]) -> NDArray[np.float64]:
         """Return how likely each picture shows each noun: (n, code_size) uint8 -> (n, len(nouns)).
 
-        It is the sum of the softmax over the noun's classes, calibrated (Platt 1999) where the class layer reads bits:
-        the more classes a noun has, the more of them are likely by chance.
+        It is the sum of the softmax over the noun's classes, calibrated (Platt 1999) if they are ImageNet's: the more
+        classes a noun has, the more of them are likely by chance.
         """
         numbers = [list(noun.classes) for noun in nouns]
         parts = [
@@ -119,7 +123,7 @@ class ClassLayer:
         for row, noun in enumerate(nouns):
             members[row, list(noun.classes)] = 1
         sizes = members.sum(axis=1)
-        for shares in self._shares(codes, _TEMPERATURE / _LABEL_TEMPERATURE if self._is_calibrated else 1.0):
+        for shares in self._shares(codes, _TEMPERATURE / _LABEL_TEMPERATURE if self._is_recalled else 1.0):
             for values in (members @ shares).T:
                 likely = np.flatnonzero(values >= min_probability)
                 chosen: list[int] = []
@@ -139,7 +143,7 @@ class ClassLayer:
 
     def _calibrate(self, sums: Floats, nouns: Sequence[Noun]) -> NDArray[np.float64]:
         """Return probabilities of sums of shares: (n, len(nouns)) -> the same shape."""
-        if not self._is_calibrated:
+        if not self._is_recalled:
             return sums.astype(np.float64)
         clipped = sums.astype(np.float64).clip(1e-12, 1 - 1e-7)
         chance = _PER_CLASS * np.log([len(noun.classes) for noun in nouns])

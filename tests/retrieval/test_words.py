@@ -10,9 +10,9 @@ from tests.networks import random_model, tiny_config
 BITS, N_CLASSES = 64, 12
 
 
-def model_of(*, classify_bits):
-    config = tiny_config(bits=BITS, nested=(16, 48), n_classes=N_CLASSES, classify_bits=classify_bits)
-    return random_model(config)
+def model_of(*, classify_bits, class_names=tuple(f"class {number}" for number in range(N_CLASSES))):
+    config = tiny_config(bits=BITS, nested=(16, 48), n_classes=len(class_names), classify_bits=classify_bits)
+    return random_model(config, class_names=class_names)
 
 
 def noun(*classes):
@@ -53,13 +53,28 @@ def test_a_class_layer_of_activations_reads_bits_as_activations(bits, n_bits):
 
 
 @pytest.mark.parametrize("n_bits", [16, 48, BITS])
-def test_a_class_layer_of_bits_is_calibrated(bits, n_bits):
+def test_a_class_layer_of_bits_reads_them_as_signs(bits, n_bits):
     model = model_of(classify_bits=True)
-    sums = softmax(read_by(model, np.where(bits[:, :n_bits], 1.0, -1.0)) * 2)[:, [0, 5]].sum(axis=1)
-    found = ClassLayer(model, n_bits).probabilities(pack_bits(bits[:, :n_bits]), [noun(0, 5)])[:, 0]
+    expected = softmax(read_by(model, np.where(bits[:, :n_bits], 1.0, -1.0)))
+    found = ClassLayer(model, n_bits).probabilities(pack_bits(bits[:, :n_bits]), [noun(3), noun(0, 5)])
+    assert found[:, 0] == pytest.approx(expected[:, 3], abs=1e-4)
+    assert found[:, 1] == pytest.approx(expected[:, 0] + expected[:, 5], abs=1e-4)
+
+
+@pytest.mark.parametrize("n_bits", [16, BITS])
+def test_what_is_recalled_of_imagenet_is_calibrated(bits, n_bits):
+    model = model_of(classify_bits=True, class_names=read_wordnet().class_names)
+    signs = np.where(bits[:100, :n_bits], 1.0, -1.0)
+    classes = tuple(range(0, 400))
+    sums = softmax(read_by(model, signs) * 2)[:, classes].sum(axis=1)
+    found = ClassLayer(model, n_bits).probabilities(pack_bits(bits[:100, :n_bits]), [noun(*classes)])[:, 0]
     clipped = sums.clip(1e-12, 1 - 1e-7)
-    expected = 1 / (1 + np.exp(-(0.37 * np.log(clipped / (1 - clipped)) + 0.34 - 0.44 * np.log(2))))
+    expected = 1 / (1 + np.exp(-(0.37 * np.log(clipped / (1 - clipped)) + 0.34 - 0.44 * np.log(400))))
     assert found == pytest.approx(expected, abs=1e-3)
+    (label, *_) = next(
+        ClassLayer(model, n_bits).labels(pack_bits(bits[:1, :n_bits]), [noun(*classes)], top_k=1, min_probability=0)
+    )
+    assert label[1] == pytest.approx(softmax(read_by(model, signs[:1]) / 0.75)[0, classes].sum(), abs=1e-3)
 
 
 @pytest.mark.parametrize("few", [0, 20])
@@ -134,8 +149,7 @@ def test_words_are_looked_up_and_what_is_little_known_is_said():
 @pytest.mark.parametrize("classify_bits", [False, True])
 def test_the_most_special_likely_noun_labels_a_picture(codes, bits, classify_bits):
     model = model_of(classify_bits=classify_bits)
-    inputs, sharpness = (np.where(bits, 1.0, -1.0), 1 / 0.75) if classify_bits else (bits.astype(float), 1.0)
-    shares = softmax(read_by(model, inputs) * sharpness)
+    shares = softmax(read_by(model, np.where(bits, 1.0, -1.0) if classify_bits else bits.astype(float)))
     nouns = [noun(*range(6)), noun(0, 1), *(noun(number) for number in range(N_CLASSES))]
     labels = ClassLayer(model, BITS).labels(codes, nouns, top_k=2, min_probability=0.5)
     seen = set()
