@@ -1,13 +1,13 @@
 /* The trunk of a network in 8-bit integers: pixels -> pooled sums.
  *
- * Called by ctypes from drhn_cli/network/native_backend.py, which packs the weights as the kernels read them. A layer is
- * int32 sums with a bias, one float multiplication, rounding half to even and saturation. All of it is exact, so each
- * set of instructions, and numpy, give the same bits. AVX2 adds two products in 16 bits; weights are made so that they
- * fit (drhn_cli/network/quantize.py).
+ * Called by ctypes from drhn_cli/network/native_backend.py, which packs the weights as the kernels read them. A layer
+ * is int32 sums with a bias, one float multiplication, rounding half to even and saturation. Sums are exact and the
+ * rest is defined to the last bit, so each set of instructions, and numpy, give the same bits. AVX2 adds two products
+ * in 16 bits; weights are made so that these do not overflow (drhn_cli/network/quantize.py).
  *
- * Activations are uint8, channels last, each pixel padded to a multiple of 16 channels. Patches are not copied: a row of
- * a patch is contiguous, so a 3x3 convolution runs the loop of a 1x1 convolution three times. What it reads has a border
- * of the value that stands for zero.
+ * Activations are uint8, channels last, each pixel padded to a multiple of 16 channels. Patches are not copied: a row
+ * of a patch is contiguous, so a 3x3 convolution runs the loop of a 1x1 convolution three times. What it reads has a
+ * border of the value that stands for zero.
  */
 
 #include <stddef.h>
@@ -17,7 +17,12 @@
 #define L1_WEIGHTS 32768 /* layers with more bytes of weights than the L1 cache keeps go block by block */
 #define STRIP 32         /* columns of outputs that a depthwise convolution zips inputs for at a time */
 #define PIXELS 8         /* and how many of them it sums up before they are rounded */
+#define FIRST_BLOCK 98304 /* bytes of the next layer that a depthwise convolution fetches ahead */
 #define TILE 8           /* pixels of a tile, at most */
+
+#ifndef BEFORE_LAYER
+#define BEFORE_LAYER(i) /* tests/benchmarks/integer.py looks at the clock here */
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -212,14 +217,24 @@ int drhn_int8_can_run(int kernel)
 
 #endif
 
+static void fill_pixels(const uint8_t *color, int64_t n, uint8_t *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        memcpy(out + 3 * i, color, 3);
+}
+
 static void copy_picture(const struct layer *l, const uint8_t *pixels, uint8_t *picture)
 {
-    for (int64_t i = 0; i < l->in_width * l->in_width; i++)
-        memcpy(picture + 3 * i, l->pad, 3);
-    for (int64_t y = 0; y < l->in_side; y++) {
-        uint8_t *row = picture + ((y + l->before) * l->in_width + l->before) * 3;
+    const int64_t side = l->in_side, width = l->in_width, above = l->before, below = width - above - side;
 
-        memcpy(row, pixels + y * l->in_side * 3, (size_t)l->in_side * 3);
+    fill_pixels(l->pad, above * width, picture);
+    fill_pixels(l->pad, below * width, picture + 3 * (above + side) * width);
+    for (int64_t y = 0; y < side; y++) {
+        uint8_t *row = picture + 3 * (above + y) * width;
+
+        fill_pixels(l->pad, above, row);
+        memcpy(row + 3 * above, pixels + 3 * y * side, (size_t)(3 * side));
+        fill_pixels(l->pad, below, row + 3 * (above + side));
     }
 }
 
@@ -237,8 +252,8 @@ static void fill_border(const struct layer *l, int value, uint8_t *out)
     }
 }
 
-/* Writes the pooled sums, (n_pictures, n_features), of pixels, (n_pictures, side, side, 3). The workspace has room for a
- * border, a picture, activations and a stream twice, and the sums of the last layer's channels in memory. */
+/* Writes the pooled sums, (n_pictures, n_features), of pixels, (n_pictures, side, side, 3). The workspace has room for
+ * a border, a picture, activations and a stream twice, and sums of the last layer's channels. */
 void drhn_int8_pooled_sums(const struct network *network, const uint8_t *pixels, int64_t n_pictures, uint8_t *workspace,
                            int32_t *sums)
 {
@@ -255,6 +270,7 @@ void drhn_int8_pooled_sums(const struct network *network, const uint8_t *pixels,
     for (int64_t i = 0; i < n_pictures; i++) {
         const uint8_t *in = picture;
 
+        BEFORE_LAYER(0);
         copy_picture(first, pixels + i * first->in_side * first->in_side * 3, picture);
         memset(pooled, 0, (size_t)last->out_pitch * sizeof *pooled);
         for (const struct layer *l = first; l <= last; l++) {
@@ -265,6 +281,7 @@ void drhn_int8_pooled_sums(const struct network *network, const uint8_t *pixels,
             if (l < last)
                 fill_border(l, l[1].pad[0], out);
             KERNELS[network->kernel][l->depthwise](l, &buffers);
+            BEFORE_LAYER(l - first + 1);
             in = out;
             if (l->writes_stream) {
                 other_stream = stream;

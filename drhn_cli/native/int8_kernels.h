@@ -214,7 +214,9 @@ INLINE TARGET void FN(finish_bytes)(const int N, const struct layer *l, const st
     }
 }
 
-#define TILES(N) TILE_OF(1, N) TILE_OF(2, N) TILE_OF(3, N) TILE_OF(4, N) TILE_OF(5, N) TILE_OF(6, N) TILE_OF(7, N) TILE_OF(8, N)
+#define TILES(N)                                              \
+    TILE_OF(1, N) TILE_OF(2, N) TILE_OF(3, N) TILE_OF(4, N) \
+    TILE_OF(5, N) TILE_OF(6, N) TILE_OF(7, N) TILE_OF(8, N)
 #define TILE_OF(M, N)                                  \
     case TILE * N + M:                                 \
         if (M * N <= ACCUMULATORS)                     \
@@ -247,8 +249,8 @@ static TARGET void FN(compute_tile)(const struct layer *l, const struct tile *t,
     }
 }
 
-/* A convolution that sums over all channels. Its blocks of channels, and tiles of pixels, are as even as they can be: of
- * 49 pixels in tiles of 8 one would be left over, and take as long as 5. */
+/* A convolution that sums over all channels. Blocks of channels and tiles of pixels are as even as they can be: of 49
+ * pixels in tiles of 8 one would be left over, and take as long as 5. */
 static TARGET void FN(dense)(const struct layer *l, const struct buffers *b)
 {
     const int64_t n_units = l->out_pitch / 16, n_blocks = (n_units + l->block - 1) / l->block;
@@ -266,7 +268,7 @@ static TARGET void FN(dense)(const struct layer *l, const struct buffers *b)
             const int64_t tile = weights_fit ? i : j, block = weights_fit ? j : i;
             const int64_t first = share_start(pixels, tile), unit = share_start(units, block);
             const int64_t n = share_start(units, block + 1) - unit;
-            const int64_t fetched = tile * filter * 16; /* by the tiles before: 64 bytes a step, which has 4 of a filter */
+            const int64_t fetched = tile * filter * 16; /* by the tiles before: 64 bytes for each 4 of a filter */
 
             if (j == 0 || !weights_fit)
                 place_tile(l, b, first, share_start(pixels, tile + 1) - first, &t);
@@ -277,7 +279,7 @@ static TARGET void FN(dense)(const struct layer *l, const struct buffers *b)
         }
 }
 
-/* Depthwise. Four rows of inputs are zipped, so that an int32 has four rows of one channel, and DOT adds four products.
+/* Depthwise. Four rows of inputs are zipped: an int32 has four rows of one channel, and DOT adds four products.
  * Unpacking keeps to lanes of 128 bits: of four vectors, the j-th has channels 16 i + 4 j + 0..3 in lane i, and bias,
  * scale and weights are packed in this order. PACK restores that of the channels. */
 INLINE TARGET void FN(zip)(const uint8_t *const *rows, const int n, vec *zipped)
@@ -298,7 +300,8 @@ INLINE TARGET void FN(zip_strip)(const int K, const int S, const int R, const st
                                  const struct strip *strip, vec *zipped)
 {
     const int n_rows = (R - 1) * S + K, G = (n_rows + 3) / 4;
-    const int64_t first = strip->x * S - l->before, end = first + (strip->n - 1) * S + K, top = strip->y * S - l->before;
+    const int64_t top = strip->y * S - l->before, first = strip->x * S - l->before;
+    const int64_t end = first + (strip->n - 1) * S + K;
     const uint8_t *rows[8];
     int64_t steps[8];
 
@@ -399,11 +402,12 @@ INLINE TARGET void FN(compute_strip)(const int K, const int S, const int R, cons
 
 static TARGET void FN(depthwise)(const struct layer *l, const struct buffers *b)
 {
-    const int64_t side = l->out_side, n_strips = (side + STRIP - 1) / STRIP, n_blocks = (l->out_pitch + VECTOR - 1) / VECTOR;
+    const int64_t side = l->out_side, n_strips = (side + STRIP - 1) / STRIP;
+    const int64_t n_blocks = (l->out_pitch + VECTOR - 1) / VECTOR;
     const int64_t block_bytes = 4 * (3 + l->filter_vectors) * VECTOR;
     const int64_t R = l->kernel == 3 && l->stride == 2 ? 1 : 2; /* two such rows of outputs would need five of inputs */
     const struct shares columns = divide(side, n_strips);
-    const int8_t *ahead = l->packed + n_blocks * block_bytes, *ahead_end = ahead + (96 << 10);
+    const int8_t *ahead = l->packed + n_blocks * block_bytes, *ahead_end = ahead + FIRST_BLOCK;
 
     for (int64_t y = 0; y < side; y += R)
         for (int64_t i = 0; i < n_blocks * n_strips; i++) {
