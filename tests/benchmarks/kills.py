@@ -88,7 +88,7 @@ class Folder:
             return {
                 entry.path: code.tobytes()
                 for entry, code in zip(file, file.codes, strict=True)
-                if entry.path in status and entry.stamp.is_same_content(FileStamp.of(status[entry.path]))
+                if entry.path in status and entry.stamp.may_be_same(FileStamp.of(status[entry.path]))
             }
 
 
