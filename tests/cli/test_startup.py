@@ -45,3 +45,10 @@ def test_pillow_and_tables_are_loaded_only_where_they_are_read(loaded_by, update
     commands = ("info codes.bin", f"query --code {CODE} codes.bin", f"query {IMAGE} codes.bin")
     rare = {"PIL", "filelock", "numpy.ma", "drhn_cli.clickhouse.table", "clickhouse_connect", "chdb"}
     assert [loaded & rare for loaded in loaded_by(*commands)] == [set()] * 3
+
+
+def test_words_are_looked_up_without_torch_and_pillow(loaded_by, update, weights_path):
+    update()
+    commands = (f"query --word class_2 codes.bin --weights {weights_path}", f"words --weights {weights_path}")
+    rare = {"torch", "torchvision", "rich", "PIL"}
+    assert [loaded & rare for loaded in loaded_by(*commands)] == [set()] * 2
