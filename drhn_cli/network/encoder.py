@@ -15,6 +15,7 @@ from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.devices import choose_gpu
 from drhn_cli.network.integer import Pooled, is_exact, load_head
 from drhn_cli.network.model import Model
+from drhn_cli.network.native_backend import load_native
 from drhn_cli.network.numpy_backend import load_integer_trunk, load_numpy, use_one_thread
 from drhn_cli.threads import ThreadPool
 
@@ -77,7 +78,7 @@ class Encoder:
 
     Args:
         model: the trained network.
-        device: auto, cuda, mps or cpu; auto is a GPU if there is one.
+        device: auto, cuda, mps or cpu; auto is a GPU if there is one, and if it computes integers exactly.
         batch_size: pictures at a time on a GPU.
         n_threads: threads on a CPU, each with pictures of its own; OpenBLAS is single-threaded in this process then.
             None: numpy shares the work of each layer among threads of its own.
@@ -95,7 +96,7 @@ class Encoder:
     ) -> None:
         self.model = model
         self._device = choose_gpu(device)
-        self._pooled = _check(self._load_trunk(), model, device) if model.is_integer else None
+        self._pooled = self._load_exact_trunk(device) if model.is_integer else None
         self._backend: Backend = self._load(features=False)
         self._pool = None
         if self._device is not None:
@@ -129,9 +130,21 @@ class Encoder:
     def _feature_backend(self) -> Backend:
         return self._load(features=True)
 
+    def _load_exact_trunk(self, device: str) -> Pooled:
+        """Return the trunk of a network in integers by the first backend that computes the known answer."""
+        pooled = self._load_trunk()
+        if device == "auto" and self._device is not None and not is_exact(pooled, self.model):
+            self._device = None
+            pooled = self._load_trunk()
+        if not is_exact(pooled, self.model):
+            problem = f"{printable(self.model.name)} is computed with other results here than where it was made"
+            raise WeightsError(problem, found=f"--device {device}", hint="use --device cpu")
+        return pooled
+
     def _load_trunk(self) -> Pooled:
         if self._device is None:
-            return load_integer_trunk(self.model)
+            native = load_native(self.model)
+            return native if native and is_exact(native, self.model) else load_integer_trunk(self.model)
         from drhn_cli.network.drhn import load_integer_trunk as load_for_torch
 
         return load_for_torch(self.model, self._device)
@@ -159,11 +172,3 @@ class Encoder:
             return encode(pixels)
         chunks = [pixels[start : start + _CPU_BATCH] for start in range(0, len(pixels), _CPU_BATCH)]
         return np.concatenate(list(self._pool.map(encode, chunks)))
-
-
-def _check(pooled: Pooled, model: Model, device: str) -> Pooled:
-    """Return the trunk of a network in integers if it computes the known answer."""
-    if not is_exact(pooled, model):
-        problem = f"{printable(model.name)} is computed with other results here than where it was made"
-        raise WeightsError(problem, found=f"--device {device}", hint="use --device cpu")
-    return pooled

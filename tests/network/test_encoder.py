@@ -13,6 +13,7 @@ from drhn_cli.network import devices, drhn, numpy_backend
 from drhn_cli.network import encoder as encoder_module
 from drhn_cli.network.drhn import build_network, load_torch, torch_backend
 from drhn_cli.network.encoder import Encoder, bit_probabilities, codes_of, encode_views, predict_classes
+from drhn_cli.network.integer import load_head
 from drhn_cli.network.quantize import quantize
 from tests.networks import drawn, random_model, tiny_config
 
@@ -183,16 +184,48 @@ def test_a_gpu_has_the_codes_of_the_cpu(monkeypatch):
     assert np.array_equal(Encoder(INTEGERS, device="cuda", batch_size=9).codes(PIXELS, 16), expected)
 
 
-def test_a_device_that_computes_otherwise_is_refused(monkeypatch):
+def test_a_gpu_that_computes_otherwise_is_refused_or_left_alone(monkeypatch):
+    exact = drhn.load_integer_trunk
+
+    def inexact(model, device):
+        pooled = exact(model, device)
+        return lambda views: pooled(views) + 1
+
+    monkeypatch.setattr(drhn, "load_integer_trunk", inexact)
+    monkeypatch.setattr(encoder_module, "choose_gpu", lambda _: CPU)
+    with pytest.raises(WeightsError, match=r"random is computed with other results here .*--device cuda"):
+        Encoder(INTEGERS, device="cuda")
+    expected = load_head(INTEGERS)(exact(INTEGERS, CPU)(PIXELS))
+    assert np.array_equal(Encoder(INTEGERS, device="auto", batch_size=7).activations(PIXELS), expected)
+
+
+def test_a_cpu_that_computes_otherwise_is_refused(monkeypatch):
     exact = encoder_module.load_integer_trunk
 
     def inexact(model):
         pooled = exact(model)
         return lambda views: pooled(views) + 1
 
+    monkeypatch.setattr(encoder_module, "load_native", lambda _: None)
     monkeypatch.setattr(encoder_module, "load_integer_trunk", inexact)
     with pytest.raises(WeightsError, match=r"random is computed with other results here .*--device auto"):
         Encoder(INTEGERS)
+
+
+def test_a_kernel_that_computes_otherwise_is_left_to_numpy(monkeypatch):
+    expected = Encoder(INTEGERS, device="cpu").activations(PIXELS)
+    used = []
+
+    def inexact(model):
+        def pooled(views):
+            used.append(len(views))
+            return encoder_module.load_integer_trunk(model)(views) + 1
+
+        return pooled
+
+    monkeypatch.setattr(encoder_module, "load_native", inexact)
+    assert np.array_equal(Encoder(INTEGERS, device="cpu").activations(PIXELS), expected)
+    assert used == [1]  # the known answer
 
 
 @pytest.mark.parametrize("n_threads", [None, 1, 3])

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from drhn_cli.network import drhn, numpy_backend
+from drhn_cli.network import encoder as encoder_module
+from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.integer import (
     Pooled,
     float_arrays,
@@ -21,6 +23,7 @@ from drhn_cli.network.integer import (
 from drhn_cli.network.model import Model
 from drhn_cli.network.quantize import quantize
 from drhn_cli.network.weights_file import integer_shapes
+from tests.benchmarks.same_codes import Comparison, paths_of
 from tests.drawing import KINDS, draw_picture
 from tests.network.integer_reference import pooled_sums
 from tests.networks import lite_config, random_model, tiny_config
@@ -88,6 +91,59 @@ def test_torch_computes_the_same_sums_with_any_number_of_threads(name: str) -> N
             assert np.array_equal(drhn.load_integer_trunk(model, CPU)(views), expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "n"), [("max", 340), ("lite0", 20)])
+def test_a_picture_has_one_code_whatever_the_path_the_batch_and_the_threads(
+    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "use_one_thread", lambda: True)
+    model = integers(name)
+    pixels = pictures(model.config.input_size, n)  # 1,702 and 102
+    expected = Encoder(model, device="cpu").activations(pixels)  # equal activations are equal codes
+    assert len(np.unique(expected, axis=0)) > len(pixels) / 2
+    found = [Encoder(model, device="cpu", n_threads=n_threads).activations(pixels) for n_threads in (1, 3)]
+    encoder = Encoder(model, device="cpu", n_threads=2)
+    for size in (1, 37):
+        parts = [encoder.activations(pixels[start : start + size]) for start in range(0, 2 * size, size)]
+        found.append(np.concatenate([*parts, expected[2 * size :]]))
+    monkeypatch.setattr(encoder_module, "load_native", lambda _: None)
+    found += [Encoder(model, device="cpu", n_threads=n_threads).activations(pixels) for n_threads in (None, 2)]
+    monkeypatch.setattr(encoder_module, "choose_gpu", lambda _: CPU)  # torch
+    found += [Encoder(model, device="cuda", batch_size=size).activations(pixels) for size in (61, 500)]
+    for activations in found:
+        assert np.array_equal(activations, expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_path_on_this_machine_computes_the_same_sums(name: str) -> None:
+    model = integers(name)
+    views = pictures(model.config.input_size, 8)
+    paths = paths_of(model)
+    comparison = Comparison({"expected": lambda views: pooled_sums(model, views), **paths})
+    comparison.add(views)
+    assert comparison.n_pictures == len(views)
+    assert set(paths) >= {"numpy", "torch"}
+    assert comparison.different == dict.fromkeys(("expected", *paths), 0)
+
+
+def test_a_path_that_computes_otherwise_is_counted() -> None:
+    comparison = Comparison(
+        {"right": lambda views: views[:, 0, 0], "wrong": lambda views: views[:, 0, 0] + (len(views) == 3)}
+    )
+    comparison.add(np.zeros((10, 4, 4, 3), np.uint8))  # in parts of 1, 2, 3 and 4
+    assert comparison.different == {"right": 0, "wrong": 3}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_computes_the_same_sums(name: str) -> None:
+    model = integers(name)
+    views = pictures(model.config.input_size)
+    pooled = drhn.load_integer_trunk(model, torch.device("cuda"))
+    for n in (1, 7, len(views)):
+        assert np.array_equal(one_at_a_time(pooled, views, n), pooled_sums(model, views))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,10 +9,9 @@ from drhn_cli.images.preprocess import Preprocessing
 from drhn_cli.network.config import Layer, NetworkConfig
 from drhn_cli.network.drhn import DRHN, load_torch
 from drhn_cli.network.encoder import encode_views
-from drhn_cli.network.model import Model, load_model
+from drhn_cli.network.model import Model
 from drhn_cli.network.numpy_backend import load_numpy
 from drhn_cli.network.weights_file import halve_filters
-from tests.benchmarks.same_codes import Comparison
 from tests.drawing import KINDS, draw_picture
 from tests.networks import TINY
 
@@ -124,28 +123,6 @@ def test_activations_of_two_views_are_their_mean_in_numpy_and_torch() -> None:
     np.testing.assert_array_equal(encode_views(backend, views, 4), expected)
     np.testing.assert_allclose(encode_views(load_torch(weights, torch.device("cpu")), views, 3), expected, atol=2e-5)
     assert weights.with_views(2).fingerprint != weights.fingerprint
-
-
-def test_bits_are_the_same_but_for_activations_at_the_threshold() -> None:
-    pixels = np.stack([np.asarray(draw_picture(kind, seed)) for kind in KINDS for seed in range(25)])
-    weights = load_model("cifar10").with_views(1)
-    comparison = Comparison(weights)
-    comparison.add(pixels)
-    figures = comparison.to_dict()
-    assert (figures["pictures"], figures["bits"]) == (100, 100 * weights.config.bits)
-    assert figures["different_beyond_tolerance"] == 0
-    assert 0 < figures["largest_difference"] < 1e-4
-    assert figures["share_within_tolerance"] < 0.01
-
-
-def test_bits_that_differ_are_counted_and_told_from_those_at_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    comparison = Comparison(random_model(**TINY))
-    first, second = ([[0.4, 0.6, 0.49995, 0.9]], [[0.6, 0.7, 0.50005, 0.9]])
-    fakes = [lambda _, a=a: np.array(a, np.float32) for a in (first, second)]
-    monkeypatch.setattr(comparison, "_backends", fakes)
-    comparison.add(np.zeros((1, 32, 32, 3), np.uint8))
-    assert (comparison.n_different, comparison.n_wrong, comparison.n_near) == (2, 1, 1)
-    assert comparison.largest_difference == pytest.approx(0.2)
 
 
 def test_numpy_alone_is_enough() -> None:

@@ -1,10 +1,14 @@
-"""Make a weights file in integers of one in floats, calibrated on pictures, and count the bits that change.
+"""Make a weights file in integers of one in floats, and measure it.
 
-    python -m tests.benchmarks.integers WEIGHTS PICTURES OUT.npz
+    python -m tests.benchmarks.to_integers convert WEIGHTS PICTURES OUT.npz
+    python -m tests.benchmarks.to_integers measure FILE.npz DATA
 
-WEIGHTS is a bundled model or a file, PICTURES a folder. 300 of its pictures calibrate the network, as `drhn train` does
-it; of others, at most 1,000, the codes are compared. Prints one JSON object. The figures that were measured with the
-floats are left out of the file: `drhn eval` and `python -m tests.benchmarks.photo_sets model` measure what is deployed.
+`convert` takes a bundled model or a file, and a folder. 300 of its pictures calibrate the network, as `drhn train` does
+it; of others, at most 200, the codes are compared. It prints one JSON object. The figures that were measured with the
+floats are left out of the file.
+
+`measure` puts in those of the integers: DATA is a folder with `train` and `test`, and the test pictures are looked up
+among the training pictures, as `drhn train` measures.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from drhn_cli.evaluation.data import load_split
+from drhn_cli.evaluation.evaluate import Measures, evaluate_model
 from drhn_cli.images.find import find_images
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile
@@ -26,7 +32,7 @@ from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import Model, load_model, save_model
 from drhn_cli.network.quantize import calibration_rows, quantize
 
-_MOST_COMPARED = 1000
+_MOST_COMPARED = 200
 
 
 def load(model: Model, files: Sequence[ImageFile]) -> NDArray[np.uint8]:
@@ -56,13 +62,33 @@ def convert(model: Model, files: Sequence[ImageFile], data: str) -> tuple[Model,
     return replace(integers, training=runs, measured={}), figures
 
 
+def measure(model: Model, data: Path) -> Model:
+    """Return the model with its figures."""
+    gallery, queries = load_split(str(data), model.preprocessing)
+    if queries is None:
+        sys.exit(f"{data} has no test pictures")
+    evaluations = evaluate_model(
+        model, queries, gallery, Measures(code_lengths=model.config.code_lengths), device="cpu"
+    )
+    figures = {str(one.n_bits): {"accuracy": one.accuracy, **one.retrieval.to_dict()} for one in evaluations}
+    return replace(model, measured={"on": "test", "views": model.preprocessing.views, "lengths": figures})
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a weights file in integers of one in floats.")
-    parser.add_argument("weights")
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    converting = commands.add_parser("convert")
+    converting.add_argument("weights")
+    converting.add_argument("pictures", type=Path)
+    converting.add_argument("out", type=Path)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("weights")
+    measuring.add_argument("data", type=Path)
     options = parser.parse_args()
     model = load_model(options.weights)
+    if options.command == "measure":
+        save_model(options.weights, measure(model, options.data))
+        return
     if model.is_integer:
         sys.exit(f"{options.weights} is in integers already")
     integers, figures = convert(model, find_images([options.pictures]).files, options.pictures.name)
