@@ -49,7 +49,12 @@ def hash_(
     device: options.Device = "auto",
     batch_size: Annotated[int, Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
     workers: options.Workers = None,
-    strict: Annotated[bool, Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    strict: Annotated[
+        bool,
+        Option(
+            "--strict", help="Exit with status 2 if a file could not be hashed, and refuse what is damaged a little."
+        ),
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:

@@ -40,7 +40,8 @@ class HashOptions:
     device: str = "auto"  # auto, cuda, mps or cpu
     batch_size: int = 256  # pictures at a time
     workers: int | None = None  # threads that decode, and as many that run the network; None: one for each processor
-    max_pixels: int | None = None  # larger pictures are refused; None: ``MAX_PIXELS``
+    max_pixels: int | None = None  # larger pictures are refused; None: as ``DecodeOptions`` has it
+    strict: bool = False  # pictures with damage that costs few of their rows are refused, too
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

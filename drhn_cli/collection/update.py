@@ -18,7 +18,7 @@ from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, wr
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
 from drhn_cli.collection.sources import find_sources
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
-from drhn_cli.images.decode import MAX_PIXELS
+from drhn_cli.images.decode import DecodeOptions
 from drhn_cli.images.load import load_batches
 from drhn_cli.images.source import ImageFile, is_gone, is_there
 from drhn_cli.network.devices import check_device
@@ -179,9 +179,9 @@ class _Update:
     def _hash(self, n_images: int, progress: Progress) -> None:
         stored, pending, device = self._stored, self._plan.pending, self._options.device
         batch_size, n_threads = self._options.batch_size, self._options.workers or n_processors()
-        max_pixels = self._options.max_pixels or MAX_PIXELS
+        decoding = DecodeOptions(max_pixels=self._options.max_pixels, strict=self._options.strict)
         batches = load_batches(
-            pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, max_pixels=max_pixels
+            pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, options=decoding
         )
         # Torch takes a second or two to import; pictures are decoded meanwhile.
         encoder = ThreadPool(1, "drhn-start").submit(

@@ -8,7 +8,8 @@ import logging
 import re
 import warnings
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 from drhn_cli.errors import AnyPath, ImageError, about
 from drhn_cli.files import CORRUPT
 from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_tiff
+from drhn_cli.images.mend import mend, refuse_many_chunks, refuse_many_scans
 from drhn_cli.images.rendering import render
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
@@ -23,7 +25,8 @@ from drhn_cli.images.source import ImageSource, read_source, source_name
 MAX_PIXELS = 300_000_000
 
 # A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
-# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused.
+# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused, nor those
+# of black and white: scanned pages take a byte for thousands of pixels.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
@@ -66,6 +69,23 @@ _TURNS: dict[int, tuple[Image.Transpose | None, str]] = {
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeOptions:
+    """Which pictures are decoded.
+
+    Attributes:
+        max_pixels: refuse pictures of more pixels, before they are decoded. None: ``MAX_PIXELS``, and besides those of
+            more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
+        strict: refuse pictures with damage that costs no more than the last rows, see ``drhn_cli.images.mend``.
+    """
+
+    max_pixels: int | None = None
+    strict: bool = False
+
+
+DEFAULTS = DecodeOptions()
+
+
 class Decoded(NamedTuple):
     """A decoded picture, its scale and its margins.
 
@@ -82,14 +102,14 @@ class Decoded(NamedTuple):
 
 
 def decode_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+    source: ImageSource, *, min_side: int | None = None, rendering: int = 1, **options: Any
 ) -> Image.Image:
-    """Decode a picture as ``decode_reduced`` does, and return its image alone."""
-    return decode_reduced(source, max_pixels=max_pixels, min_side=min_side, rendering=rendering).image
+    """Decode a picture as ``decode_reduced`` does with these ``DecodeOptions``, and return its image alone."""
+    return decode_reduced(source, DecodeOptions(**options), min_side=min_side, rendering=rendering).image
 
 
 def decode_reduced(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+    source: ImageSource, options: DecodeOptions = DEFAULTS, *, min_side: int | None = None, rendering: int = 1
 ) -> Decoded:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
@@ -100,27 +120,24 @@ def decode_reduced(
 
     Args:
         source: read into memory first, see ``read_source``.
-        max_pixels: refuse pictures of more pixels, before they are decoded.
+        options: which pictures are refused.
         min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many pixels,
             which saves most of the time on photographs, and a picture whose colors must be converted to be shrunk
             before. None: always the full size.
         rendering: the rules, see ``drhn_cli.images.rendering``.
 
     Raises:
-        ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, has
-            more than ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a
-            byte.
+        ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, or
+            has too many pixels.
     """
-    _prepare_pillow(max_pixels)
+    _prepare_pillow(options.max_pixels or MAX_PIXELS)
     name = source_name(source)
     with about(name):
         try:
             data = read_source(source)
-            picture = _open(data, name)
-            _refuse_bomb(picture, len(data), max_pixels)
-            decoded = _load(picture, len(data), min_side, rendering)
+            picture, decoded = _decode(data, name, options, min_side, rendering)
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
-                decoded = _first_not_blank(picture, decoded, len(data), max_pixels, min_side, rendering)
+                decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
             return decoded
         except Image.DecompressionBombError as error:
             raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
@@ -132,6 +149,25 @@ def decode_reduced(
             if _NOT_SUPPORTED.search(found):
                 raise ImageError("not supported", found=found, hint=_CONVERT) from error
             raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
+
+
+def _decode(
+    data: bytes, name: AnyPath | None, options: DecodeOptions, min_side: int | None, rendering: int
+) -> tuple[Image.Image, Decoded]:
+    """Decode the first frame of a picture, or of the mended file if that is damaged; return the opened picture, too."""
+    try:
+        picture = _open(data, name, options)
+        return picture, _load(picture, len(data), min_side, rendering)
+    except _DECODER_ERRORS as error:
+        mended = None if options.strict or _NOT_SUPPORTED.search(str(error)) else mend(data)
+        if mended is None:
+            raise
+        with suppress(*_DECODER_ERRORS):
+            picture = _open(mended.data, name, options)
+            if mended.icc_profile is not None:
+                picture.info["icc_profile"] = mended.icc_profile
+            return picture, _load(picture, len(data), min_side, rendering)
+        raise
 
 
 def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: int) -> Decoded:
@@ -162,7 +198,7 @@ def _is_blank(image: Image.Image) -> bool:
 
 
 def _first_not_blank(
-    picture: Image.Image, first: Decoded, n_bytes: int, max_pixels: int, min_side: int | None, rendering: int
+    picture: Image.Image, first: Decoded, n_bytes: int, options: DecodeOptions, min_side: int | None, rendering: int
 ) -> Decoded:
     """Return the first frame of an animation that is not blank; the first of all where none is found."""
     n_pixels = 0
@@ -177,7 +213,7 @@ def _first_not_blank(
                 first = first._replace(image=picture.copy())
             picture.seek(picture.tell() + 1)
             refuse_tiff(picture)
-            _refuse_bomb(picture, n_bytes, max_pixels)
+            _refuse_bomb(picture, n_bytes, options)
             frame = _load(picture, n_bytes, min_side, rendering)
         else:
             return frame
@@ -210,8 +246,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
 
 
-def _open(data: bytes, name: AnyPath | None) -> Image.Image:
-    """Read a picture's header."""
+def _open(data: bytes, name: AnyPath | None, options: DecodeOptions) -> Image.Image:
+    """Read a picture's header, and refuse what would take too long or too much memory."""
     formats = formats_of(data[:16])
     if "TIFF" in formats or not formats:
         refuse_raw(data[:16], name)
@@ -220,6 +256,7 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
         is_text = text.isascii() and text.replace("\n", "").isprintable()
         found = f"text {text!r}" if is_text else f"bytes {data[:8].hex(' ')}"
         raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=_CONVERT)
+    refuse_many_chunks(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -227,17 +264,22 @@ def _open(data: bytes, name: AnyPath | None) -> Image.Image:
         # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
     refuse_tiff(picture)
+    _refuse_bomb(picture, len(data), options)
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        refuse_many_scans(data, picture.width * picture.height)
     return picture
 
 
-def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
+def _refuse_bomb(picture: Image.Image, n_bytes: int, options: DecodeOptions) -> None:
     width, height = picture.size
+    max_pixels = options.max_pixels or MAX_PIXELS
     if width * height > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
         raise ImageError("too many pixels", expected=expected, found=found, hint=_BOMB_HINT)
-    if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
+    is_guessed = options.max_pixels is None and picture.mode != "1"
+    if is_guessed and width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
         found = f"{width} x {height} in {n_bytes} bytes"
-        raise ImageError("too many pixels for so small a file", found=found, hint="make a smaller copy of it")
+        raise ImageError("too many pixels for so small a file", found=found, hint=_BOMB_HINT)
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:

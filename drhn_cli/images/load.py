@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.errors import ImageError
-from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
+from drhn_cli.images.decode import DEFAULTS, DecodeOptions, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from drhn_cli.images.source import ImageSource
 from drhn_cli.settings import require
@@ -39,17 +39,16 @@ class Batch:
 _Loaded = NDArray[np.uint8] | ImageError
 
 
-def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def load_image(
+    source: ImageSource, preprocessing: Preprocessing, *, options: DecodeOptions = DEFAULTS
+) -> NDArray[np.uint8]:
     """Load one picture, exactly as ``load_batches`` does: (views * size, size, 3) pixels in 0..255.
 
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
     image, scale, margins = decode_reduced(
-        source,
-        max_pixels=max_pixels,
-        min_side=preprocessing.min_decoded_side,
-        rendering=preprocessing.rendering,
+        source, options, min_side=preprocessing.min_decoded_side, rendering=preprocessing.rendering
     )
     return fit_image(image, preprocessing, scale=scale, margins=margins)
 
@@ -60,7 +59,7 @@ def load_batches(
     *,
     batch_size: int,
     workers: int,
-    max_pixels: int = MAX_PIXELS,
+    options: DecodeOptions = DEFAULTS,
 ) -> Iterator[Batch]:
     """Load pictures in the order of ``sources``.
 
@@ -72,7 +71,7 @@ def load_batches(
         preprocessing: how pictures are fitted.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
-        max_pixels: refuse pictures of more pixels.
+        options: which pictures are refused.
 
     Returns:
         Batches. A picture that cannot be read is a failure in its batch and stops nothing.
@@ -82,11 +81,11 @@ def load_batches(
     """
     require(batch_size >= 1, "batch size", "1 or more", batch_size)
     require(workers >= 1, "workers", "1 or more", workers)
-    return _generate_batches(iter(sources), preprocessing, batch_size, workers, max_pixels)
+    return _generate_batches(iter(sources), preprocessing, batch_size, workers, options)
 
 
 def _generate_batches(
-    sources: Iterator[ImageSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
+    sources: Iterator[ImageSource], preprocessing: Preprocessing, batch_size: int, workers: int, options: DecodeOptions
 ) -> Iterator[Batch]:
     stopped = False
 
@@ -96,7 +95,7 @@ def _generate_batches(
             if stopped:
                 break
             try:
-                loaded.append(load_image(source, preprocessing, max_pixels=max_pixels))
+                loaded.append(load_image(source, preprocessing, options=options))
             except ImageError as error:
                 # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
                 error.__cause__ = error.__context__ = None

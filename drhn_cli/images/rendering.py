@@ -4,7 +4,7 @@ The rules have a number, which is part of a model's preprocessing, as other rule
 
 1. Transparency is laid on white, color profiles are ignored, and of an animation the first frame counts.
 2. Transparency is laid on black where it could hardly be seen on white, colors are converted to sRGB by the picture's
-   profile, the first frame that is not blank counts, and gray TIFF files show black and white as they say.
+   profile, and the first frame that is not blank counts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def render(picture: Image.Image, rules: int) -> Rendered:
     mode = "RGB" if to_srgb is None else to_srgb.input_mode
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         # 16 or 32 bits of gray, which Pillow's own conversion clips to white.
-        picture = _to_8_bit_gray(picture, rules)
+        picture = _to_8_bit_gray(picture)
     elif picture.mode == "La":
         picture = picture.convert("LA")
     if picture.has_transparency_data:
@@ -125,7 +125,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return to_srgb
 
 
-def _to_8_bit_gray(picture: Image.Image, rules: int) -> Image.Image:
+def _to_8_bit_gray(picture: Image.Image) -> Image.Image:
     """Scale a loaded picture of 16- or 32-bit grays to mode ``L``, rounding to the nearest, or ``LA``."""
     pixels = np.asarray(picture)  # (height, width)
     bits = tag_values(picture, BITSPERSAMPLE)
@@ -134,9 +134,9 @@ def _to_8_bit_gray(picture: Image.Image, rules: int) -> Image.Image:
         full_range = 4095 if bits == (12,) else 65535
         table = (np.arange(65536, dtype=np.int64) * 255 + full_range // 2) // full_range
         gray = np.minimum(table, 255).astype(np.uint8)[pixels]
-        if rules > 1 and tag_values(picture, PHOTOMETRIC_INTERPRETATION) == (0,):  # 0 is white, which Pillow forgets
+        if tag_values(picture, PHOTOMETRIC_INTERPRETATION) == (0,):  # 0 is white, which Pillow forgets
             gray = 255 - gray
-    elif rules > 1 and bits == (32,) and picture.mode == "I" and tag_values(picture, SAMPLEFORMAT) in ((), (1,)):
+    elif bits == (32,) and picture.mode == "I" and tag_values(picture, SAMPLEFORMAT) in ((), (1,)):
         # Unsigned, of which Pillow makes signed integers. The full range is black to white.
         gray = ((pixels.view(np.uint32) + np.uint64(0x808080)) // np.uint64(0x01010101)).astype(np.uint8)
     else:

@@ -316,8 +316,8 @@ GRAY = np.tile(np.arange(0, 256, 17, dtype=np.uint8), (4, 1))
 def test_16_bit_gray_whose_0_is_white(compression: int) -> None:
     deep = (65535 - GRAY.astype(np.uint16) * 257).astype("<u2").tobytes()
     data = io.BytesIO(build_tiff(16, 4, [16], 0, [deep], compression=compression))
-    np.testing.assert_array_equal(decode(data)[..., 0], GRAY)
-    np.testing.assert_array_equal(decode(data, 1)[..., 0], 255 - GRAY)
+    for rendering in (1, 2):
+        np.testing.assert_array_equal(decode(data, rendering)[..., 0], GRAY)
 
 
 @pytest.mark.parametrize("compression", [1, 8])
