@@ -30,6 +30,7 @@ class HashOptions:
     exclude: Sequence[str] = ()  # globs of files and folders to leave out
     hidden: bool = False  # take files and folders whose names begin with a dot
     follow: bool = False  # follow symbolic links
+    raw: bool = False  # hash RAW files of cameras by their previews
     shard: Shard | None = None  # only the pictures of this shard; None: all
     weights: str | None = None  # a bundled model or a weights file; None: the code file's, or the default
     n_bits: int | None = None  # length of the codes; None: that of the code file, or the network's

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_code_file
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
-from drhn_cli.collection.sources import find_sources
+from drhn_cli.collection.sources import find_sources, unread_sources
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
 from drhn_cli.images.decode import DecodeOptions
 from drhn_cli.images.load import load_batches
@@ -46,6 +47,9 @@ class HashSummary:
             file that changed or vanished during the run.
         n_items: codes in the file now.
         failures: what could not be hashed, with its reason.
+        skipped: how many files of the folders and archives were not looked at, by what they are.
+        n_found: pictures that were found, of all shards; a lower bound.
+        unread: the sources that are not there, or of which nothing could be read, as absolute paths.
         seconds: wall-clock time.
     """
 
@@ -57,6 +61,9 @@ class HashSummary:
     kept: int
     n_items: int = 0
     failures: list[DrhnError] = field(repr=False)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    n_found: int = 0
+    unread: set[bytes] = field(default_factory=set, repr=False)
     seconds: float = 0.0
 
 
@@ -104,8 +111,11 @@ def update_collection(
         except KeyboardInterrupt:
             update.save()
             raise
-    update.summary.seconds = time.monotonic() - clock
-    return update.summary
+    summary = update.summary
+    summary.skipped, summary.n_found = found.search.skipped, found.n_images
+    summary.unread = unread_sources(found, summary.failures)
+    summary.seconds = time.monotonic() - clock
+    return summary
 
 
 def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
@@ -160,7 +170,7 @@ class _Update:
         self._outdated = dict(plan.outdated)
         shard = options.shard
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
-        counts = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
+        counts: dict[str, Any] = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
         self.summary = HashSummary(**counts, failures=list(failures))
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
@@ -179,7 +189,8 @@ class _Update:
     def _hash(self, n_images: int, progress: Progress) -> None:
         stored, pending, device = self._stored, self._plan.pending, self._options.device
         batch_size, n_threads = self._options.batch_size, self._options.workers or n_processors()
-        decoding = DecodeOptions(max_pixels=self._options.max_pixels, strict=self._options.strict)
+        options = self._options
+        decoding = DecodeOptions(max_pixels=options.max_pixels, strict=options.strict, raw=options.raw)
         batches = load_batches(
             pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, options=decoding
         )

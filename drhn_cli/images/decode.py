@@ -16,8 +16,9 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 
 from drhn_cli.errors import AnyPath, ImageError, about
 from drhn_cli.files import CORRUPT
-from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_tiff
+from drhn_cli.images.formats import formats_of, is_raw, is_raw_tiff, readable_formats, refuse_tiff, seek_full_page
 from drhn_cli.images.mend import mend, refuse_many_chunks, refuse_many_scans
+from drhn_cli.images.raw import MIN_PREVIEW_SIDE, find_preview, orientation_of
 from drhn_cli.images.rendering import render
 from drhn_cli.images.source import ImageSource, read_source, source_name
 
@@ -43,6 +44,10 @@ _DECODER_ERRORS: tuple[type[Exception], ...] = (*CORRUPT, OSError, ArithmeticErr
 _NOT_SUPPORTED = re.compile(
     "unknown (pixel mode|data organization|raw mode)|cannot handle|not (yet )?supported|unsupported|^string index",
     re.IGNORECASE,
+)
+_RAW = "a camera's RAW file, which is not decoded"
+_RAW_HINT = (
+    "export it as JPEG, PNG or TIFF from a program that develops it, or have drhn hash take its preview with --raw"
 )
 _CONVERT = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
 
@@ -77,10 +82,12 @@ class DecodeOptions:
         max_pixels: refuse pictures of more pixels, before they are decoded. None: ``MAX_PIXELS``, and besides those of
             more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
         strict: refuse pictures with damage that costs no more than the last rows, see ``drhn_cli.images.mend``.
+        raw: read a camera's RAW file by its preview.
     """
 
     max_pixels: int | None = None
     strict: bool = False
+    raw: bool = False
 
 
 DEFAULTS = DecodeOptions()
@@ -249,8 +256,8 @@ _ignore_libtiff_messages()
 def _open(data: bytes, name: AnyPath | None, options: DecodeOptions) -> Image.Image:
     """Read a picture's header, and refuse what would take too long or too much memory."""
     formats = formats_of(data[:16])
-    if "TIFF" in formats or not formats:
-        refuse_raw(data[:16], name)
+    if ("TIFF" in formats or not formats) and is_raw(data[:16], name):
+        return _open_preview(data, options)
     if not formats:
         text = data[:16].decode("ascii", "replace")
         is_text = text.isascii() and text.replace("\n", "").isprintable()
@@ -263,10 +270,31 @@ def _open(data: bytes, name: AnyPath | None, options: DecodeOptions) -> Image.Im
         # Neither error says what is wrong. The format's own reader either raises one that does, or it opens the picture
         # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
+    seek_full_page(picture)
+    if is_raw_tiff(picture):
+        return _open_preview(data, options)
     refuse_tiff(picture)
     _refuse_bomb(picture, len(data), options)
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         refuse_many_scans(data, picture.width * picture.height)
+    return picture
+
+
+def _open_preview(data: bytes, options: DecodeOptions) -> Image.Image:
+    """Read the header of the preview in a RAW file."""
+    if not options.raw:
+        raise ImageError(_RAW, hint=_RAW_HINT)
+    preview = find_preview(data)
+    if preview is None:
+        raise ImageError(
+            "a camera's RAW file without a preview", expected=f"a JPEG of {MIN_PREVIEW_SIDE} pixels or more"
+        )
+    picture = Image.open(io.BytesIO(preview), formats=("JPEG",))
+    _refuse_bomb(picture, len(data), options)
+    with suppress(*_DECODER_ERRORS):
+        exif, orientation = picture.getexif(), orientation_of(data)
+        if orientation is not None and ExifTags.Base.Orientation not in exif:
+            exif[ExifTags.Base.Orientation] = orientation  # Pillow keeps the object
     return picture
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
-from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_archive
+from drhn_cli.images.source import MAX_NAME_BYTES, ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
@@ -37,6 +38,7 @@ class FindResult:
         missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
             may still exist.
         some_vanished: a file or folder vanished between being listed and being read, as on an unplugged drive.
+        skipped: how many files were not looked at, for being of another kind; see ``kind_of_skipped``.
     """
 
     files: Sequence[ImageFile] = field(default_factory=list)
@@ -45,6 +47,7 @@ class FindResult:
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     some_vanished: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def find_images(
@@ -53,6 +56,7 @@ def find_images(
     exclude: Sequence[str] = (),
     hidden: bool = False,
     follow: bool = False,
+    raw: bool = False,
     progress: Progress = SILENT,
 ) -> FindResult:
     """Find the picture files in folders, at any depth, and those named one by one.
@@ -67,9 +71,10 @@ def find_images(
         exclude: globs, see ``compile_excludes``.
         hidden: take files and folders whose name starts with a dot.
         follow: follow symbolic links inside folders.
+        raw: take RAW files of cameras, too.
         progress: is advanced by the files of each folder.
     """
-    search = _Search(exclude, hidden, follow, progress)
+    search = _Search(exclude, hidden, follow=follow, raw=raw, progress=progress)
     for source in sources:
         search.add(source)
     search.found.files = [search.files[path] for path in sorted(search.files)]
@@ -77,21 +82,21 @@ def find_images(
     return search.found
 
 
-def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
+def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False, raw: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
     The files are in the order of the archive; if a name occurs twice, the last one counts. A member with a
     picture's name that is no regular file below the archive is a failure. A damaged archive is in ``failures`` and
     ``missing``: the rest of it cannot be read.
     """
-    search = _Search(exclude, hidden)
+    search = _Search(exclude, hidden, raw=raw)
     search.add_members(archive)
     search.found.files = list(search.files.values())
     return search.found
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
-    """Build a predicate that says whether a path is left out.
+    r"""Build a predicate that says whether a path is left out.
 
     A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
     ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
@@ -103,7 +108,14 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
     and whether it is a folder.
 
     The rules are those of https://git-scm.com/docs/gitignore, without its negation.
+
+    Raises:
+        ConfigError: a pattern begins with ``!``, which is a negation there; ``\!`` is the character.
     """
+    for pattern in patterns:
+        if pattern.startswith("!"):
+            hint = f"leave out fewer files, or write \\{pattern} for a name that begins with !"
+            raise ConfigError("--exclude has no negation by !", found=pattern, hint=hint)
     files = _compile(pattern for pattern in patterns if not pattern.endswith("/"))
     folders = _compile(pattern.removesuffix("/") for pattern in patterns)
     return lambda path, is_folder: (folders if is_folder else files).fullmatch(path) is not None
@@ -145,10 +157,13 @@ def _character_class(body: str) -> str:
 class _Search:
     """One search: the rules, and what has been found so far."""
 
-    def __init__(self, exclude: Sequence[str], hidden: bool, follow: bool = False, progress: Progress = SILENT) -> None:
-        from drhn_cli.images.formats import picture_suffixes  # imports Pillow
+    def __init__(
+        self, exclude: Sequence[str], hidden: bool, *, follow: bool = False, raw: bool, progress: Progress = SILENT
+    ) -> None:
+        from drhn_cli.images.formats import kind_of_skipped, picture_suffixes  # imports Pillow
 
-        self._suffixes, self._excluded = picture_suffixes(), compile_excludes(exclude)
+        self._suffixes, self._excluded = picture_suffixes(raw=raw), compile_excludes(exclude)
+        self._kind_of_skipped = kind_of_skipped
         self._hidden, self._follow, self._progress = hidden, follow, progress
         self._n_reported = 0  # files that progress was advanced by
         self.files: dict[bytes, ImageFile] = {}
@@ -158,20 +173,28 @@ class _Search:
         try:
             for member, file in list_archive(archive):
                 parts = member.parts
-                if not parts or os.path.splitext(parts[-1])[1].lower() not in self._suffixes:
+                if not parts:
                     continue
                 if not self._hidden and any(part.startswith(b".") and part != b".." for part in parts):
                     continue
-                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
+                # What is longer than any name is a failure, and not even its folders are listed.
+                is_name = len(member.name) <= MAX_NAME_BYTES
+                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format)) if is_name else []
                 if any(self._excluded(name, name != names[-1]) for name in names):
                     continue
-                if isinstance(file, SourceError):
-                    self.found.failures.append(file)
-                else:
-                    self.files[file.path] = file
+                self._add_member(parts[-1], file)
         except SourceError as error:
             self.found.failures.append(error)
             self.found.missing.append(archive)
+
+    def _add_member(self, name: bytes, file: ImageFile | SourceError) -> None:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in self._suffixes:
+            self.found.skipped[self._kind_of_skipped(suffix)] += 1
+        elif isinstance(file, SourceError):
+            self.found.failures.append(file)
+        else:
+            self.files[file.path] = file
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -239,9 +262,15 @@ class _Search:
                 self.found.failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return False
             return True
-        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
+        suffix = os.path.splitext(entry.name)[1].lower()
+        is_picture = suffix in self._suffixes
         is_broken = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # perhaps of a folder
-        if (is_picture or is_broken) and not self._excluded(relative, is_broken):
+        if self._excluded(relative, is_broken):
+            return False
+        if not (is_picture or is_broken):
+            if entry.is_file():
+                self.found.skipped[self._kind_of_skipped(suffix)] += 1
+        else:
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
                 self.files[entry.path] = ImageFile(path=entry.path, stamp=FileStamp.of(status))

@@ -1,9 +1,8 @@
-"""Which files count as pictures: formats that are decoded, suffixes that are looked for, camera RAW files refused."""
+"""Which files count as pictures: formats that are decoded, suffixes that are looked for, what is no picture to us."""
 
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
@@ -36,17 +35,22 @@ _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
+_ARCHIVE_SUFFIXES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_SKIPPED = {
+    **dict.fromkeys(_HEIF_SUFFIXES, "HEIC"),
+    **dict.fromkeys((".jxl",), "JPEG XL"),
+    **dict.fromkeys(_ARCHIVE_SUFFIXES, "archive"),
+}
 
 # Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
-_RAW_NAME = re.compile(
-    rb"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)$", re.IGNORECASE
-)
-_RAW = "a camera's RAW file, which is not decoded"
-_RAW_HINT = "export it as JPEG, PNG or TIFF from a program that develops it"
+_RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
 _NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
-_BITS_PER_SAMPLE, _COMPRESSION, _PLANAR = 258, 259, 284
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SUB_IFDS = 258, 259, 262, 284, 330
+_SENSOR_DATA = ((32803,), (34892,))  # a color filter array, or its demosaiced numbers
 _DNG_VERSION = 50706
+_MAX_REDUCED_PAGES = 8
 _TIFF_HINT = "save it again with its channels together, or as PNG"
 
 
@@ -60,13 +64,21 @@ def readable_formats() -> tuple[str, ...]:
     return (*FORMATS, _HEIF_FORMAT) if _can_read_heif() else FORMATS
 
 
-def picture_suffixes() -> frozenset[bytes]:
+def picture_suffixes(*, raw: bool = False) -> frozenset[bytes]:
     """Return the lower-case suffixes, dot included, that mark a file in a folder as a picture.
 
     They are bytes because file names are: a name need not be valid in any encoding.
     """
     suffixes = SUFFIXES + _HEIF_SUFFIXES if _can_read_heif() else SUFFIXES
-    return frozenset(suffix.encode("ascii") for suffix in suffixes)
+    encoded = frozenset(suffix.encode("ascii") for suffix in suffixes)
+    return encoded | RAW_SUFFIXES if raw else encoded
+
+
+def kind_of_skipped(suffix: bytes) -> str:
+    """Return what a file is that is not looked at: ``HEIC``, ``RAW``, ``JPEG XL``, ``archive`` or ``other``."""
+    if suffix in RAW_SUFFIXES:
+        return "RAW"
+    return _SKIPPED.get(suffix.decode("latin-1"), "other")
 
 
 def _can_read_heif() -> bool:
@@ -104,10 +116,10 @@ def register_heif() -> bool:
     return _HEIF_FORMAT in Image.OPEN
 
 
-def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
-    """Refuse what is a RAW file by its name or its first 16 bytes."""
-    if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
-        raise ImageError(_RAW, hint=_RAW_HINT)
+def is_raw(prefix: bytes, path: AnyPath | None) -> bool:
+    """Whether a file is a RAW file by its name or its first 16 bytes."""
+    suffix = os.path.splitext(os.fsencode(path))[1] if path is not None else b""
+    return prefix[8:11] == _CR2_MARK or suffix.lower() in RAW_SUFFIXES
 
 
 def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
@@ -116,16 +128,43 @@ def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def refuse_tiff(picture: Image.Image) -> None:
-    """Refuse a TIFF file that is a RAW file or begins with a thumbnail as RAW files do, or that is read as noise.
+def is_raw_tiff(picture: Image.Image) -> bool:
+    """Whether a TIFF file is a RAW file: sensor data, or a thumbnail that leads to it.
 
     The tags are those of TIFF 6.0 and of Adobe's DNG specification.
     """
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return
+        return False
+    tags = picture.tag_v2
+    return (
+        _DNG_VERSION in tags
+        or tag_values(picture, _PHOTOMETRIC) in _SENSOR_DATA
+        or (_is_reduced(picture) and _SUB_IFDS in tags)
+    )
+
+
+def seek_full_page(picture: Image.Image) -> None:
+    """Move a TIFF file that begins with smaller versions of a page to the page itself, if there is one."""
+    for page in range(1, _MAX_REDUCED_PAGES):
+        if not _is_reduced(picture):
+            return
+        try:
+            picture.seek(page)
+        except EOFError:
+            break
+    if _is_reduced(picture):
+        picture.seek(0)
+
+
+def _is_reduced(picture: Image.Image) -> bool:
     kind = tag_values(picture, _NEW_SUBFILE_TYPE)
-    if _DNG_VERSION in picture.tag_v2 or (kind and isinstance(kind[0], int) and kind[0] & 1):
-        raise ImageError(_RAW, hint=_RAW_HINT)
+    return bool(kind) and isinstance(kind[0], int) and kind[0] & 1 == 1
+
+
+def refuse_tiff(picture: Image.Image) -> None:
+    """Refuse a TIFF file that is read as noise. The tags are those of TIFF 6.0."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return
     # Pillow 12 and 13 read these without an error: bytes of 16-bit channels as pixels, a and b of Lab without their
     # offset, and numbers that libtiff has put into the machine's byte order as if they were still in the file's.
     is_compressed = tag_values(picture, _COMPRESSION) not in ((), (1,))
