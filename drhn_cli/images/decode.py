@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import os
 import re
+import threading
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +18,15 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 
 from drhn_cli.errors import AnyPath, ImageError, about
 from drhn_cli.files import CORRUPT
-from drhn_cli.images.formats import formats_of, is_raw, is_raw_tiff, readable_formats, refuse_tiff, seek_full_page
+from drhn_cli.images.formats import formats_of, is_raw, readable_formats
 from drhn_cli.images.mend import mend, refuse_many_chunks, refuse_many_scans
 from drhn_cli.images.raw import MIN_PREVIEW_SIDE, find_preview, orientation_of
 from drhn_cli.images.rendering import render
-from drhn_cli.images.source import ImageSource, read_source, source_name
+from drhn_cli.images.source import ImageFile, ImageSource, read_source, source_name
+from drhn_cli.images.tiff import is_raw_tiff, refuse_odd_structure, refuse_tiff, seek_full_page
 
-# Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
+# Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel. It
+# is in memory twice where its mode is not RGB.
 MAX_PIXELS = 300_000_000
 
 # A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
@@ -31,6 +35,12 @@ MAX_PIXELS = 300_000_000
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
+
+# Larger pictures are decoded one after the other, so that threads do not need that much memory each.
+_LARGE_PIXELS = BOMB_PIXELS
+_large = threading.Lock()
+
+_HEAD_BYTES = 16  # by which formats are known
 
 # What Pillow hands to its JPEG decoder at a time. Its own default of 64 KB makes threads wait for the interpreter lock.
 _JPEG_BLOCK_BYTES = 1 << 24
@@ -141,7 +151,7 @@ def decode_reduced(
     name = source_name(source)
     with about(name):
         try:
-            data = read_source(source)
+            data = _read(source, name)
             picture, decoded = _decode(data, name, options, min_side, rendering)
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
                 decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
@@ -183,6 +193,11 @@ def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: i
     drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.decodermaxblock = min(n_bytes, _JPEG_BLOCK_BYTES)
+    with _large if picture.width * picture.height > _LARGE_PIXELS else nullcontext():
+        return _load_drafted(picture, drafted, full_width, min_side, rendering)
+
+
+def _load_drafted(picture: Image.Image, drafted: Any, full_width: int, min_side: int | None, rendering: int) -> Decoded:
     picture.load()
     # The size is read after loading, which turns a TIFF upright.
     width, height = drafted[1][2:] if drafted else picture.size
@@ -253,17 +268,35 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
 
 
+def _read(source: ImageSource, name: AnyPath | None) -> bytes:
+    """Read a picture; of a stream that is none no more than its first bytes, as it may have no end."""
+    if isinstance(source, str | bytes | os.PathLike | ImageFile):
+        return read_source(source)
+    head = source.read(_HEAD_BYTES)
+    if len(head) == _HEAD_BYTES:
+        _formats_of(head, name)
+    return read_source(source, head)
+
+
+def _formats_of(head: bytes, name: AnyPath | None) -> tuple[str, ...]:
+    """Return the formats that a picture may have by its first bytes, none for a RAW file; refuse all others."""
+    formats = formats_of(head)
+    if not formats and not is_raw(head, name):
+        text = head.decode("ascii", "replace")
+        is_text = text.isascii() and text.replace("\n", "").isprintable()
+        found = f"text {text!r}" if is_text else f"bytes {head[:8].hex(' ')}"
+        raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=_CONVERT)
+    return formats
+
+
 def _open(data: bytes, name: AnyPath | None, options: DecodeOptions) -> Image.Image:
     """Read a picture's header, and refuse what would take too long or too much memory."""
-    formats = formats_of(data[:16])
-    if ("TIFF" in formats or not formats) and is_raw(data[:16], name):
+    formats = _formats_of(data[:_HEAD_BYTES], name)
+    if ("TIFF" in formats or not formats) and is_raw(data[:_HEAD_BYTES], name):
         return _open_preview(data, options)
-    if not formats:
-        text = data[:16].decode("ascii", "replace")
-        is_text = text.isascii() and text.replace("\n", "").isprintable()
-        found = f"text {text!r}" if is_text else f"bytes {data[:8].hex(' ')}"
-        raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=_CONVERT)
     refuse_many_chunks(data)
+    if "TIFF" in formats:
+        refuse_odd_structure(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):

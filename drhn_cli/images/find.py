@@ -6,24 +6,21 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError, printable
+from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
+from drhn_cli.images.globs import compile_excludes
 from drhn_cli.images.source import MAX_NAME_BYTES, ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
 _COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
-
-_START = re.compile(r"^\.?/")
-# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
-_TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
-_WILDCARDS = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "?": "[^/]"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,8 +60,9 @@ def find_images(
 
     In a folder a picture is a regular file with a suffix of ``picture_suffixes``, in any case. As in ripgrep and fd,
     dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a folder
-    above it is a failure. None of these rules, nor ``exclude``, applies to the sources themselves. FIFOs, sockets and
-    devices are never opened. Archives among the sources are only listed: see ``find_members``.
+    above it is a failure, and a folder is searched once, however many links lead to it. None of these rules, nor
+    ``exclude``, applies to the sources themselves. FIFOs, sockets and devices are never opened. Archives among the
+    sources are only listed: see ``find_members``.
 
     Args:
         sources: files and folders; relative ones are taken from the working directory.
@@ -79,6 +77,8 @@ def find_images(
         search.add(source)
     search.found.files = [search.files[path] for path in sorted(search.files)]
     search.found.archives = sorted(set(search.found.archives))
+    if unnamed := search.archives.difference(search.found.archives):
+        search.found.skipped["archive"] = len(unnamed)
     return search.found
 
 
@@ -95,65 +95,6 @@ def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = 
     return search.found
 
 
-def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
-    r"""Build a predicate that says whether a path is left out.
-
-    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
-    ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
-    ``[a-z]`` and ``[!a-z]`` (or ``[^a-z]``) match one character, a backslash makes the next character stand for itself,
-    and a ``/`` at the end means folders only. Case counts. What lies in a folder that is left out is left out too, as
-    it is never looked at.
-
-    An empty pattern matches nothing. The predicate takes the path relative to the source, with ``/`` between its parts,
-    and whether it is a folder.
-
-    The rules are those of https://git-scm.com/docs/gitignore, without its negation.
-
-    Raises:
-        ConfigError: a pattern begins with ``!``, which is a negation there; ``\!`` is the character.
-    """
-    for pattern in patterns:
-        if pattern.startswith("!"):
-            hint = f"leave out fewer files, or write \\{pattern} for a name that begins with !"
-            raise ConfigError("--exclude has no negation by !", found=pattern, hint=hint)
-    files = _compile(pattern for pattern in patterns if not pattern.endswith("/"))
-    folders = _compile(pattern.removesuffix("/") for pattern in patterns)
-    return lambda path, is_folder: (folders if is_folder else files).fullmatch(path) is not None
-
-
-def _compile(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(_to_regex(glob) for glob in globs if glob) or "(?!)", re.DOTALL)  # (?!) matches nothing
-
-
-def _to_regex(glob: str) -> str:
-    regex = "".join(map(_translate, _TOKEN.findall(_START.sub("", glob))))
-    return f"(?:{regex})" if "/" in glob else f"(?:(?:.*/)?{regex})"
-
-
-def _translate(token: str) -> str:
-    if token in _WILDCARDS:
-        return _WILDCARDS[token]
-    if token.startswith("*"):
-        return "[^/]*"
-    if token.startswith("\\") and len(token) == 2:
-        return re.escape(token[1])
-    if token.startswith("[") and len(token) > 2:
-        return _character_class(token[1:-1])
-    return re.escape(token)
-
-
-def _character_class(body: str) -> str:
-    negated = body[0] in "!^"
-    members = body[negated:]
-    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
-    candidate = f"(?!/)[{'^' if negated else ''}{escaped}]"
-    try:
-        re.compile(candidate)
-    except re.error:  # a range the wrong way round, such as [z-a]
-        return re.escape(f"[{body}]")
-    return candidate
-
-
 class _Search:
     """One search: the rules, and what has been found so far."""
 
@@ -167,6 +108,7 @@ class _Search:
         self._hidden, self._follow, self._progress = hidden, follow, progress
         self._n_reported = 0  # files that progress was advanced by
         self.files: dict[bytes, ImageFile] = {}
+        self.archives: set[bytes] = set()  # in folders
         self.found = FindResult()
 
     def add_members(self, archive: bytes) -> None:
@@ -225,12 +167,23 @@ class _Search:
             self.files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
 
     def _walk(self, root: bytes) -> None:
-        # With an explicit stack, as folders nest deeper than Python recurses.
-        stack = [root]
+        # With an explicit stack, as folders nest deeper than Python recurses. Links come last, in a fixed order, and
+        # lead to no folder that was searched already: there may be more ways through them than can ever be gone.
+        stack, links = [root], list[tuple[int, bytes]]()
+        searched: set[tuple[int, int]] = set()
+        is_behind_link = False
         n_above = len(os.path.join(root, b""))
-        while stack:
+        while stack or links:
+            if not stack:
+                is_behind_link = True
+                stack.append(heappop(links)[1])
             folder = stack.pop()
             try:
+                if self._follow:
+                    status = os.stat(folder)
+                    if is_behind_link and (status.st_dev, status.st_ino) in searched:
+                        continue
+                    searched.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
                     listed = list(entries)
             except OSError as error:
@@ -239,7 +192,11 @@ class _Search:
                 continue
             for entry in listed:
                 try:
-                    if self._visit(entry, os.fsdecode(entry.path[n_above:])):
+                    if not self._visit(entry, os.fsdecode(entry.path[n_above:])):
+                        continue
+                    if entry.is_symlink():
+                        heappush(links, (entry.path.count(b"/"), entry.path))
+                    else:
                         stack.append(entry.path)
                 except OSError as error:
                     # A file that was listed and is not there was deleted just now, or the drive was unplugged. A file
@@ -268,13 +225,18 @@ class _Search:
         if self._excluded(relative, is_broken):
             return False
         if not (is_picture or is_broken):
-            if entry.is_file():
-                self.found.skipped[self._kind_of_skipped(suffix)] += 1
+            self._skip(entry, self._kind_of_skipped(suffix))
         else:
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
                 self.files[entry.path] = ImageFile(path=entry.path, stamp=FileStamp.of(status))
         return False
+
+    def _skip(self, entry: os.DirEntry[bytes], kind: str) -> None:
+        if kind == "archive":  # which may be a source itself
+            self.archives.add(entry.path)
+        elif entry.is_file():
+            self.found.skipped[kind] += 1
 
     def _miss(self, path: bytes, problem: str | OSError, *, name: bytes | None = None, **details: Any) -> None:
         if isinstance(problem, PermissionError):

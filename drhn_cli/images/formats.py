@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
-from typing import Any
 
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
 # forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
@@ -46,12 +45,6 @@ _SKIPPED = {
 _RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
-_NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
-_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SUB_IFDS = 258, 259, 262, 284, 330
-_SENSOR_DATA = ((32803,), (34892,))  # a color filter array, or its demosaiced numbers
-_DNG_VERSION = 50706
-_MAX_REDUCED_PAGES = 8
-_TIFF_HINT = "save it again with its channels together, or as PNG"
 
 
 def picture_formats() -> tuple[str, ...]:
@@ -120,56 +113,3 @@ def is_raw(prefix: bytes, path: AnyPath | None) -> bool:
     """Whether a file is a RAW file by its name or its first 16 bytes."""
     suffix = os.path.splitext(os.fsencode(path))[1] if path is not None else b""
     return prefix[8:11] == _CR2_MARK or suffix.lower() in RAW_SUFFIXES
-
-
-def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
-    """Return the values of a TIFF file's tag; none where it, or the picture, has none."""
-    value = picture.tag_v2.get(tag, ()) if isinstance(picture, TiffImagePlugin.TiffImageFile) else ()
-    return value if isinstance(value, tuple) else (value,)
-
-
-def is_raw_tiff(picture: Image.Image) -> bool:
-    """Whether a TIFF file is a RAW file: sensor data, or a thumbnail that leads to it.
-
-    The tags are those of TIFF 6.0 and of Adobe's DNG specification.
-    """
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return False
-    tags = picture.tag_v2
-    return (
-        _DNG_VERSION in tags
-        or tag_values(picture, _PHOTOMETRIC) in _SENSOR_DATA
-        or (_is_reduced(picture) and _SUB_IFDS in tags)
-    )
-
-
-def seek_full_page(picture: Image.Image) -> None:
-    """Move a TIFF file that begins with smaller versions of a page to the page itself, if there is one."""
-    for page in range(1, _MAX_REDUCED_PAGES):
-        if not _is_reduced(picture):
-            return
-        try:
-            picture.seek(page)
-        except EOFError:
-            break
-    if _is_reduced(picture):
-        picture.seek(0)
-
-
-def _is_reduced(picture: Image.Image) -> bool:
-    kind = tag_values(picture, _NEW_SUBFILE_TYPE)
-    return bool(kind) and isinstance(kind[0], int) and kind[0] & 1 == 1
-
-
-def refuse_tiff(picture: Image.Image) -> None:
-    """Refuse a TIFF file that is read as noise. The tags are those of TIFF 6.0."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return
-    # Pillow 12 and 13 read these without an error: bytes of 16-bit channels as pixels, a and b of Lab without their
-    # offset, and numbers that libtiff has put into the machine's byte order as if they were still in the file's.
-    is_compressed = tag_values(picture, _COMPRESSION) not in ((), (1,))
-    is_deep = tag_values(picture, _BITS_PER_SAMPLE)[:1] not in ((), (8,))
-    if tag_values(picture, _PLANAR) == (2,) and ((is_deep and not is_compressed) or picture.mode == "LAB"):
-        raise ImageError("not supported", found="a TIFF file with separate planes of this kind", hint=_TIFF_HINT)
-    if is_compressed and picture.mode in ("I", "F") and picture.tag_v2.prefix == TiffImagePlugin.MM:
-        raise ImageError("not supported", found="a compressed big-endian TIFF file of this kind", hint=_TIFF_HINT)

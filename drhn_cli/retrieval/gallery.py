@@ -181,7 +181,7 @@ def _innermost_folders(file: CodeFile, root: bytes, folders: Sequence[AnyPath]) 
 
 def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each row whether no glob matches its path or a folder above it, relative to the root."""
-    from drhn_cli.images.find import compile_excludes  # few queries exclude anything
+    from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
 
     is_excluded = compile_excludes(globs)
 
