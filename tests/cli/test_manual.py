@@ -99,8 +99,11 @@ def printed(drhn, update, weights_path):
             [
                 "photos/circle/0000.png codes.bin --weights WEIGHTS --order asymmetric",
                 "photos/gone.png codes.bin --weights WEIGHTS",
+                "--word class_2 codes.bin --weights WEIGHTS",
             ],
         ),
+        ("words", ["class --weights WEIGHTS"]),
+        ("label", ["codes.bin --weights WEIGHTS --min-probability 0"]),
         ("dups", ["codes.bin --max-distance 64"]),
         ("compare", ["photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS"]),
         ("export", ["codes.bin", "codes.bin -o codes.npy"]),
