@@ -11,7 +11,7 @@ import threading
 import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
@@ -151,7 +151,10 @@ def decode_reduced(
     name = source_name(source)
     with about(name):
         try:
-            data = _read(source, name)
+            if isinstance(source, str | bytes | os.PathLike | ImageFile):
+                data = read_source(source)
+            else:
+                data = read_stream(source)
             picture, decoded = _decode(data, name, options, min_side, rendering)
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
                 decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
@@ -268,14 +271,19 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
 
 
-def _read(source: ImageSource, name: AnyPath | None) -> bytes:
-    """Read a picture; of a stream that is none no more than its first bytes, as it may have no end."""
-    if isinstance(source, str | bytes | os.PathLike | ImageFile):
-        return read_source(source)
-    head = source.read(_HEAD_BYTES)
-    if len(head) == _HEAD_BYTES:
-        _formats_of(head, name)
-    return read_source(source, head)
+def read_stream(stream: BinaryIO) -> bytes:
+    """Read a picture from a stream; of what is none, which may have no end, no more than the first bytes.
+
+    Raises:
+        ImageError: it is too long for a picture, or empty.
+    """
+    head = stream.read(_HEAD_BYTES)
+    try:
+        _formats_of(head, getattr(stream, "name", None))
+    except ImageError:
+        if len(head) == _HEAD_BYTES:
+            return head
+    return read_source(stream, head)
 
 
 def _formats_of(head: bytes, name: AnyPath | None) -> tuple[str, ...]:
