@@ -4,5 +4,5 @@ Read ``source`` first: an ``ImageFile`` is a picture, on disk or in a tar archiv
 bytes. ``find`` looks for pictures, and leaves out what ``globs`` exclude; ``formats`` says which count. ``decode``
 makes upright RGB of the bytes, by the rules of ``rendering``, ``preprocess`` fits that to a square, and ``load`` does
 both for many pictures in threads. Some files need more: ``tiff`` files, ``raw`` files of cameras, and those whose
-damage ``mend`` repairs.
+damage ``mend`` repairs. ``taken`` reads from EXIF data when a picture was taken.
 """
