@@ -123,7 +123,10 @@ def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool)
     if json or quiet:
         return
     if skipped:
-        each = (f"{n:,} {kind}{_SKIPPED_HINTS.get(kind, '')}" for kind, n in skipped.items())
+        each = (
+            f"{out.counted(n, kind) if kind == 'archive' else f'{n:,} {kind}'}{_SKIPPED_HINTS.get(kind, '')}"
+            for kind, n in skipped.items()
+        )
         out.report(f"skipped {', '.join(each)}")
     if not summary.n_found:
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")

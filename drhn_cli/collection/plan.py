@@ -49,7 +49,7 @@ class HashOptions:
 
     def to_note(self) -> dict[str, Any]:
         """Return the options that a code file notes, JSON-ready: those that decide what it holds."""
-        noted = ("exclude", "hidden", "follow", "keep_missing", "max_pixels")
+        noted = ("exclude", "hidden", "follow", "raw", "keep_missing", "max_pixels")
         values = {name: getattr(self, name) for name in noted}
         return {**values, "exclude": list(self.exclude)}
 

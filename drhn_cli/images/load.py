@@ -85,7 +85,7 @@ def load_image(
         ImageError: it cannot be read; see ``decode_reduced``.
     """
     decoded = decode_reduced(
-        source, options, min_side=preprocessing.min_decoded_side, rendering=preprocessing.rendering
+        source, options=options, min_side=preprocessing.min_decoded_side, rendering=preprocessing.rendering
     )
     return fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
 
@@ -168,7 +168,7 @@ def _load_picture(
 ) -> LoadedPicture:
     decoded = decode_reduced(
         file,
-        options,
+        options=options,
         min_side=preprocessing.min_decoded_side,
         rendering=preprocessing.rendering,
         data=data,

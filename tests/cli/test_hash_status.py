@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.archives import encoded, write_tar
 from tests.drawing import draw_picture
@@ -90,12 +91,13 @@ def fill_card():
 def test_files_that_are_not_looked_at_are_counted(hash_, monkeypatch):
     fill_card()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.setattr("drhn_cli.images.formats.find_spec", lambda _: None)
     result = hash_("card")
     assert result.status == 0
     assert result.err.splitlines()[-1] == (
         "drhn: skipped 1 HEIC (pip install 'drhn[heif]' reads them), 2 RAW (--raw takes their previews), "
-        "1 JPEG XL (not decoded), 2 archive (name a tar to look into it), 3 other"
+        "1 JPEG XL (not decoded), 2 archives (name a tar to look into it), 3 other"
     )
     summary = json.loads(hash_("card", "--json", "--exclude", "deep").lines[-1])
     assert summary["skipped"] == {"HEIC": 1, "RAW": 2, "JPEG XL": 1, "archive": 1, "other": 1}
