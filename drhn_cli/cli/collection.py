@@ -124,7 +124,7 @@ def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool)
         return
     if skipped:
         each = (
-            f"{out.counted(n, kind) if kind == 'archive' else f'{n:,} {kind}'}{_SKIPPED_HINTS.get(kind, '')}"
+            f"{out.counted(n, kind) if kind in _COUNTABLE else f'{n:,} {kind}'}{_SKIPPED_HINTS.get(kind, '')}"
             for kind, n in skipped.items()
         )
         out.report(f"skipped {', '.join(each)}")
@@ -132,11 +132,14 @@ def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool)
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
 
 
+_COUNTABLE = ("archive", "film", "further picture")
 _SKIPPED_HINTS = {
     "HEIC": " (pip install 'drhn[heif]' reads them)",
     "RAW": " (--raw takes their previews)",
     "JPEG XL": " (not decoded)",
     "archive": " (name a tar to look into it)",
+    "film": " (behind photographs)",
+    "further picture": " (in MPO and HEIC)",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -49,7 +50,8 @@ class HashSummary:
             file that changed or vanished during the run.
         n_items: codes in the file now.
         failures: what could not be hashed, with its reason.
-        skipped: how many files of the folders and archives were not looked at, by what they are.
+        skipped: how many files of the folders and archives were not looked at, by what they are, and what the pictures
+            that were decoded hold besides the one that counts.
         n_found: pictures that were found, of all shards; a lower bound.
         unread: the sources that are not there, or of which nothing could be read, as absolute paths.
         seconds: wall-clock time.
@@ -124,7 +126,7 @@ def update_collection(
             update.save()
             raise
     summary = update.summary
-    summary.skipped, summary.n_found = found.search.skipped, found.n_images
+    summary.skipped, summary.n_found = found.search.skipped + update.passed_over, found.n_images
     summary.unread = unread_sources(found, summary.failures)
     summary.seconds = time.monotonic() - clock
     return summary
@@ -149,6 +151,7 @@ class _Update:
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
         counts: dict[str, Any] = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
         self.summary = HashSummary(**counts, failures=[])
+        self.passed_over: Counter[str] = Counter()  # in the pictures that were decoded
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
@@ -240,6 +243,7 @@ class _Update:
         self.summary.unchanged += len(files) - n_moved
 
     def _add(self, pictures: list[tuple[ImageFile, LoadedPicture]], codes: NDArray[np.uint8]) -> None:
+        self.passed_over.update(picture.passed_over for _, picture in pictures if picture.passed_over)
         contents = np.array([_content_of(picture) for _, picture in pictures], CONTENT_DTYPE)
         copy_codes = np.stack([dct_signs(picture.thumbnail) for _, picture in pictures])
         files = [file for file, _ in pictures]

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, about
 from drhn_cli.files import CORRUPT
-from drhn_cli.images.formats import formats_of, is_raw, readable_formats
+from drhn_cli.images.formats import formats_of, is_raw, passed_over, readable_formats
 from drhn_cli.images.mend import mend, refuse_many_chunks, refuse_many_scans
 from drhn_cli.images.raw import MIN_PREVIEW_SIDE, find_preview, orientation_of
 from drhn_cli.images.rendering import render
@@ -114,6 +114,7 @@ class Decoded(NamedTuple):
             0 to below 1: where the picture's side is no multiple of ``scale``, the last pixel is partly empty.
         size: width and height of the picture, upright, in pixels of the file.
         taken_ns: when it was taken, see ``find_taken_ns``.
+        passed_over: what else the file holds, see ``passed_over``.
     """
 
     image: Image.Image
@@ -121,6 +122,7 @@ class Decoded(NamedTuple):
     margins: tuple[float, float, float, float]
     size: tuple[int, int]
     taken_ns: int | None = None
+    passed_over: str | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -174,6 +176,8 @@ def decode_reduced(
             picture, decoded = _decode(data, name, options, min_side, rendering)
             with suppress(*_DECODER_ERRORS):  # corrupt EXIF data is no reason to refuse the picture
                 decoded = decoded._replace(taken_ns=find_taken_ns(picture))
+            n_frames = getattr(picture, "n_frames", 1) if picture.format in ("MPO", "HEIF") else 1
+            decoded = decoded._replace(passed_over=passed_over(picture.format, n_frames, data))
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
                 decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
             return decoded

@@ -34,6 +34,11 @@ _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
+_WITH_FURTHER_PICTURES = ("MPO", _HEIF_FORMAT)
+# Motion photos: a film behind a JPEG, of which its XMP tells, or a list at the end.
+_FILM_MARKS = (b"MotionPhoto=", b"MotionPhoto>", b"MicroVideo=", b"MicroVideo>")
+_METADATA_BYTES = 1 << 17
+_SAMSUNG_END, _SAMSUNG_FILM = b"SEFT", b"MotionPhoto_Data"
 _ARCHIVE_SUFFIXES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _SKIPPED = {
     **dict.fromkeys(_HEIF_SUFFIXES, "HEIC"),
@@ -45,6 +50,19 @@ _SKIPPED = {
 _RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
+
+
+def passed_over(format_name: str | None, n_frames: int, data: bytes) -> str | None:
+    """Return what a picture file holds besides the picture that counts: ``film``, ``further picture`` or None."""
+    if format_name in _WITH_FURTHER_PICTURES and n_frames > 1:
+        return "further picture"
+    is_jpeg = format_name in ("JPEG", "MPO")
+    head = data[:_METADATA_BYTES]
+    if is_jpeg and (
+        any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
+    ):
+        return "film"
+    return None
 
 
 def picture_formats() -> tuple[str, ...]:

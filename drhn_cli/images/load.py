@@ -49,6 +49,7 @@ class LoadedPicture:
         thumbnail: (64, 64, 3) uint8, the whole picture, whatever its shape.
         size: width and height, upright, in pixels of the file.
         taken_ns: when it was taken, see ``find_taken_ns``.
+        passed_over: what else the file holds, see ``passed_over``.
     """
 
     digest: bytes
@@ -56,6 +57,7 @@ class LoadedPicture:
     thumbnail: NDArray[np.uint8]
     size: tuple[int, int]
     taken_ns: int | None
+    passed_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,12 @@ def _load_picture(
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small = decoded.image.resize(side, Image.Resampling.BOX, box=decoded.box, reducing_gap=2.0)
     return LoadedPicture(
-        digest=digest, pixels=pixels, thumbnail=np.array(small), size=decoded.size, taken_ns=decoded.taken_ns
+        digest=digest,
+        pixels=pixels,
+        thumbnail=np.array(small),
+        size=decoded.size,
+        taken_ns=decoded.taken_ns,
+        passed_over=decoded.passed_over,
     )
 
 

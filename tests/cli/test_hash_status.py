@@ -112,3 +112,20 @@ def test_raw_files_are_looked_for_when_asked(hash_):
     failed = sorted(json.loads(line)["path"] for line in result.lines[:-1])
     assert [path for path in failed if path.endswith(("nef", "CR3"))] == ["card/a.nef", "card/b.CR3"]
     assert "RAW" not in json.loads(result.lines[-1])["skipped"]
+
+
+def test_what_pictures_hold_besides_the_first_is_counted(hash_):
+    Path("phone").mkdir()
+    jpeg = encoded("circle", 1, ".jpg")
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta GCamera:MotionPhoto="1"/>'
+    app1 = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+    Path("phone/plain.jpg").write_bytes(jpeg)
+    Path("phone/google.jpg").write_bytes(jpeg[:2] + app1 + jpeg[2:] + b"\0\0\0\x18ftypmp42")
+    Path("phone/samsung.jpg").write_bytes(jpeg + b"MotionPhoto_Data" + b"\0\0\0\x18ftypmp42" + bytes(100) + b"SEFT")
+    picture = draw_picture("circle", 1, 32)
+    picture.save("phone/stereo.mpo", save_all=True, append_images=[picture])
+    result = hash_("phone")
+    assert result.status == 0
+    told = "drhn: skipped 2 films (behind photographs), 1 further picture (in MPO and HEIC)"
+    assert result.err.splitlines()[-1] == told
+    assert json.loads(hash_("phone", "--json", "--rebuild").lines[-1])["skipped"] == {"film": 2, "further picture": 1}
