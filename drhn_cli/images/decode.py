@@ -311,7 +311,7 @@ def read_stream(stream: BinaryIO) -> bytes:
     """
     head = stream.read(_HEAD_BYTES)
     try:
-        _formats_of(head, getattr(stream, "name", None))
+        _formats_of(head, source_name(stream))
     except ImageError:
         if len(head) == _HEAD_BYTES:
             return head
