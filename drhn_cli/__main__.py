@@ -16,9 +16,11 @@ def main() -> None:
 
 def _reopen_closed_streams() -> None:
     """Open the null device for closed standard streams, so that no other file gets their descriptors."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    # The one of stdout cannot be written: an answer that nobody gets is an error.
+    for name, mode, access in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+            descriptor = os.open(os.devnull, access)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
 
 
 if __name__ == "__main__":

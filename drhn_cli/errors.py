@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MAX_SHOWN = 400  # characters of a path in a message
+
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -19,6 +21,13 @@ def printable(text: AnyPath) -> str:
     if decoded.isprintable():
         return decoded
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in decoded)
+
+
+def shown_name(path: AnyPath) -> str:
+    """Return a path as messages show it: printable, and of one that is longer than any line its beginning and end."""
+    text = printable(path)
+    half = _MAX_SHOWN // 2
+    return text if len(text) <= _MAX_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 class DrhnError(Exception):
@@ -51,7 +60,7 @@ class DrhnError(Exception):
     @property
     def message(self) -> str:
         """The whole error on one line: ``path: problem (expected X, found Y); hint``."""
-        text = self.problem if self.path is None else f"{printable(self.path)}: {self.problem}"
+        text = self.problem if self.path is None else f"{shown_name(self.path)}: {self.problem}"
         details = [f"{word} {value}" for word, value in (("expected", self.expected), ("found", self.found)) if value]
         if details:
             text += f" ({', '.join(details)})"
@@ -60,7 +69,7 @@ class DrhnError(Exception):
     @property
     def reason(self) -> str:
         """The message without the path, for lists that name the path in a column of its own."""
-        return self.message if self.path is None else self.message.removeprefix(f"{printable(self.path)}: ")
+        return self.message if self.path is None else self.message.removeprefix(f"{shown_name(self.path)}: ")
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def lock_file(
     from filelock import FileLock, Timeout  # takes 10 ms to import, which readers do not need
 
     target = Path(os.path.realpath(os.fsdecode(path)))
-    if not target.parent.is_dir():  # filelock would make it, even if its name is a typing error
+    if not os.path.isdir(target.parent):  # filelock would make it, even if its name is a typing error
         raise error_type(f"cannot lock the {what}", path=path, found="no such folder", hint="make the folder first")
     if not target.name:
         raise error_type(f"a folder is no {what}", path=path, hint="name a file in it")

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -15,6 +15,10 @@ from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus, saving_on_sigterm
 from drhn_cli.errors import ConfigError, DrhnError, printable
 from drhn_cli.files import os_errors
+from drhn_cli.paths import absolute_path
+
+if TYPE_CHECKING:
+    from drhn_cli.collection.update import HashSummary
 
 
 def hash_(
@@ -46,13 +50,19 @@ def hash_(
     exclude: options.Exclude = None,
     hidden: Annotated[bool, Option("--hidden", help="Include names that begin with a dot.")] = False,
     follow: Annotated[bool, Option("--follow", help="Follow symbolic links.")] = False,
+    raw: Annotated[bool, Option("--raw", help="Hash RAW files of cameras by the JPEG preview in them.")] = False,
     max_pixels: Annotated[
         int | None, Option(min=1, metavar="N", help="Refuse pictures with more pixels.  [default: 300000000]")
     ] = None,
     device: options.Device = "auto",
     batch_size: Annotated[int, Option(min=1, max=65536, metavar="N", help="Pictures at a time.")] = 256,
     workers: options.Workers = None,
-    strict: Annotated[bool, Option("--strict", help="Exit with status 2 if a file could not be hashed.")] = False,
+    strict: Annotated[
+        bool,
+        Option(
+            "--strict", help="Exit with status 2 if a file could not be hashed, and refuse what is damaged a little."
+        ),
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -67,6 +77,9 @@ def hash_(
     Run it again to bring the file up to date: unchanged pictures are not decoded again, deleted ones are dropped,
     and nothing is dropped below a source that cannot be read. Pictures that a list of files does not name are kept;
     --rebuild drops them. A run that is stopped resumes where it was.
+
+    The exit status is 2 if a source that is named is not there or nothing of it could be read, whatever became of
+    the others, and 1 if the sources hold no picture.
     """
     from drhn_cli.collection.plan import HashOptions
     from drhn_cli.collection.sources import choose_shard
@@ -91,15 +104,43 @@ def hash_(
     )
     with saving_on_sigterm(), progress:
         summary = update_collection(all_sources, output, options.collect(HashOptions, given), progress)
+    _report_hash(summary, output, json=json, quiet=quiet)
+    is_unread = any(not source or absolute_path(source) in summary.unread for source in sources or ())
+    if is_unread or (strict and summary.failures):
+        return ExitStatus.ERROR
+    return ExitStatus.DONE if summary.n_found else ExitStatus.NOTHING_FOUND
+
+
+def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool) -> None:
     counts = {name: getattr(summary, name) for name in ("added", "changed", "unchanged", "moved", "removed", "kept")}
-    counts["failed"] = progress.n_failed
+    counts["failed"] = len(summary.failures)
     changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     hashed = f"{out.counted(summary.n_items, 'picture')} ({changes or 'none'})"
     line = f"{printable(output)}: {hashed} in {summary.seconds:.1f} s"
-    out.write_summary({**counts, "total": summary.n_items, "seconds": summary.seconds}, line, json=json, quiet=quiet)
-    if not (changes or part or json or quiet):
+    skipped = {kind: summary.skipped[kind] for kind in (*_SKIPPED_HINTS, "other") if summary.skipped.get(kind)}
+    totals = {"total": summary.n_items, "skipped": skipped, "seconds": summary.seconds}
+    out.write_summary({**counts, **totals}, line, json=json, quiet=quiet)
+    if json or quiet:
+        return
+    if skipped:
+        each = (
+            f"{out.counted(n, kind) if kind in _COUNTABLE else f'{n:,} {kind}'}{_SKIPPED_HINTS.get(kind, '')}"
+            for kind, n in skipped.items()
+        )
+        out.report(f"skipped {', '.join(each)}")
+    if not summary.n_found:
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
-    return ExitStatus.ERROR if strict and progress.n_failed else ExitStatus.DONE
+
+
+_COUNTABLE = ("archive", "film", "further picture")
+_SKIPPED_HINTS = {
+    "HEIC": " (pip install 'drhn[heif]' reads them)",
+    "RAW": " (--raw takes their previews)",
+    "JPEG XL": " (not decoded)",
+    "archive": " (name a tar to look into it)",
+    "film": " (behind photographs)",
+    "further picture": " (in MPO and HEIC)",
+}
 
 
 def merge(

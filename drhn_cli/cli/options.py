@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -14,11 +15,24 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar, cast
 
 from typer import Argument, Option
 
-from drhn_cli.errors import ConfigError, DrhnError
+from drhn_cli.errors import ConfigError, DrhnError, SourceError, about
 from drhn_cli.paths import bundled_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+# Absolute limits of a list, above all that is used: what is endless has to end.
+_MAX_ENTRY_BYTES = 1 << 20
+_MAX_ENTRIES = 50_000_000
+
+# Longest first, as that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 _T = TypeVar("_T", bound="DataclassInstance")
 
@@ -126,7 +140,7 @@ def read_files_from(source: str | None, *, null: bool) -> Iterator[bytes]:
     from drhn_cli.files import os_errors
 
     reading = os_errors(DrhnError, "cannot read the list of files", path=source)
-    with reading, nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as stream:
+    with about(source), reading, nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as stream:
         yield from read_path_list(stream, null=null)
 
 
@@ -135,18 +149,54 @@ def read_path_list(stream: BinaryIO, *, null: bool) -> Iterator[bytes]:
 
     The list is read lazily. Empty entries are skipped. One ``\r`` at the end of a line is dropped, as
     lists made on Windows have it; a name that holds ``\n`` or ends in ``\r`` needs ``null``, which keeps every byte.
+    A byte order mark is no part of the first path, and UTF-16 and UTF-32, which need one, become UTF-8.
+
+    Raises:
+        SourceError: an entry that is no path for its length, more entries than a list may have, or damaged UTF-16.
     """
     separator, dropped = (b"\0", b"") if null else (b"\n", b"\r")
     begun: list[bytes] = []  # joined once a path is complete: appending to bytes would take quadratic time
+    n_begun = n_paths = 0
     # read1 does not wait for a full block: the program that writes the list may wait for the answer to its last path.
-    read = partial(cast("BufferedIOBase", stream).read1, 1 << 16)
-    for block in chain(iter(read, b""), [separator]):
+    read = iter(partial(cast("BufferedIOBase", stream).read1, 1 << 16), b"")
+    for block in chain(read if null else _without_mark(read), [separator]):
         first, *others = block.split(separator)
         begun.append(first)
+        n_begun += len(first)
+        if n_begun > _MAX_ENTRY_BYTES:
+            raise SourceError("no list of paths", expected=f"entries of at most {_MAX_ENTRY_BYTES:,} bytes")
         if others:
             paths = [b"".join(begun), *others[:-1]]
-            begun = others[-1:]
+            begun, n_begun = others[-1:], len(others[-1])
+            n_paths += len(paths)
+            if n_paths > _MAX_ENTRIES:
+                raise SourceError("no list of paths", expected=f"at most {_MAX_ENTRIES:,} entries")
             yield from filter(None, (path.removesuffix(dropped) for path in paths))
+
+
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield blocks without the byte order mark that they may begin with, as UTF-8 if it is one of another encoding."""
+    head = b""
+    # A program that waits for an answer has written more than a mark.
+    for block in blocks:
+        head += block
+        if not any(mark.startswith(head) for mark in _MARKS):
+            break
+    mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
+    blocks = chain([head.removeprefix(mark)], blocks)
+    if _MARKS.get(mark, "utf-8") == "utf-8":
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(_MARKS[mark])()
+    try:
+        for block in blocks:
+            yield decoder.decode(block).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        hint = "write it as UTF-8; PowerShell does with -Encoding utf8"
+        raise SourceError(
+            f"damaged {_MARKS[mark].upper()} in the list of paths", found=str(error), hint=hint
+        ) from error
 
 
 def collect(kind: type[_T], given: Mapping[str, Any]) -> _T:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from drhn_cli.errors import AnyPath, DrhnError, printable
+from drhn_cli.errors import AnyPath, DrhnError, printable, shown_name
 from drhn_cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def messages() -> Iterator[None]:
 def report_error(error: DrhnError) -> None:
     """Write an error on one line of stderr, with its path as ``shown_path`` gives it."""
     path = json_path(error.path)
-    report(error.reason if path is None else f"{printable(path)}: {error.reason}")
+    report(error.reason if path is None else f"{shown_name(path)}: {error.reason}")
 
 
 def shown_path(path: bytes) -> bytes:

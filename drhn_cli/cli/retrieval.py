@@ -15,7 +15,7 @@ from typer import Argument, Option
 from drhn_cli.cli import options
 from drhn_cli.cli import output as out
 from drhn_cli.cli.app import ExitStatus
-from drhn_cli.errors import ConfigError, DrhnError, printable
+from drhn_cli.errors import ConfigError, DrhnError, about, printable
 
 if TYPE_CHECKING:
     from drhn_cli.retrieval.gallery import Match
@@ -133,7 +133,12 @@ def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[b
 
 
 def _picture(path: str) -> str | io.BytesIO:
-    return io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
+    if path != STDIN:
+        return path
+    from drhn_cli.images.decode import read_stream  # Pillow, which neither a code nor a stored picture needs
+
+    with about(STDIN):
+        return io.BytesIO(read_stream(sys.stdin.buffer))
 
 
 def _write_answers(

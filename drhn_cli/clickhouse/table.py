@@ -125,6 +125,9 @@ class CodeTable:
             statement += f" UNION ALL SELECT NULL, count() FROM {self._rows} WHERE {self._where(())}"
         counts = self._connection.query(statement)
         self._require(sum(count for each, count in counts if (each is None) == bool(under)), len(self))
+        if under and all(each is None for each, _ in counts):
+            expected = f"a folder that has pictures below {printable(self.manifest.root)}"
+            raise DrhnError("no picture of the code file is in this folder", path=under[0], expected=expected)
         limit = self.manifest.n_bits if max_distance is None else max_distance
         near = sorted((each, count) for each, count in counts if each is not None and each <= limit)
         totals = list(accumulate((count for _, count in near), initial=0))

@@ -32,6 +32,7 @@ class HashOptions:
     exclude: Sequence[str] = ()  # globs of files and folders to leave out
     hidden: bool = False  # take files and folders whose names begin with a dot
     follow: bool = False  # follow symbolic links
+    raw: bool = False  # hash RAW files of cameras by their previews
     shard: Shard | None = None  # only the pictures of this shard; None: all
     weights: str | None = None  # a bundled model or a weights file; None: the code file's, or the default
     n_bits: int | None = None  # length of the codes; None: that of the code file, or the network's
@@ -43,11 +44,12 @@ class HashOptions:
     device: str = "auto"  # auto, cuda, mps or cpu
     batch_size: int = 256  # pictures at a time
     workers: int | None = None  # threads that decode, and as many that run the network; None: one for each processor
-    max_pixels: int | None = None  # larger pictures are refused; None: ``MAX_PIXELS``
+    max_pixels: int | None = None  # larger pictures are refused; None: as ``DecodeOptions`` has it
+    strict: bool = False  # pictures with damage that costs few of their rows are refused, too
 
     def to_note(self) -> dict[str, Any]:
         """Return the options that a code file notes, JSON-ready: those that decide what it holds."""
-        noted = ("exclude", "hidden", "follow", "keep_missing", "max_pixels")
+        noted = ("exclude", "hidden", "follow", "raw", "keep_missing", "max_pixels")
         values = {name: getattr(self, name) for name in noted}
         return {**values, "exclude": list(self.exclude)}
 

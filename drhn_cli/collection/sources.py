@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import HashOptions, Sources, Stored
-from drhn_cli.errors import AnyPath, ConfigError, SourceError
+from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
 from drhn_cli.paths import common_folder
@@ -36,7 +36,14 @@ def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored,
     Raises:
         SourceError: no source can be read, or they lie on different drives.
     """
-    found = find_images(paths, exclude=options.exclude, hidden=options.hidden, follow=options.follow, progress=progress)
+    found = find_images(
+        paths,
+        exclude=options.exclude,
+        hidden=options.hidden,
+        follow=options.follow,
+        raw=options.raw,
+        progress=progress,
+    )
     for root in sorted(found.roots.difference(found.archives)):
         if problem := _why_emptied(root, stored):
             _report_missing(found, root, problem)
@@ -50,11 +57,12 @@ def find_sources(paths: Sequence[AnyPath], options: HashOptions, stored: Stored,
 
     files = [file for file in found.files if is_own(file.path)]
     for path in filter(is_own, found.archives):
-        members = find_members(path, exclude=options.exclude, hidden=options.hidden)
+        members = find_members(path, exclude=options.exclude, hidden=options.hidden, raw=options.raw)
         progress.advance(len(members.files))
         files += members.files
         found.failures.extend(members.failures)
         found.missing.extend(members.missing)
+        found.skipped.update(members.skipped)
         if not members.files and path in stored.folders and is_empty_archive(path):
             _report_missing(found, path, "an archive that holds nothing any more")
     if not files:
@@ -81,6 +89,32 @@ def _report_missing(found: FindResult, source: bytes, problem: str) -> None:
 def _refuse_nothing(found: FindResult) -> None:
     if found.failures and found.roots.issubset(found.missing):
         raise SourceError(f"no source can be read: {found.failures[0].message}", hint="nothing was changed")
+
+
+def unread_sources(sources: Sources, failures: Sequence[DrhnError]) -> set[bytes]:
+    """Return the sources that are not there, or of which nothing could be read, as absolute paths.
+
+    Args:
+        sources: what was found.
+        failures: of pictures that could not be read, besides those of the search.
+    """
+    failed = {os.fsencode(failure.path) for failure in failures if failure.path is not None}
+    missing, found = sources.search.missing, [file.path for file in sources.files]
+    with_failures = _with_folders([*missing, *failed.intersection(found)])
+    with_pictures = _with_folders(path for path in found if path not in failed)
+    if sources.shard is not None:  # which may hold few pictures of a source
+        return sources.search.roots.intersection(missing)
+    return {root for root in sources.search.roots if root in with_failures and root not in with_pictures}
+
+
+def _with_folders(paths: Iterable[bytes]) -> set[bytes]:
+    """Return paths and all folders above them."""
+    known: set[bytes] = set()
+    for path in paths:
+        while path not in known:
+            known.add(path)
+            path = os.path.dirname(path)
+    return known
 
 
 def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -16,10 +17,10 @@ from drhn_cli.codes.entries import CONTENT_DTYPE, STAMP_DTYPE, UNKNOWN_TIME, Ent
 from drhn_cli.codes.manifest import CodeManifest, LastRun, Shard
 from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
-from drhn_cli.collection.sources import find_sources
+from drhn_cli.collection.sources import find_sources, unread_sources
 from drhn_cli.collection.stored import COPY_CODES, read_stored
 from drhn_cli.errors import AnyPath, DrhnError, printable
-from drhn_cli.images.decode import MAX_PIXELS
+from drhn_cli.images.decode import DecodeOptions
 from drhn_cli.images.load import LoadedPicture, Unreadable, load_files
 from drhn_cli.images.source import ImageFile, is_gone, is_there
 from drhn_cli.network.copy_code import dct_signs
@@ -52,6 +53,10 @@ class HashSummary:
             file that changed or vanished during the run.
         n_items: codes in the file now.
         failures: what could not be hashed, with its reason.
+        skipped: how many files of the folders and archives were not looked at, by what they are, and what the pictures
+            that were decoded hold besides the one that counts.
+        n_found: pictures that were found, of all shards; a lower bound.
+        unread: the sources that are not there, or of which nothing could be read, as absolute paths.
         seconds: wall-clock time.
     """
 
@@ -63,6 +68,9 @@ class HashSummary:
     kept: int
     n_items: int = 0
     failures: list[DrhnError] = field(repr=False)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    n_found: int = 0
+    unread: set[bytes] = field(default_factory=set, repr=False)
     seconds: float = 0.0
 
 
@@ -119,8 +127,11 @@ def update_collection(
         except KeyboardInterrupt:
             update.save()
             raise
-    update.summary.seconds = time.monotonic() - clock
-    return update.summary
+    summary = update.summary
+    summary.skipped, summary.n_found = found.search.skipped + update.passed_over, found.n_images
+    summary.unread = unread_sources(found, summary.failures)
+    summary.seconds = time.monotonic() - clock
+    return summary
 
 
 def _noted_sources(sources: Sequence[AnyPath]) -> list[str] | None:
@@ -140,8 +151,9 @@ class _Update:
         self._outdated = dict(plan.outdated)
         shard = options.shard
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
-        counts = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
+        counts: dict[str, Any] = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
         self.summary = HashSummary(**counts, failures=[])
+        self.passed_over: Counter[str] = Counter()  # in the pictures that were decoded
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
@@ -165,7 +177,7 @@ class _Update:
             known=self._plan.known_digests(stored),
             batch_size=options.batch_size,
             workers=n_threads,
-            max_pixels=options.max_pixels or MAX_PIXELS,
+            options=DecodeOptions(max_pixels=options.max_pixels, strict=options.strict, raw=options.raw),
         )
         device = options.device
         if device == "auto" and len(pending) <= _TOO_FEW_FOR_GPU:
@@ -236,6 +248,7 @@ class _Update:
         self.summary.unchanged += len(files) - n_moved
 
     def _add(self, pictures: list[tuple[ImageFile, LoadedPicture]], codes: NDArray[np.uint8]) -> None:
+        self.passed_over.update(picture.passed_over for _, picture in pictures if picture.passed_over)
         contents = np.array([_content_of(picture) for _, picture in pictures], CONTENT_DTYPE)
         copy_codes = np.stack([dct_signs(picture.thumbnail) for _, picture in pictures])
         files = [file for file, _ in pictures]

@@ -5,29 +5,43 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import os
 import re
+import threading
 import warnings
-from contextlib import suppress
-from typing import NamedTuple
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
 
 from drhn_cli.errors import AnyPath, DrhnError, ImageError, about
 from drhn_cli.files import CORRUPT
-from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_tiff
+from drhn_cli.images.formats import formats_of, is_raw, passed_over, readable_formats
+from drhn_cli.images.mend import mend, refuse_many_chunks, refuse_many_scans
+from drhn_cli.images.raw import MIN_PREVIEW_SIDE, find_preview, orientation_of
 from drhn_cli.images.rendering import render
-from drhn_cli.images.source import ImageSource, read_source, source_name
+from drhn_cli.images.source import ImageFile, ImageSource, read_source, source_name
 from drhn_cli.images.taken import find_taken_ns
+from drhn_cli.images.tiff import is_raw_tiff, refuse_odd_structure, refuse_tiff, seek_full_page
 
-# Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
+# Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel. It
+# is in memory twice where its mode is not RGB.
 MAX_PIXELS = 300_000_000
 
 # A decompression bomb is a small file with a huge picture. Photographs take a byte for every 1 to 30 pixels, strongly
-# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused.
+# compressed ones for every 100, a PNG of one color for every 340 or more. Smaller pictures are never refused, nor those
+# of black and white: scanned pages take a byte for thousands of pixels.
 BOMB_PIXELS = 50_000_000
 BOMB_PIXELS_PER_BYTE = 250
 _BOMB_HINT = "make a smaller copy of it, or have drhn hash take it with --max-pixels"
+
+# Larger pictures are decoded one after the other, so that threads do not need that much memory each.
+_LARGE_PIXELS = BOMB_PIXELS
+_large = threading.Lock()
+
+_HEAD_BYTES = 16  # by which formats are known
 
 # What Pillow hands to its JPEG decoder at a time. Its own default of 64 KB makes threads wait for the interpreter lock.
 _JPEG_BLOCK_BYTES = 1 << 24
@@ -41,6 +55,10 @@ _DECODER_ERRORS: tuple[type[Exception], ...] = (*CORRUPT, OSError, ArithmeticErr
 _NOT_SUPPORTED = re.compile(
     "unknown (pixel mode|data organization|raw mode)|cannot handle|not (yet )?supported|unsupported|^string index",
     re.IGNORECASE,
+)
+_RAW = "a camera's RAW file, which is not decoded"
+_RAW_HINT = (
+    "export it as JPEG, PNG or TIFF from a program that develops it, or have drhn hash take its preview with --raw"
 )
 _CONVERT = "convert it to JPEG or PNG, or keep it out of drhn hash with --exclude"
 
@@ -67,6 +85,25 @@ _TURNS: dict[int, tuple[Image.Transpose | None, str]] = {
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeOptions:
+    """Which pictures are decoded.
+
+    Attributes:
+        max_pixels: refuse pictures of more pixels, before they are decoded. None: ``MAX_PIXELS``, and besides those of
+            more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a byte.
+        strict: refuse pictures with damage that costs no more than the last rows, see ``drhn_cli.images.mend``.
+        raw: read a camera's RAW file by its preview.
+    """
+
+    max_pixels: int | None = None
+    strict: bool = False
+    raw: bool = False
+
+
+DEFAULTS = DecodeOptions()
+
+
 class Decoded(NamedTuple):
     """A decoded picture, its scale and its margins.
 
@@ -77,6 +114,7 @@ class Decoded(NamedTuple):
             0 to below 1: where the picture's side is no multiple of ``scale``, the last pixel is partly empty.
         size: width and height of the picture, upright, in pixels of the file.
         taken_ns: when it was taken, see ``find_taken_ns``.
+        passed_over: what else the file holds, see ``passed_over``.
     """
 
     image: Image.Image
@@ -84,6 +122,7 @@ class Decoded(NamedTuple):
     margins: tuple[float, float, float, float]
     size: tuple[int, int]
     taken_ns: int | None = None
+    passed_over: str | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -93,16 +132,16 @@ class Decoded(NamedTuple):
 
 
 def decode_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+    source: ImageSource, *, min_side: int | None = None, rendering: int = 1, **options: Any
 ) -> Image.Image:
-    """Decode a picture as ``decode_reduced`` does, and return its image alone."""
-    return decode_reduced(source, max_pixels=max_pixels, min_side=min_side, rendering=rendering).image
+    """Decode a picture as ``decode_reduced`` does with these ``DecodeOptions``, and return its image alone."""
+    return decode_reduced(source, DecodeOptions(**options), min_side=min_side, rendering=rendering).image
 
 
 def decode_reduced(
     source: ImageSource,
+    options: DecodeOptions = DEFAULTS,
     *,
-    max_pixels: int = MAX_PIXELS,
     min_side: int | None = None,
     rendering: int = 1,
     data: bytes | None = None,
@@ -116,7 +155,7 @@ def decode_reduced(
 
     Args:
         source: read into memory first, see ``read_source``.
-        max_pixels: refuse pictures of more pixels, before they are decoded.
+        options: which pictures are refused.
         min_side: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many pixels,
             which saves most of the time on photographs, and a picture whose colors must be converted to be shrunk
             before. None: always the full size.
@@ -124,22 +163,23 @@ def decode_reduced(
         data: the bytes of ``source``, if they were read already.
 
     Raises:
-        ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, has
-            more than ``max_pixels`` pixels, or has more than ``BOMB_PIXELS`` at over ``BOMB_PIXELS_PER_BYTE`` to a
-            byte.
+        ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, or
+            has too many pixels.
     """
-    _prepare_pillow(max_pixels)
+    _prepare_pillow(options.max_pixels or MAX_PIXELS)
     name = source_name(source)
     with about(name):
         try:
-            data = read_source(source) if data is None else data
-            picture = _open(data, name)
-            _refuse_bomb(picture, len(data), max_pixels)
-            decoded = _load(picture, len(data), min_side, rendering)
+            if data is None:
+                is_stored = isinstance(source, str | bytes | os.PathLike | ImageFile)
+                data = read_source(source) if is_stored else read_stream(cast("BinaryIO", source))
+            picture, decoded = _decode(data, name, options, min_side, rendering)
             with suppress(*_DECODER_ERRORS):  # corrupt EXIF data is no reason to refuse the picture
                 decoded = decoded._replace(taken_ns=find_taken_ns(picture))
+            n_frames = getattr(picture, "n_frames", 1) if picture.format in ("MPO", "HEIF") else 1
+            decoded = decoded._replace(passed_over=passed_over(picture.format, n_frames, data))
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
-                decoded = _first_not_blank(picture, decoded, len(data), max_pixels, min_side, rendering)
+                decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
             return decoded
         except Image.DecompressionBombError as error:
             raise ImageError("too many pixels", found=str(error), hint=_BOMB_HINT) from error
@@ -158,12 +198,38 @@ def decode_reduced(
             raise ImageError("cannot be decoded", found=found, hint=_CONVERT) from error
 
 
+def _decode(
+    data: bytes, name: AnyPath | None, options: DecodeOptions, min_side: int | None, rendering: int
+) -> tuple[Image.Image, Decoded]:
+    """Decode the first frame of a picture, or of the mended file if that is damaged; return the opened picture, too."""
+    try:
+        picture = _open(data, name, options)
+        return picture, _load(picture, len(data), min_side, rendering)
+    except _DECODER_ERRORS as error:
+        mended = None if options.strict or _NOT_SUPPORTED.search(str(error)) else mend(data)
+        if mended is None:
+            raise
+        with suppress(*_DECODER_ERRORS):
+            picture = _open(mended.data, name, options)
+            if mended.icc_profile is not None:
+                picture.info["icc_profile"] = mended.icc_profile
+            return picture, _load(picture, len(data), min_side, rendering)
+        raise
+
+
 def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: int) -> Decoded:
     """Decode an opened picture, or the frame that it stands at."""
     full_size = picture.size
     drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.decodermaxblock = min(n_bytes, _JPEG_BLOCK_BYTES)
+    with _large if picture.width * picture.height > _LARGE_PIXELS else nullcontext():
+        return _load_drafted(picture, full_size, drafted, min_side, rendering)
+
+
+def _load_drafted(
+    picture: Image.Image, full_size: tuple[int, int], drafted: Any, min_side: int | None, rendering: int
+) -> Decoded:
     picture.load()
     # The size is read after loading, which turns a TIFF upright.
     width, height = drafted[1][2:] if drafted else picture.size
@@ -189,7 +255,7 @@ def _is_blank(image: Image.Image) -> bool:
 
 
 def _first_not_blank(
-    picture: Image.Image, first: Decoded, n_bytes: int, max_pixels: int, min_side: int | None, rendering: int
+    picture: Image.Image, first: Decoded, n_bytes: int, options: DecodeOptions, min_side: int | None, rendering: int
 ) -> Decoded:
     """Return the first frame of an animation that is not blank; the first of all where none is found."""
     n_pixels = 0
@@ -204,7 +270,7 @@ def _first_not_blank(
                 first = first._replace(image=picture.copy())
             picture.seek(picture.tell() + 1)
             refuse_tiff(picture)
-            _refuse_bomb(picture, n_bytes, max_pixels)
+            _refuse_bomb(picture, n_bytes, options)
             frame = _load(picture, n_bytes, min_side, rendering)
         else:
             return frame
@@ -237,34 +303,84 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ignore_libtiff_messages()
 
 
-def _open(data: bytes, name: AnyPath | None) -> Image.Image:
-    """Read a picture's header."""
-    formats = formats_of(data[:16])
-    if "TIFF" in formats or not formats:
-        refuse_raw(data[:16], name)
-    if not formats:
-        text = data[:16].decode("ascii", "replace")
+def read_stream(stream: BinaryIO) -> bytes:
+    """Read a picture from a stream; of what is none, which may have no end, no more than the first bytes.
+
+    Raises:
+        ImageError: it is too long for a picture, or empty.
+    """
+    head = stream.read(_HEAD_BYTES)
+    try:
+        _formats_of(head, source_name(stream))
+    except ImageError:
+        if len(head) == _HEAD_BYTES:
+            return head
+    return read_source(stream, head)
+
+
+def _formats_of(head: bytes, name: AnyPath | None) -> tuple[str, ...]:
+    """Return the formats that a picture may have by its first bytes, none for a RAW file; refuse all others."""
+    formats = formats_of(head)
+    if not formats and not is_raw(head, name):
+        text = head.decode("ascii", "replace")
         is_text = text.isascii() and text.replace("\n", "").isprintable()
-        found = f"text {text!r}" if is_text else f"bytes {data[:8].hex(' ')}"
+        found = f"text {text!r}" if is_text else f"bytes {head[:8].hex(' ')}"
         raise ImageError("not a picture", expected=", ".join(readable_formats()), found=found, hint=_CONVERT)
+    return formats
+
+
+def _open(data: bytes, name: AnyPath | None, options: DecodeOptions) -> Image.Image:
+    """Read a picture's header, and refuse what would take too long or too much memory."""
+    formats = _formats_of(data[:_HEAD_BYTES], name)
+    if ("TIFF" in formats or not formats) and is_raw(data[:_HEAD_BYTES], name):
+        return _open_preview(data, options)
+    refuse_many_chunks(data)
+    if "TIFF" in formats:
+        refuse_odd_structure(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         # Neither error says what is wrong. The format's own reader either raises one that does, or it opens the picture
         # and ``_refuse_bomb`` names its size.
         picture = Image.OPEN[formats[0]][0](io.BytesIO(data), "")
+    seek_full_page(picture)
+    if is_raw_tiff(picture):
+        return _open_preview(data, options)
     refuse_tiff(picture)
+    _refuse_bomb(picture, len(data), options)
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        refuse_many_scans(data, picture.width * picture.height)
     return picture
 
 
-def _refuse_bomb(picture: Image.Image, n_bytes: int, max_pixels: int) -> None:
+def _open_preview(data: bytes, options: DecodeOptions) -> Image.Image:
+    """Read the header of the preview in a RAW file."""
+    if not options.raw:
+        raise ImageError(_RAW, hint=_RAW_HINT)
+    preview = find_preview(data)
+    if preview is None:
+        raise ImageError(
+            "a camera's RAW file without a preview", expected=f"a JPEG of {MIN_PREVIEW_SIDE} pixels or more"
+        )
+    picture = Image.open(io.BytesIO(preview), formats=("JPEG",))
+    _refuse_bomb(picture, len(data), options)
+    with suppress(*_DECODER_ERRORS):
+        exif, orientation = picture.getexif(), orientation_of(data)
+        if orientation is not None and ExifTags.Base.Orientation not in exif:
+            exif[ExifTags.Base.Orientation] = orientation  # Pillow keeps the object
+    return picture
+
+
+def _refuse_bomb(picture: Image.Image, n_bytes: int, options: DecodeOptions) -> None:
     width, height = picture.size
+    max_pixels = options.max_pixels or MAX_PIXELS
     if width * height > max_pixels:
         expected, found = f"at most {max_pixels:,}", f"{width:,} x {height:,}"
         raise ImageError("too many pixels", expected=expected, found=found, hint=_BOMB_HINT)
-    if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
+    is_guessed = options.max_pixels is None and picture.mode != "1"
+    if is_guessed and width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * n_bytes):
         found = f"{width} x {height} in {n_bytes} bytes"
-        raise ImageError("too many pixels for so small a file", found=found, hint="make a smaller copy of it")
+        raise ImageError("too many pixels for so small a file", found=found, hint=_BOMB_HINT)
 
 
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, str]:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
-from drhn_cli.images.source import ImageFile, archive_of, hint_for_absent, list_archive
+from drhn_cli.images.globs import compile_excludes
+from drhn_cli.images.source import MAX_NAME_BYTES, ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
 _COMPRESSED_NAME = re.compile(rb"\.(gz|bz2|xz|zst|lz4|t[gbx]z2?|zip|7z|rar)$", re.IGNORECASE)
-
-_START = re.compile(r"^\.?/")
-# Longest first. A character class needs its closing bracket: without one, "[" stands for itself.
-_TOKEN = re.compile(r"\\.|\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
-_WILDCARDS = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "?": "[^/]"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +35,7 @@ class FindResult:
         missing: absolute paths of sources and folders that are not there or cannot be listed. The pictures below them
             may still exist.
         some_vanished: a file or folder vanished between being listed and being read, as on an unplugged drive.
+        skipped: how many files were not looked at, for being of another kind; see ``kind_of_skipped``.
     """
 
     files: Sequence[ImageFile] = field(default_factory=list)
@@ -45,6 +44,7 @@ class FindResult:
     archives: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     some_vanished: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def find_images(
@@ -53,125 +53,90 @@ def find_images(
     exclude: Sequence[str] = (),
     hidden: bool = False,
     follow: bool = False,
+    raw: bool = False,
     progress: Progress = SILENT,
 ) -> FindResult:
     """Find the picture files in folders, at any depth, and those named one by one.
 
     In a folder a picture is a regular file with a suffix of ``picture_suffixes``, in any case. As in ripgrep and fd,
     dot files are skipped without ``hidden`` and symbolic links without ``follow``; a link that leads back to a folder
-    above it is a failure. None of these rules, nor ``exclude``, applies to the sources themselves. FIFOs, sockets and
-    devices are never opened. Archives among the sources are only listed: see ``find_members``.
+    above it is a failure, and a folder is searched once, however many links lead to it. None of these rules, nor
+    ``exclude``, applies to the sources themselves. FIFOs, sockets and devices are never opened. Archives among the
+    sources are only listed: see ``find_members``.
 
     Args:
         sources: files and folders; relative ones are taken from the working directory.
         exclude: globs, see ``compile_excludes``.
         hidden: take files and folders whose name starts with a dot.
         follow: follow symbolic links inside folders.
+        raw: take RAW files of cameras, too.
         progress: is advanced by the files of each folder.
     """
-    search = _Search(exclude, hidden, follow, progress)
+    search = _Search(exclude, hidden, follow=follow, raw=raw, progress=progress)
     for source in sources:
         search.add(source)
     search.found.files = [search.files[path] for path in sorted(search.files)]
     search.found.archives = sorted(set(search.found.archives))
+    if unnamed := search.archives.difference(search.found.archives):
+        search.found.skipped["archive"] = len(unnamed)
     return search.found
 
 
-def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False) -> FindResult:
+def find_members(archive: bytes, *, exclude: Sequence[str] = (), hidden: bool = False, raw: bool = False) -> FindResult:
     """Find the pictures in a tar archive, as ``find_images`` does in a folder. Only headers are read.
 
     The files are in the order of the archive; if a name occurs twice, the last one counts. A member with a
     picture's name that is no regular file below the archive is a failure. A damaged archive is in ``failures`` and
     ``missing``: the rest of it cannot be read.
     """
-    search = _Search(exclude, hidden)
+    search = _Search(exclude, hidden, raw=raw)
     search.add_members(archive)
     search.found.files = list(search.files.values())
     return search.found
 
 
-def compile_excludes(patterns: Sequence[str]) -> Callable[[str, bool], bool]:
-    """Build a predicate that says whether a path is left out.
-
-    A pattern without ``/`` matches a file's or folder's own name at any depth; one with ``/`` inside it or in front, or
-    ``./`` in front, matches the whole path relative to the source. ``*`` and ``?`` stop at ``/``, ``**`` crosses it,
-    ``[a-z]`` and ``[!a-z]`` (or ``[^a-z]``) match one character, a backslash makes the next character stand for itself,
-    and a ``/`` at the end means folders only. Case counts. What lies in a folder that is left out is left out too, as
-    it is never looked at.
-
-    An empty pattern matches nothing. The predicate takes the path relative to the source, with ``/`` between its parts,
-    and whether it is a folder.
-
-    The rules are those of https://git-scm.com/docs/gitignore, without its negation.
-    """
-    files = _compile(pattern for pattern in patterns if not pattern.endswith("/"))
-    folders = _compile(pattern.removesuffix("/") for pattern in patterns)
-    return lambda path, is_folder: (folders if is_folder else files).fullmatch(path) is not None
-
-
-def _compile(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(_to_regex(glob) for glob in globs if glob) or "(?!)", re.DOTALL)  # (?!) matches nothing
-
-
-def _to_regex(glob: str) -> str:
-    regex = "".join(map(_translate, _TOKEN.findall(_START.sub("", glob))))
-    return f"(?:{regex})" if "/" in glob else f"(?:(?:.*/)?{regex})"
-
-
-def _translate(token: str) -> str:
-    if token in _WILDCARDS:
-        return _WILDCARDS[token]
-    if token.startswith("*"):
-        return "[^/]*"
-    if token.startswith("\\") and len(token) == 2:
-        return re.escape(token[1])
-    if token.startswith("[") and len(token) > 2:
-        return _character_class(token[1:-1])
-    return re.escape(token)
-
-
-def _character_class(body: str) -> str:
-    negated = body[0] in "!^"
-    members = body[negated:]
-    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
-    candidate = f"(?!/)[{'^' if negated else ''}{escaped}]"
-    try:
-        re.compile(candidate)
-    except re.error:  # a range the wrong way round, such as [z-a]
-        return re.escape(f"[{body}]")
-    return candidate
-
-
 class _Search:
     """One search: the rules, and what has been found so far."""
 
-    def __init__(self, exclude: Sequence[str], hidden: bool, follow: bool = False, progress: Progress = SILENT) -> None:
-        from drhn_cli.images.formats import picture_suffixes  # imports Pillow
+    def __init__(
+        self, exclude: Sequence[str], hidden: bool, *, follow: bool = False, raw: bool, progress: Progress = SILENT
+    ) -> None:
+        from drhn_cli.images.formats import kind_of_skipped, picture_suffixes  # imports Pillow
 
-        self._suffixes, self._excluded = picture_suffixes(), compile_excludes(exclude)
+        self._suffixes, self._excluded = picture_suffixes(raw=raw), compile_excludes(exclude)
+        self._kind_of_skipped = kind_of_skipped
         self._hidden, self._follow, self._progress = hidden, follow, progress
         self._n_reported = 0  # files that progress was advanced by
         self.files: dict[bytes, ImageFile] = {}
+        self.archives: set[bytes] = set()  # in folders
         self.found = FindResult()
 
     def add_members(self, archive: bytes) -> None:
         try:
             for member, file in list_archive(archive):
                 parts = member.parts
-                if not parts or os.path.splitext(parts[-1])[1].lower() not in self._suffixes:
+                if not parts:
                     continue
                 if not self._hidden and any(part.startswith(b".") and part != b".." for part in parts):
                     continue
-                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format))
+                # What is longer than any name is a failure, and not even its folders are listed.
+                is_name = len(member.name) <= MAX_NAME_BYTES
+                names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format)) if is_name else []
                 if any(self._excluded(name, name != names[-1]) for name in names):
                     continue
-                if isinstance(file, SourceError):
-                    self.found.failures.append(file)
-                else:
-                    self.files[file.path] = file
+                self._add_member(parts[-1], file)
         except SourceError as error:
             self.found.failures.append(error)
             self.found.missing.append(archive)
+
+    def _add_member(self, name: bytes, file: ImageFile | SourceError) -> None:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in self._suffixes:
+            self.found.skipped[self._kind_of_skipped(suffix)] += 1
+        elif isinstance(file, SourceError):
+            self.found.failures.append(file)
+        else:
+            self.files[file.path] = file
 
     def add(self, source: AnyPath) -> None:
         raw = os.fsencode(source)
@@ -202,12 +167,23 @@ class _Search:
             self.files[path] = ImageFile(path=path, stamp=FileStamp.of(status))
 
     def _walk(self, root: bytes) -> None:
-        # With an explicit stack, as folders nest deeper than Python recurses.
-        stack = [root]
+        # With an explicit stack, as folders nest deeper than Python recurses. Links come last, in a fixed order, and
+        # lead to no folder that was searched already: there may be more ways through them than can ever be gone.
+        stack, links = [root], list[tuple[int, bytes]]()
+        searched: set[tuple[int, int]] = set()
+        is_behind_link = False
         n_above = len(os.path.join(root, b""))
-        while stack:
+        while stack or links:
+            if not stack:
+                is_behind_link = True
+                stack.append(heappop(links)[1])
             folder = stack.pop()
             try:
+                if self._follow:
+                    status = os.stat(folder)
+                    if is_behind_link and (status.st_dev, status.st_ino) in searched:
+                        continue
+                    searched.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
                     listed = list(entries)
             except OSError as error:
@@ -216,7 +192,11 @@ class _Search:
                 continue
             for entry in listed:
                 try:
-                    if self._visit(entry, os.fsdecode(entry.path[n_above:])):
+                    if not self._visit(entry, os.fsdecode(entry.path[n_above:])):
+                        continue
+                    if entry.is_symlink():
+                        heappush(links, (entry.path.count(b"/"), entry.path))
+                    else:
                         stack.append(entry.path)
                 except OSError as error:
                     # A file that was listed and is not there was deleted just now, or the drive was unplugged. A file
@@ -239,13 +219,24 @@ class _Search:
                 self.found.failures.append(SourceError("link to a folder above it", path=entry.path, hint=hint))
                 return False
             return True
-        is_picture = os.path.splitext(entry.name)[1].lower() in self._suffixes
+        suffix = os.path.splitext(entry.name)[1].lower()
+        is_picture = suffix in self._suffixes
         is_broken = not is_picture and entry.is_symlink() and not os.path.exists(entry.path)  # perhaps of a folder
-        if (is_picture or is_broken) and not self._excluded(relative, is_broken):
+        if self._excluded(relative, is_broken):
+            return False
+        if not (is_picture or is_broken):
+            self._skip(entry, self._kind_of_skipped(suffix))
+        else:
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
                 self.files[entry.path] = ImageFile(path=entry.path, stamp=FileStamp.of(status))
         return False
+
+    def _skip(self, entry: os.DirEntry[bytes], kind: str) -> None:
+        if kind == "archive":  # which may be a source itself
+            self.archives.add(entry.path)
+        elif entry.is_file():
+            self.found.skipped[kind] += 1
 
     def _miss(self, path: bytes, problem: str | OSError, *, name: bytes | None = None, **details: Any) -> None:
         if isinstance(problem, PermissionError):

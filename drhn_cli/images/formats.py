@@ -1,13 +1,11 @@
-"""Which files count as pictures: formats that are decoded, suffixes that are looked for, camera RAW files refused."""
+"""Which files count as pictures: formats that are decoded, suffixes that are looked for, what is no picture to us."""
 
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
-from typing import Any
 
 # Importing a plugin registers its format with Pillow. Naming them is faster than Image.init(), which imports all
 # forty, and leaves out those that run other programs (EPS), hold no photographs (icons, fonts) or only describe one.
@@ -36,18 +34,35 @@ _HEIF_FORMAT = "HEIF"
 _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _CONTAINER_BRANDS = (b"mif1", b"msf1")  # used by AVIF, too
+_WITH_FURTHER_PICTURES = ("MPO", _HEIF_FORMAT)
+# Motion photos: a film behind a JPEG, of which its XMP tells, or a list at the end.
+_FILM_MARKS = (b"MotionPhoto=", b"MotionPhoto>", b"MicroVideo=", b"MicroVideo>")
+_METADATA_BYTES = 1 << 17
+_SAMSUNG_END, _SAMSUNG_FILM = b"SEFT", b"MotionPhoto_Data"
+_ARCHIVE_SUFFIXES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_SKIPPED = {
+    **dict.fromkeys(_HEIF_SUFFIXES, "HEIC"),
+    **dict.fromkeys((".jxl",), "JPEG XL"),
+    **dict.fromkeys(_ARCHIVE_SUFFIXES, "archive"),
+}
 
 # Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
-_RAW_NAME = re.compile(
-    rb"\.(3fr|arw|cr[23w]|dcr|dng|erf|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|x3f)$", re.IGNORECASE
-)
-_RAW = "a camera's RAW file, which is not decoded"
-_RAW_HINT = "export it as JPEG, PNG or TIFF from a program that develops it"
+_RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
-_NEW_SUBFILE_TYPE = 254  # bit 0: a smaller version of another picture in the file
-_BITS_PER_SAMPLE, _COMPRESSION, _PLANAR = 258, 259, 284
-_DNG_VERSION = 50706
-_TIFF_HINT = "save it again with its channels together, or as PNG"
+
+
+def passed_over(format_name: str | None, n_frames: int, data: bytes) -> str | None:
+    """Return what a picture file holds besides the picture that counts: ``film``, ``further picture`` or None."""
+    if format_name in _WITH_FURTHER_PICTURES and n_frames > 1:
+        return "further picture"
+    is_jpeg = format_name in ("JPEG", "MPO")
+    head = data[:_METADATA_BYTES]
+    if is_jpeg and (
+        any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
+    ):
+        return "film"
+    return None
 
 
 def picture_formats() -> tuple[str, ...]:
@@ -60,13 +75,21 @@ def readable_formats() -> tuple[str, ...]:
     return (*FORMATS, _HEIF_FORMAT) if _can_read_heif() else FORMATS
 
 
-def picture_suffixes() -> frozenset[bytes]:
+def picture_suffixes(*, raw: bool = False) -> frozenset[bytes]:
     """Return the lower-case suffixes, dot included, that mark a file in a folder as a picture.
 
     They are bytes because file names are: a name need not be valid in any encoding.
     """
     suffixes = SUFFIXES + _HEIF_SUFFIXES if _can_read_heif() else SUFFIXES
-    return frozenset(suffix.encode("ascii") for suffix in suffixes)
+    encoded = frozenset(suffix.encode("ascii") for suffix in suffixes)
+    return encoded | RAW_SUFFIXES if raw else encoded
+
+
+def kind_of_skipped(suffix: bytes) -> str:
+    """Return what a file is that is not looked at: ``HEIC``, ``RAW``, ``JPEG XL``, ``archive`` or ``other``."""
+    if suffix in RAW_SUFFIXES:
+        return "RAW"
+    return _SKIPPED.get(suffix.decode("latin-1"), "other")
 
 
 def _can_read_heif() -> bool:
@@ -104,33 +127,7 @@ def register_heif() -> bool:
     return _HEIF_FORMAT in Image.OPEN
 
 
-def refuse_raw(prefix: bytes, path: AnyPath | None) -> None:
-    """Refuse what is a RAW file by its name or its first 16 bytes."""
-    if prefix[8:11] == _CR2_MARK or (path is not None and _RAW_NAME.search(os.fsencode(path))):
-        raise ImageError(_RAW, hint=_RAW_HINT)
-
-
-def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
-    """Return the values of a TIFF file's tag; none where it, or the picture, has none."""
-    value = picture.tag_v2.get(tag, ()) if isinstance(picture, TiffImagePlugin.TiffImageFile) else ()
-    return value if isinstance(value, tuple) else (value,)
-
-
-def refuse_tiff(picture: Image.Image) -> None:
-    """Refuse a TIFF file that is a RAW file or begins with a thumbnail as RAW files do, or that is read as noise.
-
-    The tags are those of TIFF 6.0 and of Adobe's DNG specification.
-    """
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return
-    kind = tag_values(picture, _NEW_SUBFILE_TYPE)
-    if _DNG_VERSION in picture.tag_v2 or (kind and isinstance(kind[0], int) and kind[0] & 1):
-        raise ImageError(_RAW, hint=_RAW_HINT)
-    # Pillow 12 and 13 read these without an error: bytes of 16-bit channels as pixels, a and b of Lab without their
-    # offset, and numbers that libtiff has put into the machine's byte order as if they were still in the file's.
-    is_compressed = tag_values(picture, _COMPRESSION) not in ((), (1,))
-    is_deep = tag_values(picture, _BITS_PER_SAMPLE)[:1] not in ((), (8,))
-    if tag_values(picture, _PLANAR) == (2,) and ((is_deep and not is_compressed) or picture.mode == "LAB"):
-        raise ImageError("not supported", found="a TIFF file with separate planes of this kind", hint=_TIFF_HINT)
-    if is_compressed and picture.mode in ("I", "F") and picture.tag_v2.prefix == TiffImagePlugin.MM:
-        raise ImageError("not supported", found="a compressed big-endian TIFF file of this kind", hint=_TIFF_HINT)
+def is_raw(prefix: bytes, path: AnyPath | None) -> bool:
+    """Whether a file is a RAW file by its name or its first 16 bytes."""
+    suffix = os.path.splitext(os.fsencode(path))[1] if path is not None else b""
+    return prefix[8:11] == _CR2_MARK or suffix.lower() in RAW_SUFFIXES

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drhn_cli.errors import ImageError, about
-from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
+from drhn_cli.images.decode import DEFAULTS, DecodeOptions, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from drhn_cli.images.source import ImageFile, ImageSource, digest_of
 from drhn_cli.settings import require
@@ -49,6 +49,7 @@ class LoadedPicture:
         thumbnail: (64, 64, 3) uint8, the whole picture, whatever its shape.
         size: width and height, upright, in pixels of the file.
         taken_ns: when it was taken, see ``find_taken_ns``.
+        passed_over: what else the file holds, see ``passed_over``.
     """
 
     digest: bytes
@@ -56,6 +57,7 @@ class LoadedPicture:
     thumbnail: NDArray[np.uint8]
     size: tuple[int, int]
     taken_ns: int | None
+    passed_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +78,16 @@ THUMBNAIL_SIDE = 64
 _T = TypeVar("_T")
 
 
-def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def load_image(
+    source: ImageSource, preprocessing: Preprocessing, *, options: DecodeOptions = DEFAULTS
+) -> NDArray[np.uint8]:
     """Load one picture, exactly as ``load_batches`` does: (views * size, size, 3) pixels in 0..255.
 
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
     decoded = decode_reduced(
-        source,
-        max_pixels=max_pixels,
-        min_side=preprocessing.min_decoded_side,
-        rendering=preprocessing.rendering,
+        source, options=options, min_side=preprocessing.min_decoded_side, rendering=preprocessing.rendering
     )
     return fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
 
@@ -97,7 +98,7 @@ def load_batches(
     *,
     batch_size: int,
     workers: int,
-    max_pixels: int = MAX_PIXELS,
+    options: DecodeOptions = DEFAULTS,
 ) -> Iterator[Batch]:
     """Load pictures in the order of ``sources``.
 
@@ -109,7 +110,7 @@ def load_batches(
         preprocessing: how pictures are fitted.
         batch_size: pictures in a batch, failures included; the last one may have fewer. At least 1.
         workers: threads. At least 1.
-        max_pixels: refuse pictures of more pixels.
+        options: which pictures are refused.
 
     Returns:
         Batches. A picture that cannot be read is a failure in its batch and stops nothing.
@@ -117,7 +118,7 @@ def load_batches(
     Raises:
         ConfigError: ``batch_size`` or ``workers`` is below 1.
     """
-    load = partial(load_image, preprocessing=preprocessing, max_pixels=max_pixels)
+    load = partial(load_image, preprocessing=preprocessing, options=options)
     loaded = _load_ahead(sources, partial(_or_error, load), batch_size, workers)
     return _numbered_batches(loaded, preprocessing.shape)
 
@@ -129,7 +130,7 @@ def load_files(
     known: Mapping[bytes, bytes],
     batch_size: int,
     workers: int,
-    max_pixels: int = MAX_PIXELS,
+    options: DecodeOptions = DEFAULTS,
 ) -> Iterator[list[LoadedPicture | bytes | Unreadable]]:
     """Load picture files as ``load_batches`` does, with what a code file notes of them.
 
@@ -139,7 +140,7 @@ def load_files(
         known: for some paths the digest that the file had. One that has it still is not decoded.
         batch_size: files in a batch.
         workers: threads.
-        max_pixels: refuse pictures of more pixels.
+        options: which pictures are refused.
 
     Returns:
         Batches; for each file what it holds, or its digest alone if that is the known one, or why there is neither.
@@ -154,7 +155,7 @@ def load_files(
             digest = digest_of(data)
             if digest == known.get(file.path):
                 return digest
-            return _load_picture(file, data, digest, preprocessing, max_pixels)
+            return _load_picture(file, data, digest, preprocessing, options)
         except ImageError as error:
             return Unreadable(_without_frames(error), digest)
         except Exception as error:
@@ -165,11 +166,11 @@ def load_files(
 
 
 def _load_picture(
-    file: ImageFile, data: bytes, digest: bytes, preprocessing: Preprocessing, max_pixels: int
+    file: ImageFile, data: bytes, digest: bytes, preprocessing: Preprocessing, options: DecodeOptions
 ) -> LoadedPicture:
     decoded = decode_reduced(
         file,
-        max_pixels=max_pixels,
+        options=options,
         min_side=preprocessing.min_decoded_side,
         rendering=preprocessing.rendering,
         data=data,
@@ -179,7 +180,12 @@ def _load_picture(
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small = decoded.image.resize(side, Image.Resampling.BOX, box=decoded.box, reducing_gap=2.0)
     return LoadedPicture(
-        digest=digest, pixels=pixels, thumbnail=np.array(small), size=decoded.size, taken_ns=decoded.taken_ns
+        digest=digest,
+        pixels=pixels,
+        thumbnail=np.array(small),
+        size=decoded.size,
+        taken_ns=decoded.taken_ns,
+        passed_over=decoded.passed_over,
     )
 
 

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 MAX_BYTES = 2 << 30
 """The longest picture that is read. It is in memory before it is decoded, so that no program can cut it meanwhile."""
 
+MAX_NAME_BYTES = 4095
+"""The longest name of a member of an archive, which is that of a path."""
+
+MAX_STREAM_BYTES = 1 << 29
+"""The longest picture that is read from a stream, which does not say its length."""
+
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
-_MAX_NAME_BYTES = _MAX_PATH_BYTES = 4095
+_MAX_PATH_BYTES = 4095
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
@@ -78,11 +84,11 @@ ImageSource = ImageFile | AnyPath | BinaryIO
 """A picture that was found, a path (perhaps into an archive), or a stream such as stdin."""
 
 
-def read_source(source: ImageSource) -> bytes:
-    """Return the bytes of a picture. A stream is read to its end and left open."""
+def read_source(source: ImageSource, head: bytes = b"") -> bytes:
+    """Return the bytes of a picture. A stream, of which ``head`` was read, is read to its end and left open."""
     if isinstance(source, str | bytes | os.PathLike):
         source = locate(source)
-    return source.read() if isinstance(source, ImageFile) else _read(source, MAX_BYTES + 1)
+    return source.read() if isinstance(source, ImageFile) else _read_stream(source, head)
 
 
 def digest_of(data: bytes) -> bytes:
@@ -194,10 +200,10 @@ def _member_file(member: TarMember, archive: ImageFile) -> ImageFile | SourceErr
         problem = f"{member.kind} in an archive"
     elif member.name.startswith(b"/") or b".." in member.parts:
         problem = "a name that leads out of its archive"
-    elif b"\0" in member.name or len(member.name) > _MAX_NAME_BYTES or not member.parts:
+    elif b"\0" in member.name or len(member.name) > MAX_NAME_BYTES or not member.parts:
         problem = "a name that no file has"
     if problem is not None:
-        raw = archive.path + b"/" + member.name[:_MAX_NAME_BYTES]
+        raw = archive.path + b"/" + member.name[:MAX_NAME_BYTES]
         return SourceError(problem, path=raw, expected="a regular file below the archive")
     path = os.fsencode(os.sep).join([archive.path, *member.parts])
     if len(path) > _MAX_PATH_BYTES:
@@ -235,11 +241,23 @@ def _opening(hint: str | None = None) -> Iterator[None]:
         raise ImageError("cannot be opened", found=str(error), hint=hint) from error
 
 
-def _read(stream: BinaryIO, n_bytes: int) -> bytes:
-    """Return ``n_bytes`` of a stream, or fewer where it ends before."""
-    data = stream.read(n_bytes) if n_bytes <= MAX_BYTES + 1 else b""
-    if n_bytes > MAX_BYTES + 1 or len(data) > MAX_BYTES:
-        raise ImageError("too long for a picture", expected=f"at most {MAX_BYTES} bytes")
-    if not data:
-        raise ImageError("empty", expected="a picture", found="0 bytes", hint="copy or download it again")
+def _read_stream(stream: BinaryIO, head: bytes) -> bytes:
+    limit = min(MAX_BYTES, MAX_STREAM_BYTES)
+    data = head + stream.read(max(0, limit + 1 - len(head)))
+    _refuse_length(len(data), limit)
     return data
+
+
+def _read(stream: BinaryIO, n_bytes: int) -> bytes:
+    """Return ``n_bytes`` of a file, or fewer where it ends before."""
+    _refuse_length(n_bytes, MAX_BYTES)
+    data = stream.read(n_bytes)
+    _refuse_length(len(data), MAX_BYTES)  # it may have become empty meanwhile
+    return data
+
+
+def _refuse_length(n_bytes: int, limit: int) -> None:
+    if n_bytes > limit:
+        raise ImageError("too long for a picture", expected=f"at most {limit} bytes")
+    if not n_bytes:
+        raise ImageError("empty", expected="a picture", found="0 bytes", hint="copy or download it again")

@@ -56,7 +56,7 @@ class FileGallery:
 
     Args:
         file: the code file.
-        under: search only pictures in these folders. One that is outside of the code file is a ``DrhnError``.
+        under: search only pictures in these folders. One that holds no picture of the code file is a ``DrhnError``.
         exclude: globs of pictures and folders that are left out; see ``compile_excludes``.
 
     Attributes:
@@ -233,13 +233,16 @@ def _innermost_folders(file: CodeFile, root: bytes, folders: Sequence[AnyPath]) 
         inside = prefix.removeprefix(root)
         beyond = inside[:-1] + bytes([inside[-1] + 1])  # the first path after all that begin with ``inside``
         first, stop = (bisect_left(range(file.n_items), bound, key=file.path_bytes) for bound in (inside, beyond))
+        if first == stop:
+            expected = f"a folder that has pictures below {printable(file.root)}"
+            raise DrhnError("no picture of the code file is in this folder", path=folders[number], expected=expected)
         innermost[first:stop] = number
     return innermost
 
 
 def _not_excluded(file: CodeFile, globs: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each row whether no glob matches its path or a folder above it, relative to the root."""
-    from drhn_cli.images.find import compile_excludes  # few queries exclude anything
+    from drhn_cli.images.globs import compile_excludes  # few queries exclude anything
 
     is_excluded = compile_excludes(globs)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
 from typing import BinaryIO
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from drhn_cli.errors import DrhnError
+from drhn_cli.sheets.fonts import draw_text, text_length
 from drhn_cli.sheets.html import MARK, Card
 
 PAGE, MAT, INK, SOFT, LINE, ACCENT = "#f7f6f3", "#ecebe6", "#1c1b19", "#67645d", "#dddbd4", "#2f55d4"
@@ -25,18 +25,6 @@ HEAD, CAPTION, SECTION_GAP = 96, 72, 64
 
 MAX_CANVAS_PIXELS = 100_000_000
 """The sheet is in memory while it is drawn: 400 MB."""
-
-# The first one that is installed is used. Pillow's own font (Aileron) has only Latin letters.
-_FONTS = (
-    "NotoSans-Regular.ttf",
-    "segoeui.ttf",
-    "Helvetica.ttc",
-    "DejaVuSans.ttf",
-    "Arial.ttf",
-    "LiberationSans-Regular.ttf",
-)
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class ContactSheet:
@@ -71,8 +59,8 @@ class ContactSheet:
     def finish(self) -> None:
         """Draw the sheet."""
         canvas = Image.new("RGB", (WIDTH, self._height), PAGE)
-        head = _fitting(self._head, _font(18), WIDTH - 2 * MARGIN)
-        ImageDraw.Draw(canvas).text((MARGIN, HEAD - 40), head, SOFT, _font(18), anchor="ls")
+        head = _fitting(self._head, 18, WIDTH - 2 * MARGIN)
+        draw_text(canvas, (MARGIN, HEAD - 40), head, SOFT, 18, anchor="ls")
         top = HEAD
         for query, summary, cards in self._sections:
             _draw_section(canvas, top, query, summary, cards)
@@ -103,17 +91,17 @@ def _draw_section(canvas: Image.Image, top: int, query: Card, summary: str, card
         canvas.paste(color, (MARGIN - grown, top - grown), _rounded(side, side, RADIUS + grown))
     _draw_tile(canvas, MARGIN, top, query)
     left, width = MARGIN + TILE + 36, WIDTH - 2 * MARGIN - TILE - 36
-    draw.text((left, top + 76), "QUERY", ACCENT, _font(14))
-    draw.text((left, top + 96), _fitting(query.name, _font(28), width), INK, _font(28))
-    draw.text((left, top + 134), _fitting(query.folder, _font(17), width), SOFT, _font(17))
-    draw.text((left, top + 168), _fitting(summary, _font(17), width), INK, _font(17))
+    draw_text(canvas, (left, top + 76), "QUERY", ACCENT, 14)
+    draw_text(canvas, (left, top + 96), _fitting(query.name, 28, width), INK, 28)
+    draw_text(canvas, (left, top + 134), _fitting(query.folder, 17, width), SOFT, 17)
+    draw_text(canvas, (left, top + 168), _fitting(summary, 17, width), INK, 17)
     top += TILE + GAP
     for place, card in enumerate(cards):
         row, column = divmod(place, COLUMNS)
         x, y = MARGIN + column * (TILE + GAP), top + row * (TILE + CAPTION)
         _draw_tile(canvas, x, y, card)
-        draw.text((x, y + TILE + 8), _fitting(card.name, _font(17), TILE), INK, _font(17))
-        draw.text((x, y + TILE + 32), _fitting(card.folder, _font(14), TILE), SOFT, _font(14))
+        draw_text(canvas, (x, y + TILE + 8), _fitting(card.name, 17, TILE), INK, 17)
+        draw_text(canvas, (x, y + TILE + 32), _fitting(card.folder, 14, TILE), SOFT, 14)
 
 
 def _draw_tile(canvas: Image.Image, x: int, y: int, card: Card) -> None:
@@ -123,34 +111,26 @@ def _draw_tile(canvas: Image.Image, x: int, y: int, card: Card) -> None:
             fitted = ImageOps.contain(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
         tile.paste(fitted, ((TILE - fitted.width) // 2, (TILE - fitted.height) // 2))
     else:
-        reason = _fitting(card.picture, _font(15), TILE - 24)
-        ImageDraw.Draw(tile).text((TILE // 2, TILE // 2), reason, SOFT, _font(15), anchor="mm")
+        reason = _fitting(card.picture, 15, TILE - 24)
+        draw_text(tile, (TILE // 2, TILE // 2), reason, SOFT, 15, anchor="mm")
     canvas.paste(tile, (x, y), _rounded(TILE, TILE, RADIUS))
     if card.badge:
         fill, ink = (ACCENT, PAGE) if card.distance == 0 else ("white", INK)
-        width = max(34, round(_font(15).getlength(card.badge)) + 18)
+        width = max(34, round(text_length(card.badge, 15)) + 18)
         canvas.paste(fill, (x + 8, y + 8), _rounded(width, 24, 12))
-        ImageDraw.Draw(canvas).text((x + 8 + width / 2, y + 20), card.badge, ink, _font(15), anchor="mm")
+        draw_text(canvas, (x + 8 + width / 2, y + 20), card.badge, ink, 15, anchor="mm")
 
 
-def _fitting(text: str, font: _Font, width: int) -> str:
+def _fitting(text: str, size: int, width: int) -> str:
     """Shorten a text to a width in pixels. The middle is cut out, as names differ at their ends."""
-    if font.getlength(text) <= width:
+    if text_length(text, size) <= width:
         return text
 
     def without_middle(n_kept: int) -> str:
         return f"{text[: n_kept - n_kept // 2]}…{text[len(text) - n_kept // 2 :]}"
 
-    n_fitting = bisect_left(range(1, len(text)), True, key=lambda n: font.getlength(without_middle(n)) > width)
+    n_fitting = bisect_left(range(1, len(text)), True, key=lambda n: text_length(without_middle(n), size) > width)
     return without_middle(n_fitting)
-
-
-@lru_cache
-def _font(size: int) -> _Font:
-    for name in _FONTS:
-        with suppress(OSError):  # not installed
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
 
 
 @lru_cache

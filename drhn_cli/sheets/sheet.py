@@ -117,7 +117,7 @@ def make_thumbnail(source: AnyPath | BinaryIO) -> bytes:
     Raises:
         ImageError: see ``decode_image``.
     """
-    image = decode_image(source, min_side=MAX_SIDE, rendering=2)
+    image = decode_image(source, min_side=MAX_SIDE, rendering=2, raw=True)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     image.save(encoded, _FORMAT, quality=_QUALITY)

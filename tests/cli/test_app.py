@@ -238,16 +238,29 @@ def test_a_real_process_exits_with_the_status_and_reports_on_stderr(start):
     [
         (0, ("query", "-", "codes.bin"), 2),
         (0, ("hash", "--files-from", "-", "-o", "codes.bin"), 2),
-        (1, ("info", "codes.bin"), 0),
+        (1, ("info", "codes.bin"), 2),
+        (1, ("query", "--code", "00" * 8, "codes.bin"), 2),
+        (1, ("export", "codes.bin"), 2),
+        (1, ("--help",), 2),
+        (1, ("hash", "photos", "-o", "codes.bin"), 0),
         (2, ("info", "nowhere"), 2),
     ],
 )
-def test_a_closed_standard_stream_is_an_empty_one(start, update, weights_path, number, arguments, status):
+def test_a_closed_standard_stream_is_empty_and_takes_nothing(start, update, weights_path, number, arguments, status):
     update()
-    weights = () if arguments[0] == "info" else ("--weights", weights_path)
+    weights = ("--weights", weights_path) if arguments[0] in ("query", "hash") else ()
     process = start(*arguments, *weights, preexec_fn=lambda: os.close(number))
     _, err = process.communicate(timeout=30)
     assert (process.returncode, b"Traceback" in err) == (status, False)
+
+
+def test_a_path_of_thousands_of_characters_is_shortened(drhn):
+    path = "/".join(["folder"] * 1000) + "/picture.png"
+    for arguments in (("info", path), ("query", path, "codes.bin"), ("dups", path), ("hash", path, "-o", "a.bin")):
+        result = drhn(*arguments)
+        assert result.status == 2
+        assert max(map(len, result.err.splitlines())) <= 1000
+        assert "..." in result.err or "codes.bin" in result.err
 
 
 @pytest.mark.parametrize(

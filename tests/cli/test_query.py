@@ -157,6 +157,9 @@ def test_under(query):
     )
     result = query(IMAGE, "--under", "/nowhere")
     assert (result.status, "outside of the code file" in result.err) == (2, True)
+    mistyped = query(IMAGE, "--under", "photos/squrae")
+    assert (mistyped.status, mistyped.out) == (2, b"")
+    assert "photos/squrae: no picture of the code file is in this folder" in mistyped.err
 
 
 @pytest.mark.parametrize(
@@ -304,7 +307,7 @@ def test_paths_on_a_terminal_are_no_escape_sequences(terminal, update):
 @pytest.mark.usefixtures("query")
 def test_nothing_found_draws_nothing(terminal):
     stdout, stderr = terminal()
-    assert run(["query", "--code", "00" * 8, "codes.bin", "--under", "photos/nowhere"]) == 1
+    assert run(["query", "--code", "00" * 8, "codes.bin", "--exclude", "*"]) == 1
     assert (stdout.drawn, stderr.drawn) == ("", "drhn: nothing found\n")
 
 

@@ -37,7 +37,7 @@ def test_a_picture_on_stdin_is_drawn(query):
 
 
 def test_nothing_found_is_drawn_too(query):
-    assert query(IMAGE, "--under", "photos/none", "--sheet", "found.html").status == 1
+    assert query(IMAGE, "--exclude", "*", "--sheet", "found.html").status == 1
     assert b"nothing found" in Path("found.html").read_bytes()
 
 

@@ -160,7 +160,18 @@ def test_answers_are_those_of_the_code_file(database, drop, tmp_path_factory, dr
         merge_codes(paths, folder / "merged")
         with CodeFile.open(folder / "merged") as file, open_table(address) as table:
             assert (len(table), table.manifest.root, table.manifest.n_bits) == (len(file), file.root, n_bits)
-            assert ask(table, n_bits, queries, **options) == ask(file, n_bits, queries, **options)
+            paths = [os.path.join(os.fsencode(file.root), entry.path) for entry in file]
+            # One that holds no picture is an error: of a table, if that is so of all.
+            held = [
+                each for each in options["under"] if any(path.startswith(os.fsencode(each) + b"/") for path in paths)
+            ]
+            if options["under"] and not held:
+                for codes in (table, file):
+                    with pytest.raises(DrhnError, match="in this folder"):
+                        ask(codes, n_bits, queries, **options)
+            else:
+                given = {**options, "under": held}
+                assert ask(table, n_bits, queries, **given) == ask(file, n_bits, queries, **given)
             assert ask(table, n_bits, queries, top_k=3) == ask(file, n_bits, queries, top_k=3)
 
     try:
@@ -397,8 +408,8 @@ def test_rows_that_are_gone_are_an_error_until_they_are_pushed_again(address, tm
     with open_table(address) as table, pytest.raises(TableError, match=r"expected 100 rows, found 0"):
         ask(table, 48, [0], under=["/photos/1"])
     assert push(path, address).n_sent == 100
-    with open_table(address) as table:
-        assert ask(table, 48, [0], under=["/photos/no"])[0].matches == []
+    with open_table(address) as table, pytest.raises(DrhnError, match="no picture of the code file is in this"):
+        ask(table, 48, [0], under=["/photos/no"])
 
 
 def test_a_push_that_loses_rows_does_not_go_live(address, tmp_path, monkeypatch):

@@ -291,7 +291,7 @@ def last_run():
 
 def test_sources_and_options_are_noted(frames, update):
     sources = [os.path.abspath("frames")]
-    nothing = {"exclude": [], "hidden": False, "follow": False, "keep_missing": False, "max_pixels": None}
+    nothing = {"exclude": [], "hidden": False, "follow": False, "raw": False, "keep_missing": False, "max_pixels": None}
     assert last_run() == LastRun(sources=sources, options=nothing)
     update("frames", hidden=True, exclude=("*.gif",))
     assert last_run() == LastRun(sources=sources, options=nothing | {"hidden": True, "exclude": ["*.gif"]})

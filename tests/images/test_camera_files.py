@@ -105,7 +105,7 @@ def test_a_raw_file_of_no_known_kind_is_named_as_such(name):
     "data",
     [
         tiff({50706: (1, b"\1\4\0\0")}),
-        tiff({254: (4, 1)}),
+        tiff({254: (4, 1), 330: (4, 8)}),
         tiff()[:8] + b"CR\x02\0" + tiff()[12:],
     ],
     ids=["DNG", "a thumbnail first", "CR2"],
@@ -115,6 +115,77 @@ def test_raw_is_known_by_its_content_whatever_its_name(data):
     for source in ("a.tif", io.BytesIO(data)):
         with pytest.raises(ImageError, match=RAW):
             decode_image(source)
+
+
+def test_a_tiff_file_of_a_reduced_image_alone_is_a_picture():
+    assert decode_image(io.BytesIO(tiff({254: (4, 1)}))).size == PICTURE.size
+
+
+def pages(*kinds):
+    """A TIFF file of pages of 10, 20, 30 pixels, each marked as reduced or not."""
+    stream = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(stream, new=True) as writer:
+        for number, kind in enumerate(kinds, 1):
+            info = TiffImagePlugin.ImageFileDirectory_v2()
+            info[254] = kind
+            Image.new("RGB", (10 * number, 8)).save(writer, "TIFF", tiffinfo=info)
+            writer.newFrame()
+    return io.BytesIO(stream.getvalue())
+
+
+@pytest.mark.parametrize(("kinds", "width"), [((0, 1), 10), ((1, 0, 1), 20), ((1, 1, 2), 30), ((1, 1, 1), 10)])
+def test_the_page_counts_whose_smaller_versions_come_first(kinds, width):
+    assert decode_image(pages(*kinds)).size == (width, 8)
+
+
+def jpeg(width, height, **options):
+    stream = io.BytesIO()
+    draw_gradient(256, 256).resize((width, height)).save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+def raw_file(*previews, orientation=1):
+    """A RAW file in the manner of TIFF: sensor data, then previews."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    head = tiff({50706: (1, b"\1\4\0\0"), 274: (3, orientation)})
+    noise = np.random.default_rng(0).bytes(200_000)
+    return head + noise + b"\xff\xd8\xff\xc3\0\x0b\x0e" + noise + b"".join(previews)
+
+
+def test_a_raw_file_is_read_by_its_largest_preview():
+    data = raw_file(jpeg(160, 120), jpeg(1024, 768), jpeg(640, 480))
+    decoded = decode_image(io.BytesIO(data), raw=True)
+    assert decoded.size == (1024, 768)
+    np.testing.assert_array_equal(decoded, decode_image(io.BytesIO(jpeg(1024, 768))))
+    assert decode_image(io.BytesIO(data), raw=True, min_side=100).size == (256, 192)
+    for name in ("a.cr3", "a.raf"):
+        Path(name).write_bytes(b"FUJIFILMCCD-RAW 0201" + data[200_000:])
+        assert decode_image(name, raw=True).size == (1024, 768)
+    with pytest.raises(ImageError, match="--raw"):
+        decode_image(io.BytesIO(data))
+
+
+def test_a_preview_is_turned_as_its_raw_file_says():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for preview in (jpeg(640, 480), jpeg(640, 480, exif=turned)):
+        assert decode_image(io.BytesIO(raw_file(preview, orientation=6)), raw=True).size == (480, 640)
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    assert decode_image(io.BytesIO(raw_file(jpeg(640, 480, exif=upright), orientation=6)), raw=True).size == (640, 480)
+
+
+@pytest.mark.parametrize("previews", [(), (jpeg(160, 120),), (jpeg(511, 400),), (jpeg(1024, 768)[:100],)])
+def test_a_thumbnail_is_no_preview(previews):
+    with pytest.raises(ImageError, match="without a preview"):
+        decode_image(io.BytesIO(raw_file(*previews)), raw=True)
+
+
+def test_a_damaged_preview_is_a_refusal():
+    data = raw_file(jpeg(1024, 768))
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(io.BytesIO(data[:-20_000]), raw=True)
 
 
 def test_what_only_has_such_a_name_is_decoded():

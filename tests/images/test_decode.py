@@ -235,7 +235,10 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     error = refusal(bomb)
     assert error.problem == "too many pixels for so small a file"
     assert "10000 x 10000" in error.message
-    assert "--max-pixels" not in str(error.hint)  # which would not help
+    assert "--max-pixels" in str(error.hint)
+    assert (
+        refusal(bomb, max_pixels=100_000_000).problem == "damaged or cut short"
+    )  # it says that it is larger than it is
     bomb.write_bytes(png_of_size(20_000, 20_000))
     assert refusal(bomb).problem == "too many pixels"
     assert "(expected at most 300,000,000, found 20,000 x 20,000); " in refusal(bomb).message

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drhn_cli.errors import SourceError
+from drhn_cli.errors import ConfigError, SourceError
 from drhn_cli.images import formats
-from drhn_cli.images.find import FindResult, compile_excludes, find_images
+from drhn_cli.images.find import FindResult, find_images
 from drhn_cli.images.formats import FORMATS, SUFFIXES, picture_formats, picture_suffixes, readable_formats
+from drhn_cli.images.globs import compile_excludes
 
 
 def write(root: Path, *names: str | bytes) -> None:
@@ -140,12 +142,55 @@ def test_hidden_files_and_folders_need_the_flag(tmp_path: Path) -> None:
         ("a.jpg", "aXjpg", False, False),
         ("(a|b).jpg", "(a|b).jpg", False, True),
         ("new*line.jpg", "new\nline.jpg", False, True),
+        (r"\!a.jpg", "!a.jpg", False, True),
+        ("*a*a*a*a*ab", "a" * 119 + "b", False, True),
+        ("*a*a*a*a*a*a*a*a*ab", "b/" + "a" * 250, False, False),
+        ("***a***a***a***a***a***ab", "a" * 250, False, False),
+        ("**/a/**/a/**/a/**/a/**/a/b", "a/" * 2000 + "c", False, False),
+        ("**a**a**a**ab", "a" * 4000, False, False),
+        ("[z-a]*[z-a]*?*?*?*x", "[z-a]1[z-a]234x", False, True),
         ("", "a", False, False),
         ("/", "a", True, False),
     ],
 )
 def test_exclude_globs(pattern: str, path: str, is_folder: bool, excluded: bool) -> None:
+    began = time.process_time()
     assert compile_excludes([pattern])(path, is_folder) is excluded
+    assert compile_excludes(["*.none", pattern])(path, is_folder) is excluded
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("pattern", ["!a.jpg", "!"])
+def test_a_negation_is_an_error(pattern: str) -> None:
+    with pytest.raises(ConfigError, match=r"no negation by !.*write \\+!"):
+        compile_excludes(["*.png", pattern])
+
+
+def test_a_folder_is_searched_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    folders = "abcdefghi"
+    write(tmp_path, *(f"{name}/{name}.jpg" for name in folders), "ladder/x.jpg")
+    for name in folders:
+        for other in folders.replace(name, ""):
+            (tmp_path / name / f"to-{other}").symlink_to(f"../{other}")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    step = outside
+    for _ in range(30):  # two ways from each step to the next: 2^30 to the last one
+        step = step / "next"
+        step.mkdir(parents=True)
+        (step.parent / "also").symlink_to("next")
+        (step / "p.jpg").touch()
+    (tmp_path / "ladder" / "link").symlink_to(outside)
+    found = find_images([tmp_path], follow=True)
+    assert len(found.files) == len(folders) + 1 + 30
+    assert found.failures == []
+    assert [path for path in relative(found, tmp_path) if path[0] != "l"] == [f"{name}/{name}.jpg" for name in folders]
+    assert relative(find_images([tmp_path], follow=True), tmp_path) == relative(found, tmp_path)
+
+
+def test_an_archive_that_is_named_is_not_skipped(tmp_path: Path) -> None:
+    write(tmp_path, "a.tar", "b.tar", "c.txt")
+    assert find_images([tmp_path / "a.tar", tmp_path]).skipped == {"archive": 1, "other": 1}
+    assert find_images([tmp_path]).skipped == {"archive": 2, "other": 1}
 
 
 def test_what_lies_in_an_excluded_folder_is_excluded(tmp_path: Path) -> None:
@@ -183,7 +228,12 @@ def test_two_links_to_one_folder_are_no_loop(tmp_path: Path) -> None:
     write(tmp_path, "real/1.jpg")
     (tmp_path / "one").symlink_to("real")
     (tmp_path / "two").symlink_to("real")
-    assert names(tmp_path, follow=True) == ["one/1.jpg", "real/1.jpg", "two/1.jpg"]
+    assert names(tmp_path, follow=True) == ["real/1.jpg"]
+    (tmp_path / "real").rename(tmp_path.parent / f"{tmp_path.name}-real")
+    for link in ("one", "two"):
+        (tmp_path / link).unlink()
+        (tmp_path / link).symlink_to(tmp_path.parent / f"{tmp_path.name}-real")
+    assert names(tmp_path, follow=True) == ["one/1.jpg"]
 
 
 def test_a_broken_link_may_lead_to_an_unplugged_drive(tmp_path: Path) -> None:

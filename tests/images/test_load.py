@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images import load
+from drhn_cli.images.decode import DecodeOptions
 from drhn_cli.images.load import LoadedPicture, load_batches, load_files, load_image
 from drhn_cli.images.preprocess import Fit, Preprocessing
 from drhn_cli.images.source import ImageFile, digest_of, locate
@@ -136,10 +137,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_max_pixels_is_passed_on(pictures: list[Path]) -> None:
-    (batch,) = load_batches(pictures[:1], PREPROCESSING, batch_size=1, workers=1, max_pixels=399)
+    (batch,) = load_batches(pictures[:1], PREPROCESSING, batch_size=1, workers=1, options=DecodeOptions(max_pixels=399))
     assert batch.failures[0][1].problem == "too many pixels"
     with pytest.raises(ImageError, match="too many pixels"):
-        load_image(pictures[0], PREPROCESSING, max_pixels=399)
+        load_image(pictures[0], PREPROCESSING, options=DecodeOptions(max_pixels=399))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from drhn_cli.errors import ImageError
+from drhn_cli.images import rendering as rendering_module
 from drhn_cli.images.decode import decode_image, decode_reduced
 from drhn_cli.images.load import load_image
 from drhn_cli.images.preprocess import Preprocessing
@@ -316,8 +317,8 @@ GRAY = np.tile(np.arange(0, 256, 17, dtype=np.uint8), (4, 1))
 def test_16_bit_gray_whose_0_is_white(compression: int) -> None:
     deep = (65535 - GRAY.astype(np.uint16) * 257).astype("<u2").tobytes()
     data = io.BytesIO(build_tiff(16, 4, [16], 0, [deep], compression=compression))
-    np.testing.assert_array_equal(decode(data)[..., 0], GRAY)
-    np.testing.assert_array_equal(decode(data, 1)[..., 0], 255 - GRAY)
+    for rendering in (1, 2):
+        np.testing.assert_array_equal(decode(data, rendering)[..., 0], GRAY)
 
 
 @pytest.mark.parametrize("compression", [1, 8])
@@ -399,3 +400,27 @@ def test_tiff_files_look_as_imagemagick_shows_them(tmp_path: Path) -> None:
         assert np.abs(shown - np.frombuffer(seen, np.uint8).reshape(4, 16, 3)).max() <= 1, kind
         kinds.add(kind)
     assert len(kinds) > 30
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB", "I;16"])
+@pytest.mark.parametrize("level", [40, 255])
+def test_strips_of_a_large_picture_are_those_of_the_whole(
+    mode: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = draw_on_nothing((level, level, level, 255))
+    if mode in ("LA", "RGBA"):
+        stream = encode(drawing.convert(mode))
+    elif mode == "I;16":
+        stream = encode(
+            Image.fromarray(np.where(np.asarray(drawing)[..., 3], 257 * level, 300).astype(np.uint16)), transparency=300
+        )
+    else:
+        flat = Image.new("RGB", drawing.size, (1, 2, 3))
+        flat.paste(drawing, mask=drawing.getchannel("A"))
+        flat = flat.quantize(2) if mode == "P" else flat.convert(mode)
+        stream = encode(flat, transparency=flat.getpixel((0, 0)))
+    whole = {rules: decode(stream, rules) for rules in (1, 2)}
+    assert (np.ptp(whole[2]) > 50) or mode == "L"
+    monkeypatch.setattr(rendering_module, "_STRIP_PIXELS", 7 * drawing.width)
+    for rules, expected in whole.items():
+        np.testing.assert_array_equal(decode(stream, rules), expected)

@@ -2,6 +2,8 @@ import io
 import os
 import shutil
 import tarfile
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,19 @@ def test_a_name_with_a_nul_is_a_failure_and_one_of_other_bytes_is_not():
     assert "a name that no file has" in found.failures[0].message
 
 
+def test_the_folders_of_a_name_that_no_file_has_are_not_listed():
+    name = "a/" * 100_000 + "x.png"
+    write_tar("a.tar", [("good.png", b"x"), (name, b"x"), (name + ".txt", b"x"), ("b.png", b"x")], tarfile.GNU_FORMAT)
+    tracemalloc.start()
+    found = find_members(os.path.abspath(b"a.tar"), exclude=["b"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert [os.path.basename(file.path) for file in found.files] == [b"good.png", b"b.png"]
+    assert [error.problem for error in found.failures] == ["a name that no file has"]
+    assert len(found.failures[0].message) < 1000
+
+
 def test_what_comes_before_the_damage_is_found_and_the_rest_unknown():
     find([("a.jpg", b"x" * 600), ("b.jpg", b"x" * 600)])
     with open("a.tar", "r+b") as stream:
@@ -103,7 +118,8 @@ def test_archives_are_sources_and_not_looked_for_in_folders():
     shutil.copy("d.tar", "d/e.TAR")
     for sources in (["d", "folder.tar"], ["d"], []):
         roots = {os.path.abspath(os.fsencode(source)) for source in sources}
-        assert find_images(sources) == FindResult(roots=roots)
+        skipped = Counter({"archive": 1} if "d" in sources else {})
+        assert find_images(sources) == FindResult(roots=roots, skipped=skipped)
     found = find_images(["d.tar", "d/e.TAR", "./d.tar"])
     assert found.archives == [os.path.abspath(name) for name in (b"d.tar", b"d/e.TAR")]
 

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drhn_cli.cli.options import read_path_list
-from drhn_cli.errors import ImageError
+from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.evaluation.data import split_validation
+from drhn_cli.images import globs
 from drhn_cli.images.decode import decode_image
-from drhn_cli.images.find import compile_excludes, find_images
+from drhn_cli.images.find import find_images
+from drhn_cli.images.globs import compile_excludes
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from tests.damage import encode_all
 from tests.drawing import draw_picture
@@ -124,7 +128,27 @@ def test_a_nul_separated_list_comes_back_exactly(paths: list[bytes]) -> None:
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_any_glob_compiles(pattern: str, path: str) -> None:
-    compile_excludes([pattern])(path, True)
+    if pattern.startswith("!"):
+        with pytest.raises(ConfigError):
+            compile_excludes([pattern])
+    else:
+        compile_excludes([pattern])(path, True)
+
+
+glob_texts = st.lists(
+    st.sampled_from(["*", "**", "**/", "/**", "/", "a", "b", "?", "[ab]", "[!a]", "[b-a]", "\\*", "."]),
+    min_size=1,
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=500)
+@given(glob_texts.filter(lambda glob: not glob.startswith("!")), st.text("ab/*", max_size=10))
+def test_globs_of_many_gaps_match_as_those_of_few(pattern: str, path: str) -> None:
+    tokens = globs._TOKEN.findall(globs._START.sub("", pattern))
+    regex = "".join(map(globs._translate, tokens))
+    expected = re.fullmatch(regex, path, re.DOTALL) is not None
+    assert globs._Automaton(tokens).matches(path) == expected
 
 
 @given(st.text("abc.é", min_size=1, max_size=10))

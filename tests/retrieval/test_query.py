@@ -145,7 +145,7 @@ def test_max_distance_bounds_and_top_k_cuts(ask):
 
 
 @pytest.mark.parametrize(
-    ("folders", "n"), [(["photos/circle"], 2), (["photos/circle", "photos/square"], 4), (["."], 8), (["photos/no"], 0)]
+    ("folders", "n"), [(["photos/circle"], 2), (["photos/circle", "photos/square"], 4), (["."], 8)]
 )
 def test_only_pictures_in_the_folders_are_found(ask, folders, n):
     answer = ask(STORED, under=folders)
@@ -156,7 +156,9 @@ def test_only_pictures_in_the_folders_are_found(ask, folders, n):
 
 
 def test_a_folder_whose_name_only_begins_alike_is_another(ask):
-    assert ask(STORED, under=["photos/circ"]).matches == []
+    for folders in (["photos/circ"], ["photos/circle", "photos/no"]):
+        with pytest.raises(DrhnError, match="no picture of the code file is in this folder"):
+            ask(STORED, under=folders)
 
 
 def test_a_folder_outside_of_the_file_is_refused(ask, tmp_path):

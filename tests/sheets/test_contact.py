@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from drhn_cli.errors import DrhnError
-from drhn_cli.sheets import contact
+from drhn_cli.sheets import contact, fonts
 from drhn_cli.sheets.contact import ACCENT, COLUMNS, GAP, HEAD, INK, MARGIN, PAGE, TILE, WIDTH, ContactSheet
 from drhn_cli.sheets.html import MARK, Card
 from drhn_cli.sheets.sheet import make_thumbnail
@@ -93,8 +93,8 @@ def test_sections_follow_each_other_and_the_sheet_is_as_long_as_they_are(thumbna
 
 @pytest.mark.parametrize("name", ["n" * 255, "\\udcff<b>" * 30, "שלום " * 40, "i" * 30 + "W" * 100])
 def test_a_long_name_keeps_its_ends_and_its_place(name):
-    fitting = contact._fitting(name, contact._font(17), TILE)
-    assert contact._font(17).getlength(fitting) <= TILE
+    fitting = contact._fitting(name, 17, TILE)
+    assert fonts.text_length(fitting, 17) <= TILE
     start, end = fitting.split("…")
     assert name.startswith(start)
     assert name.endswith(end)
@@ -105,14 +105,14 @@ def test_a_long_name_keeps_its_ends_and_its_place(name):
 
 
 def test_a_short_name_is_whole():
-    assert contact._fitting("a.png", contact._font(17), TILE) == "a.png"
+    assert contact._fitting("a.png", 17, TILE) == "a.png"
 
 
 def test_without_installed_fonts_there_is_one_still(monkeypatch):
-    contact._font.cache_clear()
-    monkeypatch.setattr(contact, "_FONTS", ("no such font.ttf",))
+    fonts._font.cache_clear()
+    monkeypatch.setattr(fonts, "_FONTS", ("no such font.ttf",))
     assert has(pixels_of((card(), [])), INK)
-    contact._font.cache_clear()
+    fonts._font.cache_clear()
 
 
 def test_equal_answers_give_equal_sheets_that_say_what_they_are(thumbnail):

@@ -70,8 +70,8 @@ def section_of(*names, picture="gone"):
 def draw(file, weights_path):
     """Answer queries on a sheet and return the page."""
 
-    def call(*queries, path="found.html", under=(), **options):
-        gallery, options = FileGallery(file, under), QueryOptions(weights=str(weights_path), **options)
+    def call(*queries, path="found.html", exclude=(), **options):
+        gallery, options = FileGallery(file, (), exclude), QueryOptions(weights=str(weights_path), **options)
         drawn, answers = answer_on_sheet(path, gallery, queries, options), answer_queries(gallery, queries, options)
         assert [answer.matches for answer in drawn] == [answer.matches for answer in answers]
         return Page(Path(os.fsdecode(path)).read_bytes())
@@ -167,7 +167,7 @@ def test_one_match_is_no_range(draw):
 
 
 def test_nothing_found_is_told(draw):
-    page = draw(STORED, under=["photos/nowhere"])
+    page = draw(STORED, exclude=["*"])
     assert "nothing found" in page.texts
 
 
@@ -272,7 +272,7 @@ def test_thumbnails_are_turned_upright(tmp_path):
 
 
 def test_thumbnails_keep_the_limits_of_decoding(tmp_path):
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    Image.new("L", (10_000, 10_000)).save(tmp_path / "bomb.png")
     with pytest.raises(ImageError, match="too many pixels for so small a file"):
         make_thumbnail(tmp_path / "bomb.png")
 
