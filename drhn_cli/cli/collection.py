@@ -108,7 +108,7 @@ def hash_(
     is_unread = any(not source or absolute_path(source) in summary.unread for source in sources or ())
     if is_unread or (strict and summary.failures):
         return ExitStatus.ERROR
-    return ExitStatus.DONE if summary.n_found else ExitStatus.NOTHING_FOUND
+    return ExitStatus.DONE if summary.found_any else ExitStatus.NOTHING_FOUND
 
 
 def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool) -> None:
@@ -128,7 +128,7 @@ def _report_hash(summary: HashSummary, output: Path, *, json: bool, quiet: bool)
             for kind, n in skipped.items()
         )
         out.report(f"skipped {', '.join(each)}")
-    if not summary.n_found:
+    if not summary.found_any:
         out.report("no pictures: names with a dot in front need --hidden, links --follow, other suffixes to be named")
 
 

@@ -107,6 +107,11 @@ class Sources:
         """Whether all sources could be read, and nothing vanished during the search."""
         return self.search.roots.isdisjoint(self.search.missing) and not self.search.some_vanished
 
+    @property
+    def found_any(self) -> bool:
+        """Whether there is a picture, of any shard; archives of other shards are not opened and count as one."""
+        return bool(self.files or self.search.files or (self.shard and self.search.archives))
+
     @cached_property
     def _missing(self) -> set[bytes]:
         return set(self.search.missing)

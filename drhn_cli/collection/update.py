@@ -55,7 +55,7 @@ class HashSummary:
         failures: what could not be hashed, with its reason.
         skipped: how many files of the folders and archives were not looked at, by what they are, and what the pictures
             that were decoded hold besides the one that counts.
-        n_found: pictures that were found, of all shards; a lower bound.
+        found_any: whether a picture was found, of any shard.
         unread: the sources that are not there, or of which nothing could be read, as absolute paths.
         seconds: wall-clock time.
     """
@@ -69,7 +69,7 @@ class HashSummary:
     n_items: int = 0
     failures: list[DrhnError] = field(repr=False)
     skipped: Mapping[str, int] = field(default_factory=dict)
-    n_found: int = 0
+    found_any: bool = False
     unread: set[bytes] = field(default_factory=set, repr=False)
     seconds: float = 0.0
 
@@ -128,7 +128,7 @@ def update_collection(
             update.save()
             raise
     summary = update.summary
-    summary.skipped, summary.n_found = found.search.skipped + update.passed_over, found.n_images
+    summary.skipped, summary.found_any = found.search.skipped + update.passed_over, found.found_any
     summary.unread = unread_sources(found, summary.failures)
     summary.seconds = time.monotonic() - clock
     return summary
