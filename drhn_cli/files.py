@@ -24,34 +24,51 @@ CORRUPT: tuple[type[Exception], ...] = (
 """What zipfile, numpy, json and torch raise on corrupt input. Errors of the system are not among them."""
 
 _HEAD_BYTES = 2048
+_MAX_UINT64 = 2**64 - 1
+
+
+def _within_int64(value: int) -> int:
+    return max(-(2**63), min(value, 2**63 - 1))
 
 
 class FileStamp(NamedTuple):
-    """Size, time and inode of a file, which show whether it has changed.
+    """What the file system says of a file, which shows whether it may have changed.
 
     Attributes:
         size: bytes.
-        mtime_ns: time of the last change, nanoseconds since 1970.
-        inode: the file's number on its device; 0 where unknown. For an archive member: in the upper 32 bits a
-            checksum of archive size and member offset, in the lower 32 bits one of the archive's inode.
+        mtime_ns: time of the last change of its content, nanoseconds since 1970.
+        inode: the file's number on its device; 0 where unknown. For an archive member a checksum: in the upper 32 bits
+            of archive size and member offset, in the lower 32 bits of the archive's inode.
+        ctime_ns: time of the last change of the file or its status, nanoseconds since 1970; 0 where unknown.
+        device: number of the device; 0 where unknown. Many devices get another number at every mount.
     """
 
     size: int
     mtime_ns: int
     inode: int = 0
+    ctime_ns: int = 0
+    device: int = 0
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Make the stamp of a file from its status."""
-        return cls(size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+        """Make the stamp of a file from its status. Dates are clamped to 1677..2262, which int64 holds."""
+        return cls(
+            size=status.st_size,
+            mtime_ns=_within_int64(status.st_mtime_ns),
+            inode=status.st_ino & _MAX_UINT64,
+            ctime_ns=_within_int64(status.st_ctime_ns),
+            device=status.st_dev & _MAX_UINT64,
+        )
 
-    def is_same_content(self, other: FileStamp, *, in_archive: bool = False) -> bool:
-        """Return whether two stamps are of the same content, without reading it.
+    def is_same(self, other: FileStamp) -> bool:
+        """Return whether the file has not changed: its size, times and inode agree, as far as both are known."""
+        return self.may_be_same(other) and all(
+            a == b or not a or not b for a, b in ((self.inode, other.inode), (self.ctime_ns, other.ctime_ns))
+        )
 
-        A copy has the same size and time but another inode. In a copy of an archive, members keep their places.
-        """
-        is_same = (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
-        return is_same and (not in_archive or self.inode >> 32 == other.inode >> 32)
+    def may_be_same(self, other: FileStamp) -> bool:
+        """Return whether size and time agree, as those of a copy do, or of another file that was given this time."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
 @contextmanager

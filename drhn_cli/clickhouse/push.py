@@ -135,7 +135,7 @@ def send_missing(file: CodeFile, schema: Schema, generation: int, progress: Prog
 def _packed_rows(file: CodeFile, generation: int, n_rows: int, skipped: set[int]) -> Iterator[tuple[int, bytes]]:
     """Yield rows and the number of the slice that they belong to, no rows for a slice that is skipped."""
     row = 0
-    for codes, entries in file.blocks():
+    for codes, entries, _ in file.blocks():
         cuts = {0, *range(-row % n_rows, len(entries), n_rows), len(entries)}  # where slices begin in the block
         for start, stop in pairwise(sorted(cuts)):
             place = row // n_rows

@@ -186,7 +186,8 @@ def pack_rows(generation: int, first_id: int, codes: NDArray[np.uint8], entries:
     n, size = codes.shape
     ids = np.stack([np.full(n, generation, "<u8"), np.arange(first_id, first_id + n, dtype="<u8")], axis=1)
     heads = np.concatenate([ids.view(np.uint8), codes], axis=1)  # (n, 16 + size)
+    stamps = np.stack([entries.stamps[name].view("<u8") for name in ROW_COLUMNS[-3:]], axis=1)  # (n, 3)
     # Void items become bytes in a list.
-    columns = heads.view(f"V{16 + size}")[:, 0].tolist(), entries.stamps.view("V24").tolist()
+    columns = heads.view(f"V{16 + size}")[:, 0].tolist(), stamps.view("V24")[:, 0].tolist()
     rows = zip(columns[0], map(pack_string, entries.paths()), columns[1], strict=True)
     return b"".join(chain.from_iterable(rows))

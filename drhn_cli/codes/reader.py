@@ -9,7 +9,7 @@ import os
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.manifest import COPY_CODE_SIZES, CodeManifest
 from drhn_cli.codes.pack import code_size, padding_mask
 from drhn_cli.codes.writer import Block
 from drhn_cli.errors import AnyPath, CodeFileError, about
@@ -52,7 +52,7 @@ class CodeFile:
         self.n_items, self._code_size = self._read_header()
         self.manifest = self._read_manifest()
         self.n_bits, self.root = self.manifest.n_bits, self.manifest.root
-        self._block_starts, self._block_crcs = self._read_table()
+        self._block_starts, self._block_crcs, self._copy_crcs = self._read_table()
         self._checked = np.zeros(len(self._block_starts) - 1, dtype=np.bool_)
         if self._trailer.table_offset - self._trailer.entries_offset <= _CHECKED_AT_OPEN:
             for _ in self.blocks():
@@ -96,14 +96,18 @@ class CodeFile:
         return self.n_items
 
     def __iter__(self) -> Iterator[Entry]:
-        for _, entries in self.blocks():
-            yield from entries
+        for block in self.blocks():
+            yield from block.entries
 
     @property
     def codes(self) -> NDArray[np.uint8]:
         """The packed codes, (n_items, code_size) uint8: the file itself, read-only, nothing copied."""
-        codes = self._data[layout.HEADER_SIZE : self._trailer.entries_offset]
-        return codes.reshape(self.n_items, self._code_size)
+        return self._rows(layout.HEADER_SIZE, self._code_size)
+
+    @property
+    def copy_codes(self) -> NDArray[np.uint8]:
+        """The copy codes, (n_items, manifest.copy_code_size) uint8, as ``codes`` are; zeros where none is known."""
+        return self._rows(self._copy_offset, self.manifest.copy_code_size)
 
     @property
     def digest(self) -> bytes:
@@ -122,7 +126,7 @@ class CodeFile:
 
     def entry(self, row: int) -> Entry:
         """Return the entry of one row, 0..n_items-1. A damaged block is a CodeFileError here and below."""
-        return layout.read_entry(self._map, *self._locate(row))
+        return layout.read_entry(self._map, *self._locate(row), self._trailer.version)
 
     def path_bytes(self, row: int) -> bytes:
         """Return the path of one row, 0..n_items-1, relative to the root, as ``os.fsencode`` gives it."""
@@ -135,14 +139,14 @@ class CodeFile:
 
     def entries(self) -> Entries:
         """Return all entries, in columns, as a copy that outlives the file."""
-        return Entries.concatenate([entries for _, entries in self.blocks()])
+        return Entries.concatenate([block.entries for block in self.blocks()])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield codes, (m, code_size) uint8, and their m entries: some thousand rows at a time, in order."""
-        codes = self.codes
-        for block in range(len(self._checked)):
-            start = block * self._trailer.block_rows
-            yield codes[start : start + self._trailer.block_rows], self._block_entries(block)
+        """Yield some thousand rows at a time, in order."""
+        codes, copy_codes, n = self.codes, self.copy_codes, self._trailer.block_rows
+        for number in range(len(self._checked)):
+            rows = slice(number * n, (number + 1) * n)
+            yield Block(codes[rows], self._block_entries(number), copy_codes[rows])
 
     def verify(self, *, index: bool = True) -> None:
         """Read everything and check it: every CRC-32, that padding bits are zero, that paths ascend.
@@ -153,15 +157,17 @@ class CodeFile:
         Raises:
             CodeFileError: naming the part that is damaged.
         """
-        self._match("codes", self._crc(layout.HEADER_SIZE, self._trailer.entries_offset), self._trailer.codes_crc)
+        self._match("codes", self._crc(layout.HEADER_SIZE, self._copy_offset), self._trailer.codes_crc)
         if index and self._trailer.index_offset is not None:
             self._match("index", self._crc(self._manifest_end, self._end), self._trailer.index_crc)
         self._checked[:] = False
         padding, previous = padding_mask(self.n_bits), b""
-        for codes, entries in self.blocks():
-            if (codes[:, -1] & padding).any():
+        for number, block in enumerate(self.blocks()):
+            if (block.codes[:, -1] & padding).any():
                 raise self._damaged("codes", f"{self.n_bits} bits a code", "padding bits that are set")
-            for path in entries.paths():
+            if self._copy_crcs is not None:
+                self._match("copy codes", zlib.crc32(block.copy_codes.tobytes()), int(self._copy_crcs[number]))
+            for path in block.entries.paths():
                 if path <= previous:
                     raise self._damaged("entries", "paths in ascending order", repr(path))
                 previous = path
@@ -198,9 +204,12 @@ class CodeFile:
             n_items, size = layout.unpack_header(raw)
         except ValueError as error:
             raise self._damaged("header", "a faiss IndexBinaryFlat", str(error)) from error
-        end = layout.HEADER_SIZE + n_items * size
-        if end != self._trailer.entries_offset:
-            raise self._damaged("header", f"codes that end at byte {self._trailer.entries_offset}", f"byte {end}")
+        self._copy_offset = layout.HEADER_SIZE + n_items * size
+        is_new = self._trailer.version == layout.FORMAT_VERSION
+        widths = COPY_CODE_SIZES if is_new else (0,)
+        if self._trailer.entries_offset - self._copy_offset not in {n_items * width for width in widths}:
+            expected = f"rows that end at byte {self._trailer.entries_offset}"
+            raise self._damaged("header", expected, f"{n_items} codes of {size} bytes")
         return n_items, size
 
     def _read_manifest(self) -> CodeManifest:
@@ -213,22 +222,33 @@ class CodeFile:
         if (n_items, code_size(manifest.n_bits)) != (self.n_items, self._code_size):
             found = f"{n_items} codes of {manifest.n_bits} bits"
             raise self._damaged("manifest", f"{self.n_items} codes of {self._code_size} bytes", found)
+        if self._trailer.version < layout.FORMAT_VERSION:
+            manifest = replace(manifest, copy_codes=None, last_run=None)
+        n_bytes = self._trailer.entries_offset - self._copy_offset
+        if n_bytes != n_items * manifest.copy_code_size:
+            found = f"copy codes of {manifest.copy_code_size} bytes"
+            raise self._damaged("manifest", f"{n_items} rows that fill {n_bytes} bytes", found)
         return manifest
 
-    def _read_table(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Return where the blocks of entries start and the last one ends, in bytes of the file, and their CRC-32s."""
+    def _read_table(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32] | None]:
+        """Return where the blocks of entries start and the last one ends, their CRC-32s, and those of copy codes."""
         trailer = self._trailer
         raw = self._map[trailer.table_offset : trailer.manifest_offset]
         self._match("block table", zlib.crc32(raw), trailer.table_crc)
         n_blocks = -(-self.n_items // trailer.block_rows)
-        if len(raw) != n_blocks * layout.TABLE_DTYPE.itemsize:
+        dtype = trailer.table_dtype
+        if len(raw) != n_blocks * dtype.itemsize:
             raise self._damaged("block table", f"{n_blocks} blocks", f"{len(raw)} bytes")
-        table = np.frombuffer(raw, dtype=layout.TABLE_DTYPE)
+        table = np.frombuffer(raw, dtype=dtype)
         length = trailer.table_offset - trailer.entries_offset
         ends = np.concatenate([np.zeros(1, np.uint64), table["end"]])
         if ends[-1] != length or (ends[1:] < ends[:-1]).any():
             raise self._damaged("block table", f"blocks that fill {length} bytes", f"{ends[-1]} bytes")
-        return ends.astype(np.int64) + trailer.entries_offset, table["crc"]
+        copy_crcs = table["copy_crc"] if dtype == layout.TABLE_DTYPE else None
+        return ends.astype(np.int64) + trailer.entries_offset, table["crc"], copy_crcs
+
+    def _rows(self, start: int, width: int) -> NDArray[np.uint8]:
+        return self._data[start : start + self.n_items * width].reshape(self.n_items, width)
 
     def _block_rows(self, block: int) -> int:
         return min(self._trailer.block_rows, self.n_items - block * self._trailer.block_rows)
@@ -239,7 +259,7 @@ class CodeFile:
         if not self._checked[block]:
             self._match("entries", zlib.crc32(raw), int(self._block_crcs[block]))
         try:
-            entries = layout.unpack_block(raw, n_rows)
+            entries = layout.unpack_block(raw, n_rows, self._trailer.version)
         except ValueError as error:
             raise self._damaged("entries", f"{n_rows} entries in block {block}", str(error)) from error
         self._checked[block] = True

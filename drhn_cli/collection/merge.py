@@ -9,15 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli import __version__
-from drhn_cli.codes.entries import STAMP_DTYPE, Entries
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, STAMP_DTYPE, Entries
 from drhn_cli.codes.layout import BLOCK_ROWS
+from drhn_cli.codes.manifest import CopyCodes, LastRun
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_blocks
 from drhn_cli.errors import AnyPath, CodeFileError, DrhnError, printable
@@ -57,9 +59,10 @@ def merge_codes(
         progress: gets a note when this waits for another run that writes the code file.
 
     Raises:
-        CodeFileError: a part is missing or damaged, was made with another model or code length than the first, or
-            holds a picture that another one holds; a shard is missing or not finished, and ``partial`` was not asked
-            for; the roots have no folder in common; the output is locked, is no code file, or cannot be written.
+        CodeFileError: a part is missing or damaged, was made with another model or code length than the first, has copy
+            codes of another kind, or holds a picture that another one holds; a shard is missing or not finished, and
+            ``partial`` was not asked for; the roots have no folder in common; the output is locked, is no code file,
+            or cannot be written.
         DrhnError: no parts.
     """
     clock = time.monotonic()
@@ -68,8 +71,9 @@ def merge_codes(
     with lock_code_file(codes_path, progress), ExitStack() as stack:
         refuse_foreign_file(codes_path)
         files = [stack.enter_context(CodeFile.open(path)) for path in parts]
+        copy_codes = next((file.manifest.copy_codes for file in files if file.manifest.copy_codes), None)
         for file in files:
-            _require_alike(file, files[0])
+            _require_alike(file, files[0], copy_codes)
         if not partial:
             _require_complete(files)
         for file in files:
@@ -79,14 +83,32 @@ def merge_codes(
         apart = CodeFileError("the parts have no folder in common", path=last.path, found=printable(last.root))
         root = common_folder((os.fsencode(file.root) for file in files), apart)
         # A prefix that all paths of a file have leaves their order as it is.
-        rows = heapq.merge(*(_rows(file, root) for file in files), key=itemgetter(0))
-        manifest = replace(files[0].manifest, root=os.fsdecode(root), drhn_version=__version__, shard=None)
+        made_by = replace(files[0].manifest, copy_codes=copy_codes, drhn_version=__version__, shard=None)
+        manifest = replace(made_by, root=os.fsdecode(root), last_run=_joined_run(files))
+        rows = heapq.merge(*(_rows(file, root, manifest.copy_code_size) for file in files), key=itemgetter(0))
         write_blocks(codes_path, _blocks(_distinct(rows)), n_items, manifest)
     seconds = time.monotonic() - clock
     return MergeSummary(n_parts=len(parts), n_items=n_items, root=manifest.root, seconds=seconds)
 
 
-def _require_alike(file: CodeFile, first: CodeFile) -> None:
+def _joined_run(files: Sequence[CodeFile]) -> LastRun | None:
+    """Return the run that would make the whole, if the parts were made with equal options."""
+    runs = [run for file in files if (run := file.manifest.last_run)]
+    sources = [run.sources for run in runs if run.sources is not None]
+    if len(sources) < len(files) or any(run.options != runs[0].options for run in runs):
+        return None
+    return LastRun(sources=list(dict.fromkeys(chain.from_iterable(sources))), options=runs[0].options)
+
+
+def _require_alike(file: CodeFile, first: CodeFile, copy_codes: CopyCodes | None) -> None:
+    if file.manifest.copy_codes not in (None, copy_codes):
+        expected, found = (
+            f"version {kind.dct}, {(kind.head and kind.head[:12]) or 'no head'}"
+            for kind in (copy_codes, file.manifest.copy_codes)
+            if kind
+        )
+        hint = "hash its pictures again with this version of drhn"
+        raise CodeFileError("copy codes of another kind", path=file.path, expected=expected, found=found, hint=hint)
     if (file.manifest.fingerprint, file.n_bits) != (first.manifest.fingerprint, first.n_bits):
         expected, found = (
             f"{each.manifest.model} ({each.manifest.fingerprint[:12]}), {each.n_bits} bits" for each in (first, file)
@@ -106,8 +128,10 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
                 raise CodeFileError(f"part {shard.number} of {shard.count} is not finished", path=file.path, hint=hint)
             numbers[file.root, shard.count].add(shard.number)
     for (root, count), there in numbers.items():
-        if missing := [str(number) for number in range(1, count + 1) if number not in there]:
-            shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        if n_missing := count - len(there):
+            # The count is what a file says: a list of all could be of any length.
+            missing = islice((str(number) for number in range(1, count + 1) if number not in there), 10)
+            shown = ", ".join(missing) + (", ..." if n_missing > 10 else "")
             hint = "name them, too, or merge what there is with --partial"
             if any(other != root and other_count == count for other, other_count in numbers):
                 hint = "there are parts of other sources, too: hash each part again with the same ones"
@@ -115,25 +139,34 @@ def _require_complete(files: Sequence[CodeFile]) -> None:
             raise CodeFileError("parts are missing", expected=expected, found=found, hint=hint)
 
 
-_Row = tuple[bytes, AnyPath, NDArray[np.uint8], np.void]  # path, code file, code, stamp
+class _Row(NamedTuple):
+    path: bytes
+    file: AnyPath  # the code file that it is from
+    code: NDArray[np.uint8]
+    stamp: np.void
+    content: np.void
+    copy_code: NDArray[np.uint8]
 
 
-def _rows(file: CodeFile, root: bytes) -> Iterator[_Row]:
-    """Yield the rows of a file, with paths relative to a folder above it."""
+def _rows(file: CodeFile, root: bytes, copy_code_size: int) -> Iterator[_Row]:
+    """Yield the rows of a file, with paths relative to a folder above it, and copy codes of this size."""
     prefix = os.path.join(os.fsencode(file.root), b"")[len(os.path.join(root, b"")) :]
-    for codes, entries in file.blocks():
-        for path, code, stamp in zip(entries.paths(), codes, entries.stamps, strict=True):
-            yield prefix + path, file.path, code, stamp
+    for codes, entries, copy_codes in file.blocks():
+        known = copy_codes if copy_codes.shape[1] else np.zeros((len(codes), copy_code_size), np.uint8)
+        contents = entries.contents if copy_codes.shape[1] == copy_code_size else np.full(len(codes), NOT_READ)
+        columns = codes, entries.stamps, contents, known
+        for path, *row in zip(entries.paths(), *columns, strict=True):
+            yield _Row(prefix + path, file.path, *row)
 
 
 def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
     """Yield the rows unchanged; refuse two with the same path."""
     previous: _Row | None = None
     for row in rows:
-        if previous and row[0] == previous[0]:
-            found = f"{printable(row[0])}, also in {printable(row[1])}"
+        if previous and row.path == previous.path:
+            found = f"{printable(row.path)}, also in {printable(row.file)}"
             hint = "merge parts that have no picture in common"
-            raise CodeFileError("two parts hold the same picture", path=previous[1], found=found, hint=hint)
+            raise CodeFileError("two parts hold the same picture", path=previous.file, found=found, hint=hint)
         previous = row
         yield row
 
@@ -141,8 +174,10 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[_Row]:
 def _blocks(rows: Iterator[_Row]) -> Iterator[Block]:
     """Yield rows ``BLOCK_ROWS`` at a time."""
     while block := list(islice(rows, BLOCK_ROWS)):
-        paths, _, codes, stamps = zip(*block, strict=True)
-        yield (
-            np.frombuffer(b"".join(codes), np.uint8).reshape(len(paths), -1),
-            Entries.from_stamps(paths, np.frombuffer(b"".join(stamps), STAMP_DTYPE)),
-        )
+        paths, _, codes, stamps, contents, copy_codes = zip(*block, strict=True)
+        columns = np.frombuffer(b"".join(stamps), STAMP_DTYPE), np.frombuffer(b"".join(contents), CONTENT_DTYPE)
+        yield Block(_joined(codes), Entries.from_stamps(paths, *columns), _joined(copy_codes))
+
+
+def _joined(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(map(bytes, rows)), np.uint8).reshape(len(rows), len(rows[0]))

@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import Entries
-from drhn_cli.codes.manifest import CodeManifest, Shard
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, STAMP_DTYPE, UNKNOWN_TIME, Entries
+from drhn_cli.codes.manifest import CodeManifest, CopyCodes, LastRun, Shard
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_code_file
@@ -19,17 +21,22 @@ from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_updat
 from drhn_cli.collection.sources import find_sources
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
 from drhn_cli.images.decode import MAX_PIXELS
-from drhn_cli.images.load import load_batches
+from drhn_cli.images.load import LoadedPicture, Unreadable, load_files
 from drhn_cli.images.source import ImageFile, is_gone, is_there
+from drhn_cli.network.copy_code import DCT_VERSION, dct_signs
 from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import choose_bits, load_model, model_of
-from drhn_cli.paths import absolute_folder
+from drhn_cli.paths import absolute_folder, absolute_path
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import ThreadPool, n_processors
 
 SAVE_EVERY_SECONDS = 60.0
 """A killed run loses about this much work at most."""
+
+COPY_CODES = CopyCodes(dct=DCT_VERSION)
+
+_MAX_SOURCES = 1000
 
 
 @dataclass(kw_only=True)
@@ -93,9 +100,17 @@ def update_collection(
         for failure in found.search.failures:
             progress.failure(failure)
         stays = is_gone if options.keep_missing else lambda _: False
-        plan = plan_update(stored, found, is_there=is_there, stays=stays)
+        plan = plan_update(stored, found, is_there=is_there, stays=stays, later=options.later)
+        if n_unread := plan.n_unread(stored):
+            progress.note(
+                f"{printable(codes_path)} is of an older version: {n_unread:,} unchanged "
+                f"{'picture has' if n_unread == 1 else 'pictures have'} to be read again for what it does not note; "
+                "their codes stay (--later leaves that for another time)"
+            )
         progress.phase("hashing", len(plan.pending))
-        update = _Update(codes_path, options, stored, plan, found.search.failures)
+        run = LastRun(sources=_noted_sources(sources), options=options.to_note())
+        update = _Update(codes_path, options, stored, plan, run)
+        update.summary.failures.extend(found.search.failures)
         try:
             # A shard that is run again uses the encoder of a first run, so it gets the same codes.
             update.hash_images(found.n_images if options.shard else len(plan.pending), progress)
@@ -118,8 +133,15 @@ def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
         refuse_foreign_file(codes_path)
         model = load_model(options.weights, views=options.views)
         n_bits = choose_bits(options.n_bits, model)
-        codes, entries = np.empty((0, code_size(n_bits)), np.uint8), Entries.from_stamps([], [])
-        return Stored(root=b"", codes=codes, entries=entries, model=model, n_bits=n_bits, is_new=True)
+        return Stored(
+            root=b"",
+            codes=np.empty((0, code_size(n_bits)), np.uint8),
+            copy_codes=np.empty((0, COPY_CODES.size), np.uint8),
+            entries=Entries.from_stamps([], []),
+            model=model,
+            n_bits=n_bits,
+            is_new=True,
+        )
     with CodeFile.open(codes_path) as file:
         model = model_of(file.manifest, options.weights, path=file.path)
         hint = "leave {} out, or hash again with --rebuild"
@@ -132,10 +154,26 @@ def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
         # Codes that stay get a new checksum: they have to be intact.
         file.verify(index=False)
         root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
-        entries = file.entries()
-        entries = Entries.from_stamps([os.path.join(root, path) for path in entries.paths()], entries.stamps)
-        codes, shard = np.array(file.codes), file.manifest.shard
-        return Stored(root=root, codes=codes, entries=entries, model=model, n_bits=file.n_bits, shard=shard)
+        entries, copy_codes = file.entries(), np.array(file.copy_codes)
+        paths, contents = [os.path.join(root, path) for path in entries.paths()], entries.contents
+        if file.manifest.copy_codes != COPY_CODES:  # none, or of a version that cannot be compared with today's
+            copy_codes = np.zeros((len(paths), COPY_CODES.size), np.uint8)
+            contents = np.full(len(paths), NOT_READ, CONTENT_DTYPE)
+        return Stored(
+            root=root,
+            codes=np.array(file.codes),
+            copy_codes=copy_codes,
+            entries=Entries.from_stamps(paths, entries.stamps, contents),
+            model=model,
+            n_bits=file.n_bits,
+            shard=file.manifest.shard,
+            last_run=file.manifest.last_run,
+        )
+
+
+def _noted_sources(sources: Sequence[AnyPath]) -> list[str] | None:
+    """Return the sources for the manifest, which everyone who opens the file reads; None for a long list of files."""
+    return [os.fsdecode(absolute_path(source)) for source in sources] if len(sources) <= _MAX_SOURCES else None
 
 
 def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
@@ -152,68 +190,144 @@ class _Update:
     """Collects the new content of a code file, and writes it."""
 
     def __init__(
-        self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, failures: list[DrhnError]
+        self, codes_path: AnyPath, options: HashOptions, stored: Stored, plan: UpdatePlan, run: LastRun
     ) -> None:
         self._codes_path, self._options = codes_path, options
-        self._stored, self._plan = stored, plan
-        self._blocks: list[Block] = [plan.stored_part(stored)]  # with absolute paths
+        self._stored, self._plan, self._run = stored, plan, run
+        self._blocks = [plan.stored_part(stored)]  # with absolute paths
         self._outdated = dict(plan.outdated)
         shard = options.shard
         self._shard = shard and Shard(number=shard.number, count=shard.count, finished=False)
         counts = {name: len(getattr(plan, name)) for name in ("unchanged", "moved", "removed", "kept")}
-        self.summary = HashSummary(**counts, failures=list(failures))
+        self.summary = HashSummary(**counts, failures=[])
         self._some_changed_meanwhile = self._saved = False
         self._next_save = time.monotonic() + SAVE_EVERY_SECONDS
 
     def hash_images(self, n_images: int, progress: Progress) -> None:
-        """Decode and hash the pending pictures with the encoder for ``n_images``, saving now and then."""
+        """Read and hash the pending pictures with the encoder for ``n_images``, saving now and then."""
         try:
             if self._plan.pending:
                 self._hash(n_images, progress)
         except DrhnError:  # such as a closed stdout, to which a failure was written
-            has_hashed = any(len(entries) for _, entries in self._blocks[1:])
+            has_hashed = any(len(block.entries) for block in self._blocks[1:])
             if has_hashed and (self._saved or not self._options.rebuild):  # else the old file stays
                 self.save()
             raise
 
     def _hash(self, n_images: int, progress: Progress) -> None:
-        stored, pending, device = self._stored, self._plan.pending, self._options.device
-        batch_size, n_threads = self._options.batch_size, self._options.workers or n_processors()
-        max_pixels = self._options.max_pixels or MAX_PIXELS
-        batches = load_batches(
-            pending, stored.model.preprocessing, batch_size=batch_size, workers=n_threads, max_pixels=max_pixels
+        stored, pending, options = self._stored, self._plan.pending, self._options
+        n_threads = options.workers or n_processors()
+        batches = load_files(
+            pending,
+            stored.model.preprocessing,
+            known=self._plan.known_digests(stored),
+            batch_size=options.batch_size,
+            workers=n_threads,
+            max_pixels=options.max_pixels or MAX_PIXELS,
         )
-        # Torch takes a second or two to import; pictures are decoded meanwhile.
-        encoder = ThreadPool(1, "drhn-start").submit(
-            Encoder, stored.model, device=device, n_images=n_images, batch_size=batch_size, n_threads=n_threads
-        )
+        # Torch takes a second or two to import; pictures are decoded meanwhile. Those that turn out to be the same
+        # need no encoder.
+        sizes = {"n_images": n_images, "batch_size": options.batch_size, "n_threads": n_threads}
+        starter = ThreadPool(1, "drhn-start")
+        start_encoder = cache(lambda: starter.submit(Encoder, stored.model, device=options.device, **sizes))
+        if len(self._plan.recognizable) < len(pending):
+            start_encoder()
+        start = 0
         for batch in batches:
-            for index, error in batch.failures:
-                self._give_up(pending[index])
-                self.summary.failures.append(error)
-                progress.failure(error)
-            files = [pending[index] for index in batch.indices.tolist()]
-            n_step = encoder.result().step  # not all at once: a batch may take a CPU some seconds
-            for start in range(0, max(1, len(files)), n_step):
-                step = slice(start, start + n_step)
-                self._add(files[step], encoder.result().codes(batch.pixels[step], stored.n_bits))
-                is_last = step.stop >= len(files)
-                progress.advance(len(files[step]) + (len(batch.failures) if is_last else 0))
+            files = pending[start : start + len(batch)]
+            start += len(batch)
+            new = self._take_known(files, batch, progress)
+            n_told = 0
+            while new:
+                encoder = start_encoder().result()  # not all at once: a batch may take a CPU some seconds
+                step, new = new[: encoder.step], new[encoder.step :]
+                pixels = np.stack([picture.pixels for _, picture in step])
+                self._add(step, encoder.codes(pixels, stored.n_bits))
+                if new:
+                    progress.advance(len(step))
+                    n_told += len(step)
+            progress.advance(len(files) - n_told)
             self._save_now_and_then()
 
-    def _add(self, files: list[ImageFile], codes: NDArray[np.uint8]) -> None:
-        entries = Entries.from_stamps([file.path for file in files], [file.stamp for file in files])
-        self._blocks.append((codes, entries))  # one step, so that Ctrl-C finds all of these pictures here or none
-        n_changed = sum(file.path in self._plan.outdated for file in files)
+    def _take_known(
+        self, files: list[ImageFile], batch: list[LoadedPicture | bytes | Unreadable], progress: Progress
+    ) -> list[tuple[ImageFile, LoadedPicture]]:
+        """Add the pictures of a batch that keep their codes, note failures, and return those that need codes."""
+        new: list[tuple[ImageFile, LoadedPicture]] = []
+        known: list[tuple[ImageFile, LoadedPicture | None]] = []
+        for file, loaded in zip(files, batch, strict=True):
+            if isinstance(loaded, Unreadable):
+                self._give_up(file, loaded)
+                self.summary.failures.append(loaded.error)
+                progress.failure(loaded.error)
+            elif isinstance(loaded, bytes):
+                known.append((file, None))
+            elif self._keeps_code(file):
+                known.append((file, loaded))
+            else:
+                new.append((file, loaded))
+        self._add_known(known)
+        return new
+
+    def _keeps_code(self, file: ImageFile) -> bool:
+        """Whether a picture that was decoded keeps its code: it has not changed, and was decoded for the rest."""
+        row = self._plan.outdated.get(file.path)
+        return row is not None and file.path in self._plan.recognizable and not self._stored.are_read[row]
+
+    def _add_known(self, pictures: list[tuple[ImageFile, LoadedPicture | None]]) -> None:
+        """Add pictures whose codes stay; None: what is noted of its content, too."""
+        if not pictures:
+            return
+        rows = [self._plan.outdated[file.path] for file, _ in pictures]
+        block = self._stored.block(rows)
+        for place, (_, picture) in enumerate(pictures):
+            if picture is not None:
+                block.entries.contents[place] = _content_of(picture)
+                block.copy_codes[place] = dct_signs(picture.thumbnail)
+        files = [file for file, _ in pictures]
+        self._append(files, block.codes, block.entries.contents, block.copy_codes)
+        n_moved = sum(self._stored.entries.path(row) != file.path for file, row in zip(files, rows, strict=True))
+        self.summary.moved += n_moved
+        self.summary.unchanged += len(files) - n_moved
+
+    def _add(self, pictures: list[tuple[ImageFile, LoadedPicture]], codes: NDArray[np.uint8]) -> None:
+        contents = np.array([_content_of(picture) for _, picture in pictures], CONTENT_DTYPE)
+        copy_codes = np.stack([dct_signs(picture.thumbnail) for _, picture in pictures])
+        files = [file for file, _ in pictures]
+        self._append(files, codes, contents, copy_codes)
+        n_changed = 0
+        for file in files:
+            row = self._plan.outdated.get(file.path)
+            if row is None:
+                continue
+            if (old_path := self._stored.entries.path(row)) == file.path:
+                n_changed += 1
+            else:  # not the picture of this gone path, after all
+                self._drop(old_path, row)
         self.summary.changed += n_changed
         self.summary.added += len(files) - n_changed
 
-    def _give_up(self, file: ImageFile) -> None:
+    def _append(
+        self, files: list[ImageFile], codes: NDArray[np.uint8], contents: NDArray[Any], copy_codes: NDArray[np.uint8]
+    ) -> None:
+        entries = Entries.from_stamps([file.path for file in files], [file.stamp for file in files], contents)
+        # One step, so that Ctrl-C finds all of these pictures here or none.
+        self._blocks.append(Block(codes, entries, copy_codes))
+
+    def _drop(self, old_path: bytes, row: int) -> None:
+        if row in self._plan.kept_if_other:
+            self._outdated[old_path] = row  # no pending picture has this path, so it stays
+        else:
+            self.summary.removed += 1
+
+    def _give_up(self, file: ImageFile, loaded: Unreadable) -> None:
         """Drop the entry of a file that cannot be read, unless it changed or vanished during the run."""
         if not file.is_unchanged():
             self._some_changed_meanwhile = True
-        elif self._outdated.pop(file.path, None) is not None:
-            self.summary.removed += 1
+        elif file.path in self._plan.recognizable and (loaded.digest is None or self._keeps_code(file)):
+            pass  # nothing tells that it has changed
+        elif (row := self._outdated.pop(file.path, None)) is not None:
+            self._drop(self._stored.entries.path(row), row)
 
     def _save_now_and_then(self) -> None:
         started = time.monotonic()
@@ -225,15 +339,14 @@ class _Update:
     def _still_outdated(self) -> list[int]:
         """Return the rows of pictures that have changed and are not hashed yet."""
         blocks = self._blocks[1:] if self._outdated else ()
-        hashed = {path for _, entries in blocks for path in entries.paths()}
+        hashed = {path for block in blocks for path in block.entries.paths()}
         return [row for path, row in self._outdated.items() if path not in hashed]
 
     def save(self) -> None:
         """Write what there is so far."""
         stored = self._stored
-        outdated = self._still_outdated()
-        blocks = [*self._blocks, (stored.codes[outdated], stored.entries.take(outdated))]
-        entries = Entries.concatenate([entries for _, entries in blocks])
+        blocks = [*self._blocks, stored.block(self._still_outdated())]
+        entries = Entries.concatenate([block.entries for block in blocks])
         prefix = len(os.path.join(self._plan.root, b""))
         manifest = CodeManifest(
             root=os.fsdecode(self._plan.root),
@@ -242,9 +355,12 @@ class _Update:
             fingerprint=stored.model.fingerprint,
             preprocessing=stored.model.preprocessing.to_dict(),
             shard=self._shard,
+            copy_codes=COPY_CODES,
+            last_run=self._run,
         )
-        entries = Entries.from_stamps([path[prefix:] for path in entries.paths()], entries.stamps)
-        write_code_file(self._codes_path, np.concatenate([codes for codes, _ in blocks]), entries, manifest)
+        entries = Entries.from_stamps([path[prefix:] for path in entries.paths()], entries.stamps, entries.contents)
+        codes, copy_codes = (np.concatenate([block[column] for block in blocks]) for column in (0, 2))
+        write_code_file(self._codes_path, codes, entries, manifest, copy_codes)
         self._saved = True
 
     def finish(self, *, complete: bool) -> None:
@@ -252,10 +368,23 @@ class _Update:
         if self._shard is not None:
             self._shard = replace(self._shard, finished=complete and not self._some_changed_meanwhile)
         stored, summary = self._stored, self.summary
-        is_other = summary.added or summary.changed or summary.removed or summary.moved
+        is_other = summary.added or summary.changed or summary.removed or summary.moved or self._has_news()
+        # A run some of whose sources are away is noted only where there is something else to write.
+        is_other_run = complete and stored.last_run is not None and stored.last_run != self._run
         is_other_shard = self._shard and (self._shard, self._plan.root) != (stored.shard, stored.root)
-        if stored.is_new or self._options.root is not None or is_other or is_other_shard:
+        if stored.is_new or self._options.root is not None or is_other or is_other_run or is_other_shard:
             self.save()
         n_outdated = len(self._still_outdated())
         summary.kept += n_outdated
-        summary.n_items = sum(len(entries) for _, entries in self._blocks) + n_outdated
+        summary.n_items = sum(len(block.entries) for block in self._blocks) + n_outdated
+
+    def _has_news(self) -> bool:
+        """Whether there is something to note of pictures whose codes stay."""
+        stamps = np.array([file.stamp for file, _ in self._plan.unchanged], STAMP_DTYPE)
+        rows = np.array([row for _, row in self._plan.unchanged], np.int64)
+        return len(self._blocks) > 1 or bool((stamps != self._stored.entries.stamps[rows]).any())
+
+
+def _content_of(picture: LoadedPicture) -> tuple[bytes, int, int, int]:
+    """Return a row of ``CONTENT_DTYPE``."""
+    return (picture.digest, *picture.size, UNKNOWN_TIME if picture.taken_ns is None else picture.taken_ns)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageError, _imaging
 
-from drhn_cli.errors import AnyPath, ImageError, about
+from drhn_cli.errors import AnyPath, DrhnError, ImageError, about
 from drhn_cli.files import CORRUPT
 from drhn_cli.images.formats import formats_of, readable_formats, refuse_raw, refuse_tiff
 from drhn_cli.images.rendering import render
 from drhn_cli.images.source import ImageSource, read_source, source_name
+from drhn_cli.images.taken import find_taken_ns
 
 # Above the largest that cameras make (200 megapixels from phones), and 1.2 GB decoded: Pillow keeps 4 bytes a pixel.
 MAX_PIXELS = 300_000_000
@@ -74,11 +75,21 @@ class Decoded(NamedTuple):
         scale: pixels of the file per pixel of the image, each way.
         margins: how far the image extends beyond the picture at left, top, right and bottom, in pixels of the image,
             0 to below 1: where the picture's side is no multiple of ``scale``, the last pixel is partly empty.
+        size: width and height of the picture, upright, in pixels of the file.
+        taken_ns: when it was taken, see ``find_taken_ns``.
     """
 
     image: Image.Image
     scale: int
     margins: tuple[float, float, float, float]
+    size: tuple[int, int]
+    taken_ns: int | None = None
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the picture in the image."""
+        left, top, right, bottom = self.margins
+        return left, top, self.image.width - right, self.image.height - bottom
 
 
 def decode_image(
@@ -89,7 +100,12 @@ def decode_image(
 
 
 def decode_reduced(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, rendering: int = 1
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int | None = None,
+    rendering: int = 1,
+    data: bytes | None = None,
 ) -> Decoded:
     """Decode a picture to 8-bit RGB, as a person would see it.
 
@@ -105,6 +121,7 @@ def decode_reduced(
             which saves most of the time on photographs, and a picture whose colors must be converted to be shrunk
             before. None: always the full size.
         rendering: the rules, see ``drhn_cli.images.rendering``.
+        data: the bytes of ``source``, if they were read already.
 
     Raises:
         ImageError: it cannot be read, is no picture, is of a kind that is not supported, is damaged or cut short, has
@@ -115,10 +132,12 @@ def decode_reduced(
     name = source_name(source)
     with about(name):
         try:
-            data = read_source(source)
+            data = read_source(source) if data is None else data
             picture = _open(data, name)
             _refuse_bomb(picture, len(data), max_pixels)
             decoded = _load(picture, len(data), min_side, rendering)
+            with suppress(*_DECODER_ERRORS):  # corrupt EXIF data is no reason to refuse the picture
+                decoded = decoded._replace(taken_ns=find_taken_ns(picture))
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
                 decoded = _first_not_blank(picture, decoded, len(data), max_pixels, min_side, rendering)
             return decoded
@@ -132,18 +151,24 @@ def decode_reduced(
             if _NOT_SUPPORTED.search(found):
                 raise ImageError("not supported", found=found, hint=_CONVERT) from error
             raise ImageError("damaged or cut short", found=found, hint="copy or download it again") from error
+        except DrhnError:
+            raise
+        except Exception as error:  # of a decoder: one picture must not end a run over many
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ImageError("cannot be decoded", found=found, hint=_CONVERT) from error
 
 
 def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: int) -> Decoded:
     """Decode an opened picture, or the frame that it stands at."""
-    full_width = picture.width
+    full_size = picture.size
     drafted = picture.draft(picture.mode, (min_side, min_side)) if min_side is not None else None
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.decodermaxblock = min(n_bytes, _JPEG_BLOCK_BYTES)
     picture.load()
     # The size is read after loading, which turns a TIFF upright.
     width, height = drafted[1][2:] if drafted else picture.size
-    scale = round(full_width / width) if drafted else 1
+    full_size = full_size if drafted else picture.size
+    scale = round(full_size[0] / width) if drafted else 1
     turn, sides = _turn(picture)  # before a conversion drops the EXIF data
     image, to_srgb = render(picture, rendering)
     if to_srgb is not None:
@@ -154,7 +179,9 @@ def _load(picture: Image.Image, n_bytes: int, min_side: int | None, rendering: i
         image = to_srgb.apply(image)
     margins = {"l": 0.0, "t": 0.0, "r": image.width - width, "b": image.height - height}
     left, top, right, bottom = (margins[side] for side in sides)
-    return Decoded(image if turn is None else image.transpose(turn), scale, (left, top, right, bottom))
+    if sides[0] in "tb":
+        full_size = full_size[::-1]
+    return Decoded(image if turn is None else image.transpose(turn), scale, (left, top, right, bottom), full_size)
 
 
 def _is_blank(image: Image.Image) -> bool:

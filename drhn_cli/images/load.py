@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from drhn_cli.errors import ImageError
+from drhn_cli.errors import ImageError, about
 from drhn_cli.images.decode import MAX_PIXELS, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
-from drhn_cli.images.source import ImageSource
+from drhn_cli.images.source import ImageFile, ImageSource, digest_of
 from drhn_cli.settings import require
 from drhn_cli.threads import Task, ThreadPool
 
@@ -36,7 +39,41 @@ class Batch:
     failures: list[tuple[int, ImageError]]
 
 
-_Loaded = NDArray[np.uint8] | ImageError
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedPicture:
+    """A picture file that was read and decoded.
+
+    Attributes:
+        digest: of its bytes, see ``digest_of``.
+        pixels: (views * size, size, 3) uint8, the network's input.
+        thumbnail: (64, 64, 3) uint8, the whole picture, whatever its shape.
+        size: width and height, upright, in pixels of the file.
+        taken_ns: when it was taken, see ``find_taken_ns``.
+    """
+
+    digest: bytes
+    pixels: NDArray[np.uint8]
+    thumbnail: NDArray[np.uint8]
+    size: tuple[int, int]
+    taken_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that could not be read, or not be decoded.
+
+    Attributes:
+        error: why.
+        digest: of its bytes; None: not even they could be read.
+    """
+
+    error: ImageError
+    digest: bytes | None
+
+
+THUMBNAIL_SIDE = 64
+
+_T = TypeVar("_T")
 
 
 def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -45,13 +82,13 @@ def load_image(source: ImageSource, preprocessing: Preprocessing, *, max_pixels:
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
-    image, scale, margins = decode_reduced(
+    decoded = decode_reduced(
         source,
         max_pixels=max_pixels,
         min_side=preprocessing.min_decoded_side,
         rendering=preprocessing.rendering,
     )
-    return fit_image(image, preprocessing, scale=scale, margins=margins)
+    return fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
 
 
 def load_batches(
@@ -80,34 +117,110 @@ def load_batches(
     Raises:
         ConfigError: ``batch_size`` or ``workers`` is below 1.
     """
+    load = partial(load_image, preprocessing=preprocessing, max_pixels=max_pixels)
+    loaded = _load_ahead(sources, partial(_or_error, load), batch_size, workers)
+    return _numbered_batches(loaded, preprocessing.shape)
+
+
+def load_files(
+    files: Iterable[ImageFile],
+    preprocessing: Preprocessing,
+    *,
+    known: Mapping[bytes, bytes],
+    batch_size: int,
+    workers: int,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[list[LoadedPicture | bytes | Unreadable]]:
+    """Load picture files as ``load_batches`` does, with what a code file notes of them.
+
+    Args:
+        files: taken lazily.
+        preprocessing: how pictures are fitted.
+        known: for some paths the digest that the file had. One that has it still is not decoded.
+        batch_size: files in a batch.
+        workers: threads.
+        max_pixels: refuse pictures of more pixels.
+
+    Returns:
+        Batches; for each file what it holds, or its digest alone if that is the known one, or why there is neither.
+        Whatever goes wrong with one file stops no other.
+    """
+
+    def load(file: ImageFile) -> LoadedPicture | bytes | Unreadable:
+        digest = None
+        try:
+            with about(file.path):
+                data = file.read()
+            digest = digest_of(data)
+            if digest == known.get(file.path):
+                return digest
+            return _load_picture(file, data, digest, preprocessing, max_pixels)
+        except ImageError as error:
+            return Unreadable(_without_frames(error), digest)
+        except Exception as error:
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Unreadable(ImageError("cannot be hashed", path=file.path, found=found), digest)
+
+    return _load_ahead(files, load, batch_size, workers)
+
+
+def _load_picture(
+    file: ImageFile, data: bytes, digest: bytes, preprocessing: Preprocessing, max_pixels: int
+) -> LoadedPicture:
+    decoded = decode_reduced(
+        file,
+        max_pixels=max_pixels,
+        min_side=preprocessing.min_decoded_side,
+        rendering=preprocessing.rendering,
+        data=data,
+    )
+    pixels = fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
+    # A box filter, as it averages areas; two steps, as they take half the time.
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small = decoded.image.resize(side, Image.Resampling.BOX, box=decoded.box, reducing_gap=2.0)
+    return LoadedPicture(
+        digest=digest, pixels=pixels, thumbnail=np.array(small), size=decoded.size, taken_ns=decoded.taken_ns
+    )
+
+
+def _or_error(load: Callable[[ImageSource], NDArray[np.uint8]], source: ImageSource) -> NDArray[np.uint8] | ImageError:
+    try:
+        return load(source)
+    except ImageError as error:
+        return _without_frames(error)
+
+
+def _without_frames(error: ImageError) -> ImageError:
+    """Drop the tracebacks, which would keep half-decoded pictures alive for as long as the error is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _load_ahead(
+    sources: Iterable[ImageSource], load: Callable[..., _T], batch_size: int, workers: int
+) -> Iterator[list[_T]]:
     require(batch_size >= 1, "batch size", "1 or more", batch_size)
     require(workers >= 1, "workers", "1 or more", workers)
-    return _generate_batches(iter(sources), preprocessing, batch_size, workers, max_pixels)
+    return _generate_batches(iter(sources), load, batch_size, workers)
 
 
 def _generate_batches(
-    sources: Iterator[ImageSource], preprocessing: Preprocessing, batch_size: int, workers: int, max_pixels: int
-) -> Iterator[Batch]:
+    sources: Iterator[ImageSource], load: Callable[[ImageSource], _T], batch_size: int, workers: int
+) -> Iterator[list[_T]]:
     stopped = False
 
-    def load_chunk(chunk: Sequence[ImageSource]) -> list[_Loaded]:
-        loaded: list[_Loaded] = []
+    def load_chunk(chunk: Sequence[ImageSource]) -> list[_T]:
+        loaded: list[_T] = []
         for source in chunk:
             if stopped:
                 break
-            try:
-                loaded.append(load_image(source, preprocessing, max_pixels=max_pixels))
-            except ImageError as error:
-                # The tracebacks would keep half-decoded pictures alive for as long as the error is kept.
-                error.__cause__ = error.__context__ = None
-                loaded.append(error.with_traceback(None))
+            loaded.append(load(source))
         return loaded
 
     with ThreadPool(workers, "drhn-load") as pool:
-        batches: deque[list[Task[list[_Loaded]]]] = deque()
+        batches: deque[list[Task[list[_T]]]] = deque()
         # Enough tasks for every worker while one batch is being used, for small batches too.
         n_ahead = max(2, 1 + -(-2 * workers * CHUNK_SIZE // batch_size))
-        start = 0
         try:
             while True:
                 while len(batches) < n_ahead and (batch := list(islice(sources, batch_size))):
@@ -115,14 +228,21 @@ def _generate_batches(
                     batches.append([pool.submit(load_chunk, chunk) for chunk in chunks])
                 if not batches:
                     return
-                loaded = [one for task in batches.popleft() for one in task.result()]
-                yield _collect(loaded, start, preprocessing.shape)
-                start += len(loaded)
+                yield [one for task in batches.popleft() for one in task.result()]
         finally:
             stopped = True  # load_chunk checks it before each picture
 
 
-def _collect(loaded: list[_Loaded], start: int, shape: tuple[int, int, int]) -> Batch:
+def _numbered_batches(
+    batches: Iterator[list[NDArray[np.uint8] | ImageError]], shape: tuple[int, int, int]
+) -> Iterator[Batch]:
+    start = 0
+    for loaded in batches:
+        yield _collect(loaded, start, shape)
+        start += len(loaded)
+
+
+def _collect(loaded: list[NDArray[np.uint8] | ImageError], start: int, shape: tuple[int, int, int]) -> Batch:
     failures = [(i, one) for i, one in enumerate(loaded, start) if isinstance(one, ImageError)]
     rows = [(i, one) for i, one in enumerate(loaded, start) if not isinstance(one, ImageError)]
     pixels = np.array([one for _, one in rows], np.uint8).reshape(len(rows), *shape)

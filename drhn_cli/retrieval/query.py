@@ -163,9 +163,12 @@ class _Lookup:
 
 def _is_current(path: bytes, entry: Entry) -> bool:
     """Return whether the stored code is still up to date."""
-    from drhn_cli.images.source import locate
+    from drhn_cli.images.source import digest_of, locate
 
     try:
-        return locate(path).has_content(entry.stamp)
+        file = locate(path)
+        if file.stamp.is_same(entry.stamp):
+            return True
+        return file.stamp.may_be_same(entry.stamp) and entry.digest == digest_of(file.read())
     except ImageError:
         return not os.path.exists(path)  # the stored code of a picture that is gone can still be used

@@ -1,4 +1,5 @@
 import errno
+import json
 import mmap
 import os
 import stat
@@ -16,8 +17,8 @@ import pytest
 from drhn_cli.codes import layout
 from drhn_cli.codes import reader as file_module
 from drhn_cli.codes import writer as write
-from drhn_cli.codes.entries import Entries, Entry
-from drhn_cli.codes.manifest import CodeManifest, Shard
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, UNKNOWN_TIME, Entries, Entry
+from drhn_cli.codes.manifest import CodeManifest, CopyCodes, LastRun, Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.errors import CodeFileError, ConfigError, DrhnError
@@ -26,6 +27,7 @@ from drhn_cli.search.hamming import search
 from tests.entries import entries_of
 from tests.hearing import Hearing
 from tests.locking import lock_code_file
+from tests.old_files import make_version_1
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 NOT_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do anything")
@@ -51,9 +53,11 @@ def numbered(n):
     return entries_of([b"%06d.jpg" % i for i in range(n)], range(n), range(10**18, 10**18 + n), range(n))
 
 
-def write_some(path, n=5, n_bits=12):
+def write_some(path, n=5, n_bits=12, copy_codes=None):
     codes = random_codes(n, n_bits)
-    write_code_file(path, codes, numbered(n), manifest(n_bits))
+    kind = copy_codes and CopyCodes(dct=1, head="a" * 64 if copy_codes == 64 else None)
+    rows = copy_codes and random_codes(n, 8 * copy_codes, seed=1)
+    write_code_file(path, codes, numbered(n), manifest(n_bits, copy_codes=kind), rows)
     return codes
 
 
@@ -65,7 +69,7 @@ def reseal(path, *, trailer=None, **parts):
     names = ("header", "codes", "entries", "table", "manifest")
     contents = {name: raw[a:b] for name, a, b in zip(names, ends, ends[1:], strict=False)} | parts
     if "entries" in parts and "table" not in parts:
-        row = np.array([(len(parts["entries"]), zlib.crc32(parts["entries"]))], dtype=layout.TABLE_DTYPE)
+        row = np.array([(len(parts["entries"]), zlib.crc32(parts["entries"]), 0)], dtype=layout.TABLE_DTYPE)
         contents["table"] = row.tobytes()
     offsets = np.cumsum([len(contents[name]) for name in names]).tolist()
     values = {
@@ -77,6 +81,31 @@ def reseal(path, *, trailer=None, **parts):
         **(trailer or {}),
     }
     path.write_bytes(b"".join(contents[name] for name in names) + layout.Trailer(**values).pack())
+
+
+NOT_BELOW = (b"", b"/etc/passwd", b"../x", b"a/../../x", b"a/..", b"a//b", b"a/", b"a\0b", b"x" * 4096)
+NO_MANIFESTS = (
+    *({"root": root} for root in ("", "photos", "./photos", "/a/../b", "/a\0b", "/\ud800", "/" + "x" * 4096)),
+    {"model": "\ud800"},
+    {"fingerprint": "ab"},
+    *(
+        {"copy_codes": kind}
+        for kind in (1, {}, {"dct": 1}, {"dct": 0, "head": None}, {"dct": True, "head": None}, {"dct": 1, "head": "a"})
+    ),
+    {"copy_codes": {"dct": 1, "head": None}},  # there are none
+    {"options": []},
+    {"options": {}, "sources": "/photos"},
+    {"options": {}, "sources": [1]},
+)
+
+
+def five_entries(first, size=0):
+    return layout.pack_block(entries_of([first, b"y1", b"y2", b"y3", b"y4"], [size, 0, 0, 0, 0], 0))
+
+
+def changed_manifest(**values):
+    text = manifest(preprocessing={"size": 32}).to_json(n_items=5, format_version=3)
+    return json.dumps(json.loads(text) | values, separators=(",", ":")).encode()
 
 
 # Reading back
@@ -135,6 +164,63 @@ def test_any_number_of_blocks(tmp_path, n):
         assert list(codes.entries().paths()) == list(numbered(n).paths())
 
 
+CONTENTS = np.array(
+    [(bytes(range(16)), 640, 480, 10**18), (b"\0" * 15 + b"\1", 2**32 - 1, 1, UNKNOWN_TIME), NOT_READ.tolist()],
+    CONTENT_DTYPE,
+)
+
+
+def test_what_reading_the_pictures_told_comes_back(tmp_path):
+    path = tmp_path / "codes.bin"
+    stamps = [FileStamp(1, 2, 3, 4, 5), FileStamp(6, -7, 2**64 - 1, -(2**63), 2**64 - 1), FileStamp(8, 9)]
+    entries = Entries.from_stamps([b"a", b"bb", b"ccc"], stamps, CONTENTS)
+    last_run = LastRun(sources=["/photos", "/\udcff"], options={"exclude": ["*.gif"], "hidden": True})
+    kind = CopyCodes(dct=3, head="b" * 64)
+    signs = random_codes(3, 512)
+    write_code_file(path, random_codes(3, 12), entries, manifest(copy_codes=kind, last_run=last_run), signs)
+    with CodeFile.open(path) as codes:
+        assert (codes.manifest.copy_codes, codes.manifest.last_run) == (kind, last_run)
+        assert codes.copy_codes.tolist() == signs.tolist()
+        assert not codes.copy_codes.flags.owndata
+        assert codes.entry(0) == Entry(
+            path=b"a", stamp=stamps[0], digest=bytes(range(16)), width=640, height=480, taken_ns=10**18
+        )
+        assert [codes.entry(row) for row in range(3)] == list(codes.entries()) == list(entries)
+        assert (codes.entry(1).taken_ns, codes.entry(2).digest, codes.entry(2).width) == (None, b"", 0)
+        assert codes.entries().are_read().tolist() == [True, True, False]
+        codes.verify()
+
+
+@pytest.mark.parametrize("copy_codes", [None, 32, 64])
+def test_faiss_opens_a_file_with_copy_codes(tmp_path, copy_codes):
+    faiss = pytest.importorskip("faiss")
+    write_some(tmp_path / "codes.bin", 7, 64, copy_codes=copy_codes)
+    index = faiss.read_index_binary(str(tmp_path / "codes.bin"))
+    assert faiss.vector_to_array(index.xb).tolist() == random_codes(7, 64).ravel().tolist()
+
+
+@pytest.mark.parametrize("n", [0, 1, layout.BLOCK_ROWS + 1])
+def test_version_1_is_read(tmp_path, n):
+    path = tmp_path / "codes.bin"
+    written = write_some(path, n, copy_codes=32)
+    make_version_1(path)
+    with CodeFile.open(path) as codes:
+        codes.verify()
+        assert (codes.codes == written).all()
+        assert codes.copy_codes.shape == (n, 0)
+        assert (codes.manifest.copy_codes, codes.manifest.last_run) == (None, None)
+        entries = codes.entries()
+        assert not entries.are_read().any()
+        assert list(entries) == list(numbered(n))
+        for row in {0, n - 1} if n else ():
+            assert codes.entry(row) == numbered(n)[row]
+
+
+def test_copy_codes_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(DrhnError, match="copy codes do not fit"):
+        write_code_file(tmp_path / "c", random_codes(3, 12), numbered(3), manifest(), np.zeros((3, 32), np.uint8))
+
+
 @pytest.mark.parametrize("row", [-1, 5])
 def test_rows_that_do_not_exist(tmp_path, row):
     write_some(tmp_path / "codes.bin")
@@ -191,15 +277,20 @@ def test_eight_bytes_follow_the_codes_at_least(tmp_path):
 # Refusing what is not a whole code file
 
 
-def test_every_flipped_byte_is_found(tmp_path):
+@pytest.mark.parametrize("version", [1, 3])
+def test_every_flipped_byte_is_found(tmp_path, version):
     path = tmp_path / "codes.bin"
-    write_some(path, 3)
+    write_some(path, 3, copy_codes=32)
+    if version == 1:
+        make_version_1(path)
     raw = path.read_bytes()
     codes = range(layout.HEADER_SIZE, layout.HEADER_SIZE + 6)
+    copy_codes = range(codes.stop, codes.stop + (0 if version == 1 else 96))
     for place in range(len(raw)):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x40]) + raw[place + 1 :])
-        if place in codes:
-            with CodeFile.open(path) as damaged, pytest.raises(CodeFileError, match="damaged codes"):
+        if place in codes or place in copy_codes:
+            match = "damaged codes" if place in codes else "damaged copy codes"
+            with CodeFile.open(path) as damaged, pytest.raises(CodeFileError, match=match):
                 damaged.verify()
         else:
             with pytest.raises(CodeFileError):
@@ -275,9 +366,11 @@ def test_newer_version(tmp_path):
     path = tmp_path / "codes.bin"
     write_some(path)
     raw = path.read_bytes()
-    longer = b"something new" + raw[-64:-20] + struct.pack("<II", 77, 3)
+    longer = b"something new" + raw[-64:-20] + struct.pack("<II", 77, 4)
     path.write_bytes(raw[:-64] + longer + struct.pack("<I", zlib.crc32(longer)) + b"DRHNCODE")
-    with pytest.raises(CodeFileError, match=r"newer version \(expected format 1 or 2, found format 3\); update drhn"):
+    with pytest.raises(
+        CodeFileError, match=r"newer version \(expected format 1 or 2 or 3, found format 4\); update drhn"
+    ):
         CodeFile.open(path)
 
 
@@ -308,6 +401,16 @@ def test_newer_version(tmp_path):
         ({"table": bytes(12)}, "block table"),
         ({"entries": b"short"}, "entries"),
         ({"entries": bytes(24 * 5 + 4 * 6) + b"path"}, "entries"),
+        ({"entries": bytes(24 * 5 + 4 * 6) + b"path" + bytes(48 * 5)}, "entries"),
+        *(({"entries": five_entries(path)}, "entries") for path in NOT_BELOW),
+        ({"entries": five_entries(b"x", size=-1)}, "entries"),
+        *(({"manifest": changed_manifest(**values)}, "manifest") for values in NO_MANIFESTS),
+        (
+            {"manifest": changed_manifest().replace(b'{"size"', b'{"deep":' + b"[" * 40 + b"]" * 40 + b',"size"')},
+            "manifest",
+        ),
+        ({"manifest": changed_manifest().replace(b":32", b":1e999")}, "manifest"),
+        ({"manifest": changed_manifest().replace(b":32", b":NaN")}, "manifest"),
     ],
 )
 def test_parts_that_contradict_each_other(tmp_path, parts, part):
@@ -342,7 +445,7 @@ def test_verify_finds_padding_bits_and_unsorted_paths(tmp_path):
     reseal(path, codes=b"\xff\xff\xff\x0f")
     with CodeFile.open(path) as codes, pytest.raises(CodeFileError, match=r"damaged codes .expected 12 bits a code"):
         codes.verify()
-    for names in ([b"b", b"a"], [b"a", b"a"], [b"", b"a"]):
+    for names in ([b"b", b"a"], [b"a", b"a"]):
         write_some(path, 2)
         reseal(path, entries=layout.pack_block(entries_of(names, [0, 0], [0, 0])))
         with CodeFile.open(path) as codes, pytest.raises(CodeFileError, match="ascending order"):
@@ -403,8 +506,8 @@ def test_paths_of_any_type(tmp_path, path_type):
     [
         (np.zeros((2, 2), np.uint8), [b"a", b"a"], CodeFileError, "two entries have the same path .found a"),
         (np.zeros((3, 2), np.uint8), [b"b", b"a", b"b"], CodeFileError, "two entries have the same path"),
-        (np.zeros((2, 2), np.uint8), [b"a", b""], DrhnError, "path of no usable length"),
-        (np.zeros((1, 2), np.uint8), [b"x" * 70000], DrhnError, "path of no usable length"),
+        (np.zeros((2, 2), np.uint8), [b"a", b""], DrhnError, "a code file cannot hold a path of 0 bytes"),
+        (np.zeros((1, 2), np.uint8), [b"x" * 70000], DrhnError, "cannot hold a path of 70000 bytes"),
         (np.zeros((1, 2), np.uint8), [b"a", b"b"], DrhnError, "differ in number .expected 1, found 2"),
         (np.zeros((1, 3), np.uint8), [b"a"], DrhnError, "do not hold 12-bit codes"),
         (np.full((1, 2), 255, np.uint8), [b"a"], DrhnError, "codes have more than 12 bits"),
@@ -502,7 +605,7 @@ print("started", flush=True)
 manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="f" * 64)
 for n in range(1, 10**6):
     rows = 20_000 * (1 + n % 3)
-    entries = Entries.from_stamps([b"%06d" % i for i in range(rows)], [(i, i, 0) for i in range(rows)])
+    entries = Entries.from_stamps([b"%06d" % i for i in range(rows)], [(i, i, 0, 0, 0) for i in range(rows)])
     write_code_file(sys.argv[1], np.zeros((rows, 1), np.uint8), entries, manifest)
     print(n, flush=True)
 """

@@ -1,9 +1,11 @@
 """The plan of an update follows from values alone: no file is there in these tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from drhn_cli.codes.entries import Entries
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, Entries
 from drhn_cli.codes.manifest import Shard
 from drhn_cli.collection.plan import Sources, Stored, plan_update
 from drhn_cli.files import FileStamp
@@ -12,15 +14,24 @@ from drhn_cli.images.source import ImageFile
 from tests.networks import random_model
 
 
-def stamp(number, inode=None):
-    return FileStamp(size=number, mtime_ns=1000 + number, inode=number if inode is None else inode)
+def stamp(number, inode=None, ctime_ns=5):
+    return FileStamp(number, 1000 + number, number if inode is None else inode, ctime_ns)
 
 
-def stored(*numbers, root=b"/r", **settings):
+def stored(*numbers, root=b"/r", unread=(), **settings):
     """What is stored of ``/r/1`` and so on, as they were then; row i has code i."""
-    entries = Entries.from_stamps([b"/r/%d" % number for number in numbers], [stamp(number) for number in numbers])
-    codes = np.arange(len(numbers), dtype=np.uint8)[:, np.newaxis]
-    return Stored(root=root, codes=codes, entries=entries, model=random_model(), n_bits=8, **settings)
+    contents = np.full(len(numbers), NOT_READ, CONTENT_DTYPE)
+    contents["digest"] = [bytes(16) if number in unread else bytes([number] * 16) for number in numbers]
+    stamps = [stamp(number) for number in numbers]
+    return Stored(
+        root=root,
+        codes=np.arange(len(numbers), dtype=np.uint8)[:, np.newaxis],
+        copy_codes=np.zeros((len(numbers), 32), np.uint8),
+        entries=Entries.from_stamps([b"/r/%d" % number for number in numbers], stamps, contents),
+        model=random_model(),
+        n_bits=8,
+        **settings,
+    )
 
 
 def sources(*files, roots=(b"/r",), missing=(), **settings):
@@ -34,8 +45,8 @@ def found(name, number, **settings):
     return ImageFile(path=b"/r/" + name, stamp=stamp(number, **settings))
 
 
-def plan(there, now, *, is_there=lambda _: False, stays=lambda _: False):
-    return plan_update(there, now, is_there=is_there, stays=stays)
+def plan(there, now, *, is_there=lambda _: False, stays=lambda _: False, **settings):
+    return plan_update(there, now, is_there=is_there, stays=stays, **settings)
 
 
 def test_each_picture_is_unchanged_moved_kept_removed_or_pending():
@@ -49,15 +60,73 @@ def test_each_picture_is_unchanged_moved_kept_removed_or_pending():
     assert result.kept == [4]
 
 
-def test_the_codes_that_stay_have_the_paths_and_inodes_of_today():
+def test_the_codes_that_stay_have_the_paths_and_stamps_of_today():
     there = stored(1, 3, 5)
-    codes, entries = plan(there, sources(found(b"1", 1, inode=7), found(b"x", 3), missing={b"/r/5"})).stored_part(there)
-    assert codes[:, 0].tolist() == [0, 1, 2]
-    assert [(entry.path, entry.stamp) for entry in entries] == [
-        (b"/r/1", stamp(1, inode=7)),
+    files = [found(b"1", 1), found(b"x", 3)]
+    files[0] = replace(files[0], stamp=files[0].stamp._replace(device=9))
+    block = plan(there, sources(*files, missing={b"/r/5"})).stored_part(there)
+    assert block.codes[:, 0].tolist() == [0, 1, 2]
+    assert [(entry.path, entry.stamp) for entry in block.entries] == [
+        (b"/r/1", stamp(1)._replace(device=9)),
         (b"/r/x", stamp(3)),
         (b"/r/5", stamp(5)),
     ]
+    assert [entry.digest[0] for entry in block.entries] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("change", [{"inode": 7}, {"ctime_ns": 6}])
+def test_where_only_inode_or_change_time_differ_the_digest_decides(change):
+    there, file = stored(1), found(b"1", 1, **change)
+    result = plan(there, sources(file))
+    assert (result.pending, result.outdated, result.recognizable) == ([file], {b"/r/1": 0}, {b"/r/1"})
+    assert result.known_digests(there) == {b"/r/1": bytes([1] * 16)}
+    assert not result.unchanged
+
+
+@pytest.mark.parametrize("change", [{"inode": 7}, {"ctime_ns": 6}])
+def test_without_a_digest_such_a_picture_is_hashed_again(change):
+    there, file = stored(1, unread=[1]), found(b"1", 1, **change)
+    result = plan(there, sources(file))
+    assert (result.pending, result.outdated, result.recognizable) == ([file], {b"/r/1": 0}, set())
+    assert plan(there, sources(file), later=True).kept == [0]
+
+
+def test_what_is_not_noted_of_an_unchanged_picture_is_read_now_or_later():
+    there, files = stored(1, 2, unread=[2]), [found(b"1", 1), found(b"2", 2)]
+    result = plan(there, sources(*files))
+    assert (result.unchanged, result.pending, result.recognizable) == ([(files[0], 0)], [files[1]], {b"/r/2"})
+    assert (result.n_unread(there), result.known_digests(there)) == (1, {})
+    assert plan(there, sources(*files), later=True).unchanged == [(files[0], 0), (files[1], 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "missing", "recognizable"),
+    [
+        ({"ctime_ns": 6}, (), True),  # as after a rename
+        ({"inode": 7}, (), True),  # as on a drive that was mounted again
+        ({"ctime_ns": 6}, (b"/r/1",), True),
+        ({"inode": 7}, (b"/r/1",), False),  # a copy, whose original may be on a drive that is away
+    ],
+)
+def test_a_picture_that_may_have_moved_has_to_be_read(change, missing, recognizable):
+    file = found(b"x", 1, **change)
+    result = plan(stored(1), sources(file, missing=missing))
+    assert result.pending == [file]
+    assert result.recognizable == ({b"/r/x"} if recognizable else set())
+    assert result.kept_if_other == ({0} if missing and recognizable else set())
+    assert (result.removed, result.kept) == ([], [] if recognizable else [0])
+
+
+def test_of_gone_pictures_of_one_size_and_time_the_one_of_the_same_name_may_have_moved():
+    there = stored(1, 1, 1)
+    paths = [b"/r/a/1.jpg", b"/r/a/2.jpg", b"/r/a/3.jpg"]
+    there = replace(
+        there, entries=Entries.from_stamps(paths, [stamp(1, inode=n) for n in (11, 12, 13)], there.entries.contents)
+    )
+    files = [found(b"b/" + name, 1, inode=inode) for name, inode in ((b"2.jpg", 22), (b"other", 11), (b"last", 20))]
+    result = plan(there, sources(*files))
+    assert result.outdated == {b"/r/b/2.jpg": 1, b"/r/b/last": 2}
+    assert result.moved == [(files[1], 0)]
 
 
 def test_a_picture_whose_old_path_is_still_there_has_not_moved():
@@ -93,13 +162,3 @@ def test_shards_that_hold_nothing_yet_keep_their_root():
     nothing = sources(roots=[b"/r/s"], folder=b"/r/s", shard=Shard(number=1, count=2))
     assert plan(stored(), nothing).root == b"/r"
     assert plan(stored(), sources(folder=b"/r/s")).root == b"/r/s"
-
-
-def test_a_member_of_an_archive_is_known_by_its_place_not_by_the_inode_of_the_archive():
-    archive = ImageFile(path=b"/r/a.tar", stamp=stamp(50))
-    entries = Entries.from_stamps([b"/r/a.tar/x", b"/r/a.tar/y"], [stamp(1, 7 << 32 | 1), stamp(2, 8 << 32 | 1)])
-    there = Stored(root=b"/r", codes=np.zeros((2, 1), np.uint8), entries=entries, model=random_model(), n_bits=8)
-    copied = ImageFile(path=b"/r/a.tar/x", stamp=stamp(1, 7 << 32 | 2), archive=archive)
-    elsewhere = ImageFile(path=b"/r/a.tar/y", stamp=stamp(2, 9 << 32 | 1), archive=archive)
-    result = plan(there, sources(copied, elsewhere))
-    assert (result.unchanged, result.pending) == ([(copied, 0)], [elsewhere])

@@ -645,15 +645,15 @@ def test_a_link_to_where_no_file_is_yet_is_written_through(update):
 def test_pictures_are_decoded_while_the_network_is_loaded(update, monkeypatch):
     decoded = threading.Event()
 
-    def load_image(*arguments, load_image=load_module.load_image, **settings):
+    def decode(*arguments, decode=load_module.decode_reduced, **settings):
         decoded.set()
-        return load_image(*arguments, **settings)
+        return decode(*arguments, **settings)
 
     def make(*arguments, **settings):
         assert decoded.wait(60)
         return encoders.Encoder(*arguments, **settings)
 
-    monkeypatch.setattr(load_module, "load_image", load_image)
+    monkeypatch.setattr(load_module, "decode_reduced", decode)
     monkeypatch.setattr(hash_module, "Encoder", make)
     assert counts(update("photos")) == {"added": 8}
 
@@ -669,7 +669,7 @@ def moved(update, monkeypatch):
     update()
     os.makedirs("elsewhere")
     os.rename("photos", "elsewhere/pictures")
-    monkeypatch.setattr(hash_module, "load_batches", None)
+    monkeypatch.setattr(hash_module, "load_files", None)
     return "elsewhere/pictures"
 
 

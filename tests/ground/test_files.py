@@ -1,30 +1,52 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from drhn_cli.errors import DrhnError, ImageError
 from drhn_cli.files import FileStamp, open_regular, os_errors, read_head, refuse_overwrite
 
-PLACE = 7 << 32
 
-
-def test_a_stamp_is_that_of_the_file_and_a_copy_is_the_same_content(tmp_path):
+def test_a_stamp_is_that_of_the_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"abc")
     os.utime(path, ns=(1, 2))
-    stamp = FileStamp.of(path.stat())
-    assert stamp == FileStamp(size=3, mtime_ns=2, inode=path.stat().st_ino)
-    assert stamp.is_same_content(FileStamp(size=3, mtime_ns=2))
-    assert not stamp.is_same_content(FileStamp(size=4, mtime_ns=2, inode=stamp.inode))
-    assert not stamp.is_same_content(FileStamp(size=3, mtime_ns=1, inode=stamp.inode))
+    status = path.stat()
+    expected = {"inode": status.st_ino, "ctime_ns": status.st_ctime_ns, "device": status.st_dev}
+    assert FileStamp.of(status) == FileStamp(size=3, mtime_ns=2, **expected)
 
 
-@pytest.mark.parametrize(("inode", "same"), [(PLACE | 1, True), (PLACE | 2, True), (1, False), (PLACE << 1 | 1, False)])
-def test_a_member_is_the_same_only_at_its_place_in_the_archive(inode, same):
-    stored = FileStamp(size=3, mtime_ns=2, inode=PLACE | 1)
-    assert FileStamp(size=3, mtime_ns=2, inode=inode).is_same_content(stored, in_archive=True) == same
+STAMP = FileStamp(size=3, mtime_ns=2, inode=7, ctime_ns=9, device=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same", "may_be_same"),
+    [
+        ({}, True, True),
+        ({"device": 2}, True, True),  # another number at every mount
+        ({"inode": 0}, True, True),
+        ({"ctime_ns": 0}, True, True),
+        ({"inode": 8}, False, True),
+        ({"ctime_ns": 10}, False, True),
+        ({"size": 4}, False, False),
+        ({"mtime_ns": 1}, False, False),
+    ],
+)
+def test_what_stamps_say_of_a_file(change, is_same, may_be_same):
+    other = STAMP._replace(**change)
+    assert STAMP.is_same(other) == other.is_same(STAMP) == is_same
+    assert STAMP.may_be_same(other) == may_be_same
+
+
+@pytest.mark.parametrize("field", ["st_mtime_ns", "st_ctime_ns"])
+@pytest.mark.parametrize(("seconds", "clamped"), [(-(10**11), -(2**63)), (10**11, 2**63 - 1), (-(10**9), None)])
+def test_dates_that_64_bits_do_not_hold_are_clamped(field, seconds, clamped):
+    values = {"st_size": 1, "st_mtime_ns": 5, "st_ctime_ns": 5, "st_ino": 2**64 + 3, "st_dev": 1}
+    stamp = FileStamp.of(SimpleNamespace(**values | {field: seconds * 10**9}))
+    expected = seconds * 10**9 if clamped is None else clamped
+    assert stamp == FileStamp(1, 5, 3, 5, 1)._replace(**{field.removeprefix("st_"): expected})
 
 
 def test_errors_of_the_system_become_ours():

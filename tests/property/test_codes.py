@@ -11,11 +11,12 @@ from hypothesis.extra import numpy as hnp
 
 from drhn_cli import native
 from drhn_cli.codes import layout
-from drhn_cli.codes.manifest import CodeManifest
+from drhn_cli.codes.entries import CONTENT_DTYPE, STAMP_DTYPE, Entries
+from drhn_cli.codes.manifest import CodeManifest, CopyCodes
 from drhn_cli.codes.pack import format_hex, pack_bits, parse_hex, unpack_bits
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
-from drhn_cli.errors import CodeFileError
+from drhn_cli.errors import CodeFileError, DrhnError
 from drhn_cli.evaluation.metrics import tie_aware_average_precision
 from drhn_cli.search import hamming as search_module
 from drhn_cli.search import scan
@@ -94,7 +95,13 @@ def test_dense_distances_equal_counted_bits(bits):
     assert hamming_distances(codes, codes).tolist() == (bits[:, None] != bits[None]).sum(axis=2).tolist()
 
 
-names = st.lists(st.binary(min_size=1, max_size=12), unique=True, max_size=12)
+def is_below_a_root(path):
+    return b"\0" not in path and not {b"", b".."} & set(path.split(b"/"))
+
+
+sides = st.integers(0, 2**32 - 1)
+any_names = st.lists(st.binary(min_size=1, max_size=12), unique=True, max_size=12)
+names = st.lists(st.binary(min_size=1, max_size=12).filter(is_below_a_root), unique=True, max_size=12)
 
 
 def write_file(path: Path, paths: list[bytes], n_bits: int) -> None:
@@ -117,6 +124,40 @@ def test_a_code_file_gives_back_what_went_in(tmp_path_factory, paths, n_bits):
             assert file.entry(row).stamp.size == place
             assert (file.codes[row] == codes[place]).all()
         assert [entry.path for entry in file] == sorted(paths)
+
+
+@few
+@given(any_names | st.lists(st.text("a./", min_size=1, max_size=6).map(os.fsencode), unique=True, min_size=1))
+def test_paths_that_lead_elsewhere_are_refused(tmp_path_factory, paths):
+    path = tmp_path_factory.mktemp("codes") / "codes.bin"
+    if all(map(is_below_a_root, paths)):
+        write_file(path, paths, 8)
+    else:
+        with pytest.raises(DrhnError, match="a code file cannot hold"):
+            write_file(path, paths, 8)
+
+
+@few
+@given(st.data(), st.integers(0, 5), st.sampled_from([None, 32, 64]))
+def test_a_code_file_gives_back_what_was_read(tmp_path_factory, data, n, copy_code_size):
+    path = tmp_path_factory.mktemp("codes") / "codes.bin"
+    stamps = data.draw(hnp.arrays(STAMP_DTYPE, n).map(with_sizes))
+    rows = st.tuples(st.binary(min_size=16, max_size=16), sides, sides, st.integers(-(2**63), 2**63 - 1))
+    contents = np.array(data.draw(st.lists(rows, min_size=n, max_size=n)), CONTENT_DTYPE)
+    copy_codes = data.draw(hnp.arrays(np.uint8, (n, copy_code_size or 0)))
+    entries = Entries.from_stamps([b"%d" % i for i in range(n)], stamps, contents)
+    kind = copy_code_size and CopyCodes(dct=1, head="0" * 64 if copy_code_size == 64 else None)
+    manifest = CodeManifest(root="/", n_bits=8, model="fast", fingerprint="0" * 64, copy_codes=kind)
+    write_code_file(path, np.zeros((n, 1), np.uint8), entries, manifest, copy_codes)
+    with CodeFile.open(path) as file:
+        file.verify()
+        assert list(file) == list(entries) == [file.entry(row) for row in range(n)]
+        assert file.copy_codes.tolist() == copy_codes.tolist()
+
+
+def with_sizes(stamps):
+    stamps["size"] &= 2**63 - 1
+    return stamps
 
 
 @few
