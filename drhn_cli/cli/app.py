@@ -29,8 +29,8 @@ from drhn_cli.errors import DrhnError, printable
 _COMMANDS = {
     "hash": "collection.hash_",
     "query": "retrieval.query",
-    "dups": "retrieval.dups",
-    "compare": "retrieval.compare",
+    "dups": "duplicates.dups",
+    "compare": "duplicates.compare",
     "merge": "collection.merge",
     "push": "collection.push",
     "info": "collection.info",

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drhn_cli.errors import DrhnError, ImageError, about
 from drhn_cli.images.source import ImageSource, read_source, source_name
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.retrieval.verdict_cache import VerdictCache
-from drhn_cli.retrieval.verify import SAME_FILE, OpenedPicture, Verdict, judge_pictures, open_picture
+from drhn_cli.retrieval.verify import (
+    DIFFERENT,
+    MAX_NEAR_SIGNS,
+    NOT_OPENED,
+    SAME_FILE,
+    SAME_PIXELS,
+    OpenedPicture,
+    Verdict,
+    judge_pictures,
+    open_picture,
+)
+from drhn_cli.search.eight_forms import form_distances
 from drhn_cli.threads import ThreadPool, n_processors
 
 _BATCH = 64  # pairs between two looks at Ctrl-C, after which their verdicts are kept
 _MAX_OPEN = 1024  # pictures that are remembered, some 100 KB each
 _MAX_GRAY_CHANGE = 1.5  # levels: equal pixels differ so much at most when they are decoded at different sizes
 
-_Pair = tuple[int, int]
+Pair = tuple[int, int]
+"""The numbers of two contents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +88,9 @@ class PairJudge:
         self.unreadable: set[int] = set()
         self._contents, self._cache, self._progress = contents, cache, progress
         self._opened: OrderedDict[int, OpenedPicture] = OrderedDict()
-        self._verdicts: dict[_Pair, Verdict] = {}
+        self._verdicts: dict[Pair, Verdict] = {}
 
-    def judge(self, pairs: Sequence[_Pair], phase: str) -> None:
+    def judge(self, pairs: Sequence[Pair], phase: str) -> None:
         """Judge pairs; ``verdict`` tells what was found. Pairs with a picture that cannot be read get none."""
         pairs = [pair for pair in dict.fromkeys(pairs) if self.verdict(*pair) is None]
         self._progress.phase(phase, len(pairs))
@@ -106,7 +121,7 @@ class PairJudge:
             return found.reversed()
         return found
 
-    def _digests(self, pair: _Pair) -> tuple[bytes, bytes]:
+    def _digests(self, pair: Pair) -> tuple[bytes, bytes]:
         return self._contents[pair[0]].digest, self._contents[pair[1]].digest
 
     def _open(self, pool: ThreadPool, numbers: Sequence[int]) -> None:
@@ -130,9 +145,70 @@ class PairJudge:
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
 
-    def _judge(self, pair: _Pair) -> Verdict:
+    def _judge(self, pair: Pair) -> Verdict:
         sources = self._contents[pair[0]].source, self._contents[pair[1]].source
         return _judge(sources, (self._opened[pair[0]], self._opened[pair[1]]))
+
+
+class PixelJudge:
+    """Tells which contents have equal pixels, each decoded once.
+
+    Args:
+        contents: pairs are numbers of these.
+        progress: gets pictures, and those that cannot be read.
+    """
+
+    def __init__(self, contents: Sequence[Content], progress: Progress = SILENT) -> None:
+        self._contents, self._progress = contents, progress
+        self._digests: dict[int, bytes | None] = {}  # of the pixels; None: unreadable
+
+    def judge(self, pairs: Sequence[Pair], phase: str) -> None:
+        """See ``PairJudge.judge``."""
+        numbers = sorted({number for pair in pairs for number in pair} - self._digests.keys())
+        self._progress.phase(phase, len(numbers))
+        with ThreadPool(n_processors(), "drhn-pixels") as pool:
+            for start in range(0, len(numbers), _BATCH):
+                batch = numbers[start : start + _BATCH]
+                for number, digest in zip(batch, pool.map(self._digest, batch), strict=True):
+                    if isinstance(digest, ImageError):
+                        self._progress.failure(digest)
+                    self._digests[number] = digest if isinstance(digest, bytes) else None
+                self._progress.advance(len(batch))
+
+    def verdict(self, first: int, second: int) -> Verdict | None:
+        """See ``PairJudge.verdict``."""
+        a, b = self._digests.get(first), self._digests.get(second)
+        if a is None or b is None:
+            return None
+        return SAME_PIXELS if a == b else DIFFERENT
+
+    def _digest(self, number: int) -> bytes | ImageError:
+        from drhn_cli.images.decode import decode_image
+
+        try:
+            image = decode_image(self._contents[number].source, rendering=2)
+        except ImageError as error:
+            error.__cause__ = error.__context__ = None  # the traceback would keep a half-decoded picture alive
+            return error.with_traceback(None)
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+
+
+class SignJudge:
+    """Decides by DCT signs, (n, 32) uint8, alone."""
+
+    def __init__(self, signs: NDArray[np.uint8]) -> None:
+        self._signs = signs
+
+    def judge(self, pairs: Sequence[Pair], phase: str) -> None:
+        """Do nothing: no picture is opened."""
+
+    def verdict(self, first: int, second: int) -> Verdict:
+        """Return whether the signs of two contents are near."""
+        (distance,) = form_distances(self._signs[first : first + 1], self._signs[second : second + 1]).tolist()
+        return NOT_OPENED if distance <= MAX_NEAR_SIGNS else DIFFERENT
+
+
+Judge: TypeAlias = PairJudge | PixelJudge | SignJudge
 
 
 def _judge(sources: tuple[ImageSource, ImageSource], opened: tuple[OpenedPicture, OpenedPicture]) -> Verdict:

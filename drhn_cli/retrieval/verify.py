@@ -38,6 +38,7 @@ Kind = Literal[
     "turned",
     "mirrored",
     "edited",
+    "not opened",
     "same scene",
     "different",
 ]
@@ -116,6 +117,18 @@ class Verdict:
         """Whether one picture was made of the other, or both of a third one."""
         return self.kind in COPIES
 
+    @property
+    def words(self) -> str:
+        """What the second picture is to the first."""
+        if self.inner is None or self.kind not in ("cropped", "framed"):
+            return self.kind
+        is_inner = self.inner == 1
+        if self.kind == "framed":
+            return "without its frame" if is_inner else "framed"
+        left, top, right, bottom = self.box or (0, 0, 1, 1)
+        share = f"{100 * (right - left) * (bottom - top):.0f} %"
+        return f"cropped to {share}" if is_inner else f"the first is {share} of it"
+
     def reversed(self) -> Verdict:
         """Return the same verdict with the pictures exchanged."""
         inner: Literal[0, 1] | None = None if self.inner is None else (1, 0)[self.inner]
@@ -123,6 +136,8 @@ class Verdict:
 
 
 SAME_FILE = Verdict(kind="same file", share=1.0)
+SAME_PIXELS = Verdict(kind="same pixels", share=1.0)
+NOT_OPENED = Verdict(kind="not opened", is_intact=False)
 DIFFERENT = Verdict(kind="different", is_intact=False)
 
 
@@ -266,13 +281,10 @@ def open_picture(source: ImageSource) -> OpenedPicture:
 
     from drhn_cli.images.decode import decode_reduced
 
-    image, scale, margins = decode_reduced(source, min_side=SIDE, rendering=2)
-    pixels = np.asarray(image)
-    left, top, right, bottom = margins
-    width, height = (
-        round((n - less) * scale) for n, less in ((image.width, left + right), (image.height, top + bottom))
-    )
+    decoded = decode_reduced(source, min_side=SIDE, rendering=2)
+    pixels = np.asarray(decoded.image)
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    width, height = decoded.size
     return OpenedPicture(
         width=width,
         height=height,

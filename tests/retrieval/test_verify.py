@@ -5,19 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from drhn_cli.retrieval.pairs import judge_sources
-
-
-def draw_scene(seed, size=(320, 240)):
-    """Soft blobs of colors with bright lines and patches: structure everywhere, as a photograph has."""
-    rng = np.random.default_rng(seed)
-    blobs = Image.fromarray(rng.integers(0, 236, (12, 16, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(blobs)
-    for _ in range(60):
-        x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
-        w, h = rng.uniform(4, 40, 2)
-        color = tuple(rng.integers(0, 256, 3).tolist())
-        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), fill=color)
-    return blobs
+from tests.scenes import draw_scene
 
 
 def stored(image, **options):
