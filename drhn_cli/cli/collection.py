@@ -31,6 +31,9 @@ def hash_(
         bool, Option("--rebuild", help="Hash everything again and drop what the code file has.")
     ] = False,
     keep_missing: Annotated[bool, Option("--keep-missing", help="Keep the codes of files that are gone.")] = False,
+    later: Annotated[
+        bool, Option("--later", help="Do not read unchanged pictures again for what an older code file does not note.")
+    ] = False,
     shard: Annotated[
         str | None,
         Option(metavar="I/N", help="Hash the I-th of N parts of the pictures, into CODES-I-of-N; see merge."),
@@ -129,7 +132,7 @@ def export(
         str, Option("--output", "-o", metavar="FILE|-", help="The file to make; - is stdout, for text.")
     ] = "-",
     form: Annotated[
-        Literal["npy", "tsv", "ndjson", "parquet"] | None,
+        Literal["npy", "npz", "tsv", "ndjson", "parquet"] | None,
         Option("--format", help="What to write.  [default: the file's suffix; tsv on stdout]"),
     ] = None,
     null: options.Null = False,
@@ -143,7 +146,7 @@ def export(
     drhn export codes.bin --format ndjson | jq -r .path
 
     Rows are in the order of paths. tsv has code, size, time in ns and path; ndjson and parquet have the same; npy has
-    the packed codes alone, for numpy and faiss.
+    the packed codes alone, for numpy and faiss; npz has codes, copy codes, paths, width and height as arrays.
     """
     from drhn_cli.codes.reader import CodeFile
     from drhn_cli.collection.exchange import FORMATS, TEXT_FORMATS, export_file, export_rows

@@ -54,6 +54,14 @@ def train(
             autocompletion=options.model_names,
         ),
     ] = None,
+    no_labels: Annotated[
+        bool,
+        Option(
+            "--no-labels",
+            help="Folders are no classes: fit the codes alone, to pictures at any depth. For a pretrained trunk.",
+            rich_help_panel=_CHANGES,
+        ),
+    ] = False,
     print_recipe: Annotated[
         bool,
         Option("--print", help="Print the recipe as it would run, with all its settings.", rich_help_panel="Recipe"),
@@ -106,7 +114,8 @@ def train(
     command = ["drhn", *sys.argv[1:]]
     given = {
         **{"from": start, "network.blocks": blocks, "network.bits": bits, "network.threshold": threshold},
-        **{"stage.epochs": epochs, "stage.batch_size": batch_size, "seed": seed, "validation": validation},
+        **{"stage.labels": False if no_labels else None, "stage.epochs": epochs, "stage.batch_size": batch_size},
+        **{"seed": seed, "validation": validation},
     }
     changes = [parse_change(text) for text in settings or ()]
     changes += [(key, value) for key, value in given.items() if value is not None]

@@ -23,7 +23,7 @@ from drhn_cli.paths import absolute_path, common_folder
 from drhn_cli.progress import SILENT, Progress
 
 TEXT_FORMATS = ("tsv", "ndjson")
-FORMATS = ("npy", *TEXT_FORMATS, "parquet")
+FORMATS = ("npy", "npz", *TEXT_FORMATS, "parquet")
 
 _PARQUET_ROWS = 1 << 16
 
@@ -54,8 +54,10 @@ def export_rows(file: CodeFile, form: str, *, show_path: ShowPath, end: bytes = 
 def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath, end: bytes = b"\n") -> None:
     """Write a file of one of ``FORMATS``, whole or not at all.
 
-    ``npy`` holds the packed codes alone, (n, code_size) uint8, in the order of paths. ``parquet`` has the columns of
-    ``ndjson``, the code as binary of its length.
+    ``npy`` holds the packed codes alone, (n, code_size) uint8, in the order of paths. ``npz`` holds the arrays
+    ``codes``, ``copy_codes`` (n, 0, 32 or 64) uint8, ``paths`` (n,) bytes, and ``width`` and ``height`` (n,) uint32,
+    which are 0 where a picture was not read. ``parquet`` has the columns of ``ndjson``, the code as binary of its
+    length.
 
     Raises:
         ConfigError: parquet without pyarrow, or in the place of a code file or a picture.
@@ -68,6 +70,8 @@ def export_file(file: CodeFile, path: AnyPath, form: str, *, show_path: ShowPath
     with os_errors(DrhnError, "cannot write the export", path=path), atomic_write(path) as stream:
         if form == "npy":
             np.lib.format.write_array(stream, np.ascontiguousarray(file.codes), allow_pickle=False)
+        elif form == "npz":
+            _write_npz(file, stream, show_path)
         elif form == "parquet":
             _write_parquet(file, stream, show_path)
         else:
@@ -78,6 +82,19 @@ def _rows(file: CodeFile, show_path: ShowPath) -> Iterator[tuple[str, int, int, 
     root = os.fsencode(file.root)
     for code, entry in zip(file.codes, file, strict=True):
         yield format_hex(code), entry.stamp.size, entry.stamp.mtime_ns, show_path(os.path.join(root, entry.path))
+
+
+def _write_npz(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> None:
+    root, entries = os.fsencode(file.root), file.entries()
+    paths = [show_path(os.path.join(root, path)) for path in entries.paths()]
+    np.savez(
+        stream,
+        codes=file.codes,
+        copy_codes=file.copy_codes,
+        paths=np.array(paths, np.bytes_),  # not every name is UTF-8
+        width=entries.contents["width"],
+        height=entries.contents["height"],
+    )
 
 
 def _write_parquet(file: CodeFile, stream: BinaryIO, show_path: ShowPath) -> None:

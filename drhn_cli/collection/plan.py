@@ -143,8 +143,12 @@ class UpdatePlan:
         return {path: digests[row].tobytes() for path, row in rows.items() if stored.are_read[row]}
 
     def n_unread(self, stored: Stored) -> int:
-        """Return how many unchanged pictures are read because not all of them is noted."""
-        return sum(not stored.are_read[self.outdated[path]] for path in self.recognizable)
+        """Return how many pictures are read because an older code file does not note all of them."""
+        stamps = {file.path: file.stamp for file in self.pending} if not stored.are_read.all() else {}
+        return sum(
+            path in stamps and not stored.are_read[row] and stamps[path].may_be_same(stored.entries.stamp(row))
+            for path, row in self.outdated.items()
+        )
 
     def stored_part(self, stored: Stored) -> Block:
         """Return the rows that stay, with the paths and stamps of today."""

@@ -12,29 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, STAMP_DTYPE, UNKNOWN_TIME, Entries
-from drhn_cli.codes.manifest import CodeManifest, CopyCodes, LastRun, Shard
-from drhn_cli.codes.pack import code_size
-from drhn_cli.codes.reader import CodeFile
-from drhn_cli.codes.writer import Block, lock_code_file, refuse_foreign_file, write_code_file
+from drhn_cli.codes.entries import CONTENT_DTYPE, STAMP_DTYPE, UNKNOWN_TIME, Entries
+from drhn_cli.codes.manifest import CodeManifest, LastRun, Shard
+from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
 from drhn_cli.collection.sources import find_sources
-from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, DrhnError, SourceError, printable
+from drhn_cli.collection.stored import COPY_CODES, read_stored
+from drhn_cli.errors import AnyPath, DrhnError, printable
 from drhn_cli.images.decode import MAX_PIXELS
 from drhn_cli.images.load import LoadedPicture, Unreadable, load_files
 from drhn_cli.images.source import ImageFile, is_gone, is_there
-from drhn_cli.network.copy_code import DCT_VERSION, dct_signs
+from drhn_cli.network.copy_code import dct_signs
 from drhn_cli.network.devices import check_device
 from drhn_cli.network.encoder import Encoder
-from drhn_cli.network.model import choose_bits, load_model, model_of
-from drhn_cli.paths import absolute_folder, absolute_path
+from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import ThreadPool, n_processors
 
 SAVE_EVERY_SECONDS = 60.0
 """A killed run loses about this much work at most."""
-
-COPY_CODES = CopyCodes(dct=DCT_VERSION)
 
 _MAX_SOURCES = 1000
 
@@ -45,7 +41,7 @@ class HashSummary:
 
     Attributes:
         added: pictures hashed for the first time.
-        changed: pictures hashed again because their size or time had changed.
+        changed: pictures hashed again because they had changed.
         unchanged: pictures whose code stayed.
         moved: pictures that were found under another path and whose code stayed.
         removed: entries dropped because their file is gone, or can no longer be read.
@@ -72,17 +68,19 @@ def update_collection(
 ) -> HashSummary:
     """Bring a code file up to date with its pictures.
 
-    A file with the size and time that the code file has for it keeps its code; a file that was only renamed is
-    recognized by size, time and inode. Entries of deleted files are dropped, except below a source or folder that
-    cannot be read or a source that is now empty. Entries outside the sources are kept. The code file is saved
-    periodically, and when the run is interrupted.
+    A file with the size, times and inode that the code file has for it keeps its code. Where only size and time agree,
+    at its path or at one that is gone, the file is read, and keeps the code if its digest is the same. Pictures of
+    which an older code file does not note all are read, too, and keep their codes. Entries of deleted files are
+    dropped, except below a source or folder that cannot be read or a source that is now empty. Entries outside the
+    sources are kept. The code file is saved periodically, and when the run is interrupted.
 
     Args:
         sources: files and folders.
         codes_path: the code file; it need not exist yet.
         options: how pictures are found and hashed.
-        progress: counts pictures found ("listing") and decoded ("hashing"), and gets the files that could not be
-            hashed, and a note when this waits for another run that writes the code file.
+        progress: counts pictures found ("listing") and read ("hashing"), and gets the files that could not be hashed,
+            and notes: how many pictures an older code file makes it read, and when this waits for another run that
+            writes the code file.
 
     Raises:
         SourceError: no source can be read, or nothing of the code file is below ``root``.
@@ -95,17 +93,17 @@ def update_collection(
     check_device(options.device)
     progress.phase("listing")
     with lock_code_file(codes_path, progress):
-        stored = _read_stored(codes_path, options)
+        stored = read_stored(codes_path, options)
         found = find_sources(sources, options, stored, progress)
         for failure in found.search.failures:
             progress.failure(failure)
         stays = is_gone if options.keep_missing else lambda _: False
         plan = plan_update(stored, found, is_there=is_there, stays=stays, later=options.later)
         if n_unread := plan.n_unread(stored):
+            pictures = "1 picture has" if n_unread == 1 else f"{n_unread:,} pictures have"
             progress.note(
-                f"{printable(codes_path)} is of an older version: {n_unread:,} unchanged "
-                f"{'picture has' if n_unread == 1 else 'pictures have'} to be read again for what it does not note; "
-                "their codes stay (--later leaves that for another time)"
+                f"{printable(codes_path)}: {pictures} to be read again, because the file is of an older version, which "
+                "does not note all that is needed now (--later leaves that for another time)"
             )
         progress.phase("hashing", len(plan.pending))
         run = LastRun(sources=_noted_sources(sources), options=options.to_note())
@@ -123,67 +121,9 @@ def update_collection(
     return update.summary
 
 
-def _read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
-    """Read what a code file holds, and load the model that made it."""
-    # An empty file is what mktemp makes.
-    if options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path):
-        if options.root is not None:
-            hint = "leave --root out"
-            raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
-        refuse_foreign_file(codes_path)
-        model = load_model(options.weights, views=options.views)
-        n_bits = choose_bits(options.n_bits, model)
-        return Stored(
-            root=b"",
-            codes=np.empty((0, code_size(n_bits)), np.uint8),
-            copy_codes=np.empty((0, COPY_CODES.size), np.uint8),
-            entries=Entries.from_stamps([], []),
-            model=model,
-            n_bits=n_bits,
-            is_new=True,
-        )
-    with CodeFile.open(codes_path) as file:
-        model = model_of(file.manifest, options.weights, path=file.path)
-        hint = "leave {} out, or hash again with --rebuild"
-        if options.n_bits not in (None, file.n_bits):
-            problem, expected, found = "the codes have another length", f"{options.n_bits} bits", f"{file.n_bits} bits"
-            raise CodeFileError(problem, path=codes_path, expected=expected, found=found, hint=hint.format("--bits"))
-        if options.views not in (None, model.preprocessing.views):
-            made, asked = ("without", "--tta") if options.views == 2 else ("with", "--no-tta")
-            raise CodeFileError(f"the codes were made {made} --tta", path=codes_path, hint=hint.format(asked))
-        # Codes that stay get a new checksum: they have to be intact.
-        file.verify(index=False)
-        root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
-        entries, copy_codes = file.entries(), np.array(file.copy_codes)
-        paths, contents = [os.path.join(root, path) for path in entries.paths()], entries.contents
-        if file.manifest.copy_codes != COPY_CODES:  # none, or of a version that cannot be compared with today's
-            copy_codes = np.zeros((len(paths), COPY_CODES.size), np.uint8)
-            contents = np.full(len(paths), NOT_READ, CONTENT_DTYPE)
-        return Stored(
-            root=root,
-            codes=np.array(file.codes),
-            copy_codes=copy_codes,
-            entries=Entries.from_stamps(paths, entries.stamps, contents),
-            model=model,
-            n_bits=file.n_bits,
-            shard=file.manifest.shard,
-            last_run=file.manifest.last_run,
-        )
-
-
 def _noted_sources(sources: Sequence[AnyPath]) -> list[str] | None:
     """Return the sources for the manifest, which everyone who opens the file reads; None for a long list of files."""
     return [os.fsdecode(absolute_path(source)) for source in sources] if len(sources) <= _MAX_SOURCES else None
-
-
-def _moved_root(file: CodeFile, root: AnyPath) -> bytes:
-    """Return the absolute new root, if any picture of the file is there: a wrong one would drop all codes."""
-    absolute = absolute_folder(root)
-    if file.n_items and not any(is_there(os.path.join(absolute, entry.path)) for entry in file):
-        expected = f"the folder that was {printable(file.root)}"
-        hint = "paths in a code file are relative to the root that drhn info shows"
-        raise SourceError("no picture of the code file is below this folder", path=root, expected=expected, hint=hint)
-    return absolute
 
 
 class _Update:
@@ -380,8 +320,10 @@ class _Update:
 
     def _has_news(self) -> bool:
         """Whether there is something to note of pictures whose codes stay."""
-        stamps = np.array([file.stamp for file, _ in self._plan.unchanged], STAMP_DTYPE)
-        rows = np.array([row for _, row in self._plan.unchanged], np.int64)
+        # Where the content is not known, --later leaves the file as it is.
+        found = [(file.stamp, row) for file, row in self._plan.unchanged if self._stored.are_read[row]]
+        stamps = np.array([stamp for stamp, _ in found], STAMP_DTYPE)
+        rows = np.array([row for _, row in found], np.int64)
         return len(self._blocks) > 1 or bool((stamps != self._stored.entries.stamps[rows]).any())
 
 

@@ -74,7 +74,7 @@ def find_classes(folder: AnyPath, *, class_names: Sequence[str] | None = None, m
     """
     path = os.fsencode(folder)
     with about(path):
-        folders = _class_folders(path)
+        folders = class_folders(path)
         if len(folders) < min_classes:
             expected, found = f"{min_classes} or more: {_LAYOUT}", f"{len(folders)} class folders"
             raise SourceError("too few classes", expected=expected, found=found)
@@ -106,7 +106,7 @@ def find_split(folder: AnyPath) -> tuple[ImageFolder, ImageFolder | None]:
     """
     path = os.fsencode(folder)
     with about(path):
-        inside = {name.lower(): folder for name, folder in sorted(_class_folders(path).items())}
+        inside = {name.lower(): folder for name, folder in sorted(class_folders(path).items())}
         train_folder = inside.pop("train", None)
         test_folder = next((inside[name] for name in TEST_FOLDERS if name in inside), None)
         # The folders inside train/ are classes then; "train" and, say, "dev" are none.
@@ -296,7 +296,7 @@ def split_validation(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _class_folders(path: bytes) -> dict[str, bytes]:
+def class_folders(path: bytes) -> dict[str, bytes]:
     """Return the folders inside a folder, by name."""
     if os.path.isfile(path):
         raise SourceError("not a folder", expected=_LAYOUT)
@@ -309,7 +309,7 @@ def _class_folders(path: bytes) -> dict[str, bytes]:
 def _has_only_folders(path: bytes) -> bool:
     """Return whether a folder contains other folders, and nothing else but dot files."""
     with about(path):
-        folders = _class_folders(path)  # which refuses a folder that cannot be listed
+        folders = class_folders(path)  # which refuses a folder that cannot be listed
     n_shown = sum(not name.startswith(b".") for name in os.listdir(path))
     return n_shown > 0 and n_shown == len(folders)
 

@@ -24,6 +24,10 @@ PRIOR_PER_BIT = 16.0
 MEAN_PRIOR = 16.0
 """The same for the mean: fewer pictures are needed to estimate a mean than a covariance."""
 
+LABEL_RIDGE = 100.0
+"""The ridge of a class layer that is fitted to labels; chosen by ``tests.benchmarks.photo_sets``."""
+
+_SCALES = 2.0 ** np.arange(0, 8, 0.25)  # of logits, for predictions in about 0..1
 _ROTATION_ROWS = 4096  # pictures that a rotation is fitted to
 _ITERATIONS = 40
 _CHUNK_ROWS = 4096
@@ -214,6 +218,40 @@ def fit_class_layer(
         moment += signs.T @ (some_targets - mean_target)
     weight = np.linalg.solve(gram, moment).T  # (c, h)
     return weight.astype(np.float32), (mean_target - weight @ mean_sign).astype(np.float32)
+
+
+def fit_label_layer(
+    bits: NDArray[np.bool_], labels: NDArray[np.int64], n_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fit the class layer to labels: ridge regression of one-hot vectors, scaled to be calibrated.
+
+    One scale for all logits (temperature scaling, Guo et al. 2017, https://arxiv.org/abs/1706.04599) makes the
+    cross-entropy of the softmax least where each picture is predicted from the others alone; of a ridge regression
+    those leave-one-out predictions follow from one fit.
+
+    Args:
+        bits: of codes, (n, h).
+        labels: of the pictures, (n,), below ``n_classes``.
+        n_classes: how many classes there are.
+
+    Returns:
+        weight (c, h) and bias (c,).
+    """
+    targets = np.eye(n_classes)[labels]
+    weight, bias = fit_class_layer(bits, targets, LABEL_RIDGE)
+    signs = 2.0 * bits - 1
+    centered = signs - signs.mean(axis=0)
+    gram = centered.T @ centered + LABEL_RIDGE * np.eye(bits.shape[1])
+    leverage = 1 / len(bits) + (centered * np.linalg.solve(gram, centered.T).T).sum(axis=1)
+    errors = targets - (signs @ weight.T + bias)
+    predictions = targets - errors / (1 - leverage).clip(min=1e-3)[:, None]
+    scale = min(_SCALES, key=lambda scale: _cross_entropy(scale * predictions, labels))
+    return weight * np.float32(scale), bias * np.float32(scale)
+
+
+def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
 def _principal_directions(covariance: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

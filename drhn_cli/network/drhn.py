@@ -73,9 +73,12 @@ class DRHN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
-        x = self.pooled_features(x)
-        with torch.autocast(x.device.type, enabled=False):  # full precision, as this decides the codes
-            return torch.sigmoid(self.hash_norm(self.hash(x)))
+        return self.activations(self.pooled_features(x))
+
+    def activations(self, pooled: Tensor) -> Tensor:
+        """Return the hash layer's activations of pooled features: (n, n_features) -> (n, bits) float32 in 0..1."""
+        with torch.autocast(pooled.device.type, enabled=False):  # full precision, as this decides the codes
+            return torch.sigmoid(self.hash_norm(self.hash(pooled)))
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """Return the input of the hash layer: (n, 3, input_size, input_size) -> (n, n_features) float32."""

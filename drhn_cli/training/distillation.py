@@ -1,10 +1,10 @@
-"""Distillation: the codes learn to predict the features of another network, the teacher."""
+"""Distillation: a network learns to predict the features of another one, the teacher."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from torch.nn import functional
 
 from drhn_cli.errors import AnyPath, SourceError, printable
 from drhn_cli.files import CORRUPT, open_regular, os_errors
+from drhn_cli.network.config import NetworkConfig
 from drhn_cli.network.drhn import linear_of_bits
+from drhn_cli.network.encoder import Encoder
+from drhn_cli.network.model import load_model
+from drhn_cli.paths import bundled_names
+from drhn_cli.progress import Progress
+from drhn_cli.threads import n_processors
 
 _MAX_FEATURES = 256
 _CHUNK_ROWS = 4096
@@ -22,27 +28,63 @@ _FEATURE_LIMIT = 1e100  # sums of squares stay finite
 
 
 class DistillationHead(nn.Linear):
-    """A linear layer from bits to a teacher's features, trained with a network and not kept.
+    """A linear layer that predicts a teacher's features, trained with a network and not kept.
 
-    Shorter codes are scaled up, as in ``DRHN.scores``.
+    From codes, images that the teacher finds similar get similar codes, as the prediction is linear in the bits. From
+    pooled features, the trunk learns what the teacher knows, and the codes may forget it.
     """
 
-    def forward(self, activations: Tensor) -> Tensor:
-        """(n, n_bits or fewer) in 0..1 -> (n, n_features)."""
-        return linear_of_bits(self, activations)
+    def __init__(self, config: NetworkConfig, n_features: int, at: Literal["codes", "pooled"]) -> None:
+        super().__init__(config.bits if at == "codes" else config.n_features, n_features)
+        self.at, self.code_lengths = at, config.code_lengths
+
+    def predict(self, pooled: Tensor, activations: Tensor) -> list[Tensor]:
+        """Return the predictions, (n, n_features) each, of every code length or the one of the pooled features.
+
+        Pooled features are (n, channels), activations (n, bits) in 0..1; shorter codes are scaled as in
+        ``DRHN.scores``.
+        """
+        if self.at == "pooled":
+            return [self(pooled)]
+        return [linear_of_bits(self, activations[:, :n_bits]) for n_bits in self.code_lengths]
 
 
-def distillation_loss(
-    head: DistillationHead, activations: Tensor, features: Tensor, code_lengths: Sequence[int]
-) -> Tensor:
-    """Return 1 - cosine between predicted and true features, averaged over images and code lengths.
+def distillation_loss(predictions: Sequence[Tensor], features: Tensor) -> Tensor:
+    """Return 1 - cosine between predicted and true features, averaged over images and predictions.
 
-    Images that the teacher finds similar get similar codes, as the prediction is linear in the bits. Regression of a
-    teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of their direction
-    alone. Activations are (n, bits) in 0..1, features (n, d) float32.
+    Regression of a teacher's features is that of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550), here of
+    their direction alone. Each prediction and the features are (n, d) float32.
     """
-    predictions = (head(activations[:, :n_bits]) for n_bits in code_lengths)
     return torch.stack([1 - functional.cosine_similarity(one, features).mean() for one in predictions]).mean()
+
+
+def is_model(teacher: str) -> bool:
+    """Return whether a stage's ``distill_from`` names a bundled model, rather than a file of features."""
+    return teacher in bundled_names(".npz")
+
+
+def model_features(name: str, pixels: NDArray[np.uint8], *, device: str, progress: Progress) -> NDArray[np.float16]:
+    """Return a bundled model's pooled features of images: (n, s, s, 3) uint8 -> (n, at most 256), of unit length.
+
+    The images are resized to the model's input. Like those of ``load_features``, the features are centered and
+    reduced to their principal components.
+    """
+    model = load_model(name, views=1)
+    encoder = Encoder(model, device=device, n_images=len(pixels), n_threads=n_processors())
+    progress.phase("encoding", len(pixels))
+    blocks = []
+    for start in range(0, len(pixels), encoder.step):
+        blocks.append(encoder.features(_resized(pixels[start : start + encoder.step], model.preprocessing.size)))
+        progress.advance(len(blocks[-1]))
+    features = np.concatenate(blocks)
+    return _reduced(features, list(range(len(features))))
+
+
+def _resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(n, s, s, 3) -> (n, side, side, 3), bicubic."""
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    resized = functional.interpolate(channels_first, size=(side, side), mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def load_features(path: AnyPath, names: Sequence[bytes]) -> NDArray[np.float16]:
@@ -89,9 +131,10 @@ def _chunks(features: NDArray[Any], rows: list[int]) -> Iterator[NDArray[np.floa
         yield features[rows[start : start + _CHUNK_ROWS]].astype(np.float64)
 
 
-def require_features(path: AnyPath) -> None:
-    """Refuse what ``load_features`` cannot read, before minutes are spent on pictures."""
-    _read(path)
+def require_teacher(teacher: str) -> None:
+    """Refuse a file that ``load_features`` cannot read, before minutes are spent on pictures."""
+    if not is_model(teacher):
+        _read(teacher)
 
 
 def _read(path: AnyPath) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from drhn_cli.network.drhn import DRHN
-from drhn_cli.training.distillation import DistillationHead, distillation_loss
+from drhn_cli.training.distillation import distillation_loss
 from drhn_cli.training.stage import Stage
 
 
@@ -19,7 +19,7 @@ def total_loss(
     labels: Tensor,
     stage: Stage,
     *,
-    head: DistillationHead | None = None,
+    predictions: Sequence[Tensor] = (),
     features: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of all losses, and the scores of the whole code, (n, n_classes).
@@ -28,7 +28,7 @@ def total_loss(
     Matryoshka representations (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147), and then with its mean over
     segments of the shortest code's length: otherwise only long codes would train the last bits.
 
-    Activations are (n, bits) in 0..1, labels (n,) int64, a teacher's features (n, d) of unit length.
+    Activations are (n, bits) in 0..1, labels (n,) int64, a teacher's features and their predictions (n, d).
     """
 
     def mean_cross_entropy(all_scores: Iterable[Tensor]) -> Tensor:
@@ -44,8 +44,8 @@ def total_loss(
         loss = (loss + mean_cross_entropy(network.scores(activations, run, first=start) for start in starts)) / 2
         if stage.prefix_similarity:
             loss = loss + stage.prefix_similarity * prefix_similarity_loss(activations, network.config.nested)
-    if head is not None and features is not None:
-        loss = loss + stage.distill_weight * distillation_loss(head, activations, features.float(), lengths)
+    if features is not None:
+        loss = loss + stage.distill_weight * distillation_loss(predictions, features.float())
     return loss + stage.quantization * quantization_loss(activations, network.config.threshold), by_length[-1]
 
 

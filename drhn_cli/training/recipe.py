@@ -169,8 +169,10 @@ def _shown(settings: Settings) -> Collection[str]:
     """Return the names of the settings that a recipe file has."""
     if isinstance(settings, Preprocessing):
         return _PREPROCESSING
-    is_closed_form = isinstance(settings, Stage) and settings.kind == "itq"
-    return ("kind",) if is_closed_form else settings.to_dict()
+    if isinstance(settings, Stage):
+        is_closed_form = settings.kind == "itq"
+        return ("kind", "labels") if is_closed_form else [name for name in settings.to_dict() if name != "labels"]
+    return settings.to_dict()
 
 
 def bundled_recipes() -> list[str]:

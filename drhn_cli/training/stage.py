@@ -46,6 +46,7 @@ class Stage(Settings):
         "gradient or itq",
         lambda kind: kind in ("gradient", "itq"),
     )
+    labels: bool = setting(True, "whether the class layer learns the names of folders; gradient descent has to")
     epochs: int = setting(30, "passes over the images", "1 or more", lambda n: n >= 1)
     batch_size: int | None = _count(2, f"images in a step; {USUAL_BATCH}, but at least {MIN_STEPS} steps an epoch")
     seed: int | None = setting(
@@ -72,11 +73,17 @@ class Stage(Settings):
     prefix_similarity: float = _weight(0.0, "weight of the loss by which shorter codes rank as the longest does")
     distill_from: str | None = setting(
         None,
-        "an .npz with another network's features of the pictures",
-        "a file",
+        "a bundled model, or an .npz with another network's features of the pictures",
+        "a model or a file",
         lambda path: isinstance(path, str),
     )
-    distill_weight: float = _weight(0.0, "weight of the loss by which codes predict these features")
+    distill_weight: float = _weight(0.0, "weight of the loss by which the network predicts these features")
+    distill_at: Literal["codes", "pooled"] = setting(
+        "codes",
+        "what predicts them: the codes, or the pooled features before the hash layer",
+        "codes or pooled",
+        lambda place: place in ("codes", "pooled"),
+    )
     translate: int = setting(4, "largest shift of an image each way, in pixels", "0 or more", lambda n: n >= 0)
     cutout: int = setting(8, "side of the square that is blanked, in pixels; 0 for none", "0 or more", lambda n: n >= 0)
     random_resized_crop: float = setting(
@@ -100,6 +107,9 @@ class Stage(Settings):
         return self.distill_from if self.distill_weight else None
 
     def check(self) -> None:
-        """Refuse distillation from nothing."""
+        """Refuse settings that do not fit each other."""
         if self.distill_weight and not self.distill_from:
             raise ConfigError("distill_weight needs features", hint="name them: --set stage.distill_from=FILE.npz")
+        if self.kind == "gradient" and not self.labels:
+            hint = "fit codes to a pretrained trunk: --from photos2"
+            raise ConfigError("gradient descent needs labels", hint=hint)

@@ -26,7 +26,7 @@ from drhn_cli.network.model import Model, save_model
 from drhn_cli.network.weights_file import WEIGHTS_MARK
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.threads import n_processors
-from drhn_cli.training.distillation import require_features
+from drhn_cli.training.distillation import require_teacher
 from drhn_cli.training.distributed import World
 from drhn_cli.training.fit import fit_model
 from drhn_cli.training.recipe import Recipe
@@ -103,7 +103,7 @@ def _fit(options: TrainOptions, progress: Progress) -> Model:
 def _train(options: TrainOptions, progress: Progress, world: World) -> tuple[Model, list[Evaluation]]:
     recipe, device = options.recipe, choose_device(options.device, is_exclusive=True)
     for path in {stage.teacher for stage in recipe.stages if stage.teacher}:
-        require_features(path)  # before pictures are read: a wrong file should not cost minutes
+        require_teacher(path)  # before pictures are read: a wrong file should not cost minutes
     if device.type == "cpu":
         keep_freed_memory()
     with world.connected(device), denormals_flushed():

@@ -27,7 +27,7 @@ from drhn_cli.network.weights_file import halve_filters
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.training.augment import augment
 from drhn_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from drhn_cli.training.distillation import DistillationHead, load_features
+from drhn_cli.training.distillation import DistillationHead, is_model, load_features, model_features
 from drhn_cli.training.distributed import World
 from drhn_cli.training.losses import total_loss
 from drhn_cli.training.optimizers import in_swa, lr_schedule, make_optimizers, sam_gradients, set_learning_rates
@@ -87,12 +87,22 @@ class Trainer:
         self.progress = progress if self.world.is_main else SILENT
         self.labels = torch.from_numpy(images.labels).to(device)
         teachers = sorted({stage.teacher for stage in recipe.stages if stage.teacher})
-        self._features = {path: torch.from_numpy(load_features(path, images.names)).to(device) for path in teachers}
+        self._features = {teacher: self._features_of(teacher).to(device) for teacher in teachers}
         self.history: list[EpochReport] = []
         self.cpu_seconds = 0.0
         self._clock_start, self._cpu_start = time.monotonic(), time.process_time()
         self._run = self._describe_run()
         self._begin_stage(0, recipe.start)
+
+    def _features_of(self, teacher: str) -> Tensor:
+        """Return what a teacher knows of the images, (n, d) float16."""
+        if not is_model(teacher):
+            return torch.from_numpy(load_features(teacher, self.images.names))
+        features = None
+        if self.world.is_main:
+            options: Any = {"device": str(self.device), "progress": self.progress}
+            features = model_features(teacher, self.images.pixels, **options)
+        return torch.from_numpy(self.world.broadcast(features))
 
     def _begin_stage(self, number: int, start: Model | None) -> None:
         """Make network and optimizers of a stage, from the weights before it; None: random ones."""
@@ -104,8 +114,8 @@ class Trainer:
         self.features = self._features[stage.teacher] if stage.teacher else None
         torch.manual_seed(stage.seed or 0)
         self.network = DRHN(self.recipe.network_of(number))
-        n_bits, features = self.network.config.bits, self.features
-        self.head = None if features is None else DistillationHead(n_bits, features.shape[1])
+        config, features = self.network.config, self.features
+        self.head = None if features is None else DistillationHead(config, features.shape[1], stage.distill_at)
         copy_fitting_arrays(self.network, start, self.images.class_names, stage.block_scale)
         self.trained = nn.ModuleList([self.network] if self.head is None else [self.network, self.head])
         self.trained.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -176,10 +186,12 @@ class Trainer:
     def _backward(self, images: Tensor, indices: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Overwrite the gradients by those of a part of the images; return its loss and its scores, detached."""
         with self._autocast():
-            activations = self.network(images[part])  # (b, bits)
-        labels, head = self.labels[indices[part]], self.head
+            pooled = self.network.pooled_features(images[part])  # (b, n_features)
+        activations = self.network.activations(pooled)  # (b, bits)
+        labels = self.labels[indices[part]]
         features = None if self.features is None else self.features[indices[part]]
-        loss, scores = total_loss(self.network, activations, labels, self.stage, head=head, features=features)
+        taught = self.head.predict(pooled, activations) if self.head else ()
+        loss, scores = total_loss(self.network, activations, labels, self.stage, predictions=taught, features=features)
         share = self.world.share_of(self.batch_size)
         # The mean over processes is to be the mean over images, though shares differ by one.
         loss = loss * ((share.stop - share.start) * self.world.size / self.batch_size)

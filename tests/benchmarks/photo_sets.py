@@ -4,6 +4,7 @@
     python -m tests.benchmarks.photo_sets features PHOTOS features.npz
     python -m tests.benchmarks.photo_sets general features.npz [--lengths 64 128 256 512] [--seed 0]
     python -m tests.benchmarks.photo_sets own features.npz [--lengths 64 128 256 512] [--prior 16] [--splits 10]
+    python -m tests.benchmarks.photo_sets few features.npz [--lengths 64 256] [--splits 3]
 
 `model` measures a model as it is deployed, as `general` does the codes that it fits.
 
@@ -20,7 +21,11 @@ asymmetric order; `all` is one gallery of all sets.
 weights file, and measures in the other half, beside the general layer, by Hamming distance; each length is that of a
 layer of its own. The standard error is that of the mean difference over the splits.
 
-Both print a table in Markdown.
+`few` fits hash and class layer to 1, 5 and 10 pictures of each class, as `drhn train FOLDER --from photos2` does, and
+asks with the rest of the set: the share that the class layer names right, and precision@10, beside the general hash
+layer with a class layer of the same few pictures. Means of the sets.
+
+All print a table in Markdown.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drhn_cli.images.load import load_batches
-from drhn_cli.network.closed_form import PRIOR_PER_BIT, Moments, fit_hash_layer
+from drhn_cli.network.closed_form import PRIOR_PER_BIT, Moments, fit_hash_layer, fit_label_layer
 from drhn_cli.network.encoder import Encoder
 from drhn_cli.network.model import load_model
 
@@ -191,6 +196,46 @@ def own(
     yield f"| mean of the sets | | {' | '.join(_cells(np.mean(results, axis=0)))} |"
 
 
+def few(
+    unlabelled: NDArray[np.float32], sets: dict[str, Set], lengths: Sequence[int], options: argparse.Namespace
+) -> Iterator[str]:
+    """Yield the lines of the table of layers that are fitted to few labelled pictures."""
+    general_layer = fit_hash_layer(unlabelled, lengths, seed=options.seed)
+    moments = Moments.from_arrays(Moments.of(unlabelled).to_arrays())
+    kinds = [f"{n} bits, {kind}" for n in lengths for kind in ("general", "own")]
+    columns = [f"{what}: {kind}" for what in ("accuracy", "precision") for kind in kinds]
+    yield f"| pictures a class | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for n_each in (1, 5, 10):
+        figures = []
+        for part in sets.values():
+            for split in range(options.splits):
+                fitted, asked = _some_of_each(part, n_each, split)
+                row = []
+                for i, n_bits in enumerate(lengths):
+                    own_layer = fit_hash_layer(fitted[0], lengths[: i + 1], seed=options.seed, general=moments)
+                    row += [_named_right(fitted, asked, layer, n_bits) for layer in (general_layer, own_layer)]
+                    row += [by_codes(asked, layer, n_bits) for layer in (general_layer, own_layer)]
+                figures.append(np.reshape(row, (-1, 2, 2)).transpose(1, 0, 2).ravel())
+        yield f"| {n_each} | {' | '.join(f'{figure:.3f}' for figure in np.mean(figures, axis=0))} |"
+
+
+def _some_of_each(part: Set, n_each: int, split: int) -> tuple[Set, Set]:
+    features, classes = part
+    order = np.random.default_rng((2, split)).permutation(len(classes))
+    chosen = np.concatenate([order[classes[order] == one][:n_each] for one in np.unique(classes)])
+    rest = np.setdiff1d(order, chosen)
+    return (features[chosen], classes[chosen]), (features[rest], classes[rest])
+
+
+def _named_right(fitted: Set, asked: Set, layer: Layer, n_bits: int) -> float:
+    names, labels = np.unique(fitted[1], return_inverse=True)
+    bits = [activations_of(part[0], layer, n_bits) > 0.5 for part in (fitted, asked)]
+    weight, bias = fit_label_layer(bits[0], labels, len(names))
+    predicted = (2.0 * bits[1] - 1) @ weight.T + bias
+    return float((names[predicted.argmax(axis=1)] == asked[1]).mean())
+
+
 def _cells(figures: NDArray[np.float64]) -> Iterator[str]:
     """Yield a cell for each length: (splits, lengths, 2)."""
     for values in figures.transpose(1, 0, 2):
@@ -209,13 +254,13 @@ def main() -> None:
     command = commands.add_parser("model")
     command.add_argument("photos", type=Path)
     command.add_argument("name")
-    for name in ("general", "own"):
+    for name in ("general", "few", "own"):
         command = commands.add_parser(name)
         command.add_argument("features", type=Path)
         command.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--splits", type=int, default=10)
     command.add_argument("--prior", type=float, default=PRIOR_PER_BIT, help="general pictures for each bit")
-    command.add_argument("--splits", type=int, default=10)
     options = parser.parse_args()
     if options.command == "features":
         write_features(options.photos, options.out)
@@ -229,7 +274,8 @@ def main() -> None:
         lines = general(unlabelled, sets, options.lengths, options.seed)
     else:
         sets.pop("all")
-        lines = own(unlabelled, sets, options.lengths, options)
+        table = few if options.command == "few" else own
+        lines = table(unlabelled, sets, options.lengths, options)
     for line in lines:
         print(line, flush=True)
 

@@ -64,6 +64,27 @@ def test_npy_has_the_packed_codes(drhn, rows):
     assert (codes.dtype, [format_hex(code) for code in codes]) == (np.uint8, [row[0] for row in rows])
 
 
+def test_npz_has_copy_codes_paths_and_sizes_too(drhn, rows):
+    assert drhn("export", "codes.bin", "-o", "codes.npz").status == 0
+    with np.load("codes.npz", allow_pickle=False) as arrays, CodeFile.open("codes.bin") as file:
+        assert sorted(arrays) == ["codes", "copy_codes", "height", "paths", "width"]
+        assert [format_hex(code) for code in arrays["codes"]] == [row[0] for row in rows]
+        assert arrays["copy_codes"].tolist() == file.copy_codes.tolist()
+        assert arrays["copy_codes"].shape == (8, 32)
+        assert [os.fsdecode(path) for path in arrays["paths"]] == [row[3] for row in rows]
+        assert arrays["width"].tolist() == arrays["height"].tolist() == [16] * 8
+
+
+def test_npz_of_codes_from_elsewhere_has_no_copy_codes(drhn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_odd(tmp_path)
+    assert drhn("export", "odd.bin", "-o", "odd.npz").status == 0
+    with np.load("odd.npz", allow_pickle=False) as arrays:
+        assert arrays["copy_codes"].shape == (2, 0)
+        assert arrays["paths"].tolist() == [ODD, b"z.jpg"]
+        assert arrays["width"].tolist() == [0, 0]
+
+
 def test_parquet_has_the_same_columns(drhn, rows, monkeypatch):
     monkeypatch.setattr("drhn_cli.collection.exchange._PARQUET_ROWS", 3)
     assert drhn("export", "codes.bin", "-o", "codes.parquet").status == 0
@@ -92,7 +113,7 @@ def test_any_name_survives_text_but_not_parquet(drhn, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-o", "codes.csv"), "expected npy or tsv or ndjson or parquet, found csv"),
+        (("-o", "codes.csv"), "expected npy or npz or tsv or ndjson or parquet, found csv"),
         (("-o", "codes"), "found no suffix"),
         (("--format", "npy"), "write to a file with -o"),
         (("-o", "codes.bin", "--format", "tsv"), "would replace the code file"),

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from drhn_cli.codes import layout
-from drhn_cli.codes.manifest import CodeManifest, Shard
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, Entries
+from drhn_cli.codes.manifest import CodeManifest, CopyCodes, LastRun, Shard
 from drhn_cli.codes.reader import CodeFile
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.collection.merge import merge_codes
 from drhn_cli.errors import CodeFileError, DrhnError
 from tests.entries import entries_of
 from tests.locking import lock_code_file
+from tests.old_files import make_version_1
 
 
 def write(path, names, *, root="/photos", n_bits=12, fingerprint="f" * 64, model="fast", shard=None):
@@ -126,6 +128,83 @@ def test_parts_of_another_model_or_length_are_refused(tmp_path, monkeypatch, set
     with pytest.raises(CodeFileError, match=message):
         merge_codes(["a.bin", "b.bin"], "merged.bin")
     assert not Path("merged.bin").exists()
+
+
+def write_with_copy_codes(path, names, copy_codes, *, sources=None, options=None, **settings):
+    """Write a code file whose pictures were read, with copy codes of this kind."""
+    n, run = len(names), options and LastRun(sources=sources, options=options)
+    contents = np.full(n, NOT_READ, CONTENT_DTYPE)
+    contents["digest"], contents["width"] = [name.ljust(16, b"x") for name in names], [len(name) for name in names]
+    entries = entries_of(names, range(n), range(n))
+    entries = Entries.from_stamps(names, entries.stamps, contents)
+    manifest = CodeManifest(
+        root="/photos", n_bits=8, model="fast", fingerprint="f" * 64, copy_codes=copy_codes, last_run=run, **settings
+    )
+    rows = np.array([list(name.ljust(64, b"y"))[: copy_codes.size] for name in names], np.uint8)
+    write_code_file(path, np.zeros((n, 1), np.uint8), entries, manifest, rows)
+
+
+@pytest.mark.parametrize("kind", [CopyCodes(dct=1), CopyCodes(dct=2, head="a" * 64)])
+def test_copy_codes_and_contents_are_joined(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    write_with_copy_codes("1.bin", [b"a", b"c"], kind)
+    write_with_copy_codes("2.bin", [b"b"], kind)
+    write_with_copy_codes("whole.bin", [b"a", b"b", b"c"], kind)
+    merge_codes(["1.bin", "2.bin"], "merged.bin")
+    with CodeFile.open("merged.bin") as merged, CodeFile.open("whole.bin") as whole:
+        merged.verify()
+        assert merged.manifest == whole.manifest
+        assert merged.copy_codes.tolist() == whole.copy_codes.tolist()
+        assert [(entry.digest, entry.width) for entry in merged] == [(entry.digest, entry.width) for entry in whole]
+
+
+def test_what_a_part_of_an_older_version_does_not_know_stays_unknown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_with_copy_codes("1.bin", [b"b"], CopyCodes(dct=1))
+    write("2.bin", [b"a", b"c"], n_bits=8, model="fast")
+    make_version_1("2.bin")
+    manifest_of = {"preprocessing": {"size": 8}}
+    write_with_copy_codes("1.bin", [b"b"], CopyCodes(dct=1), **manifest_of)
+    for parts in (["1.bin", "2.bin"], ["2.bin", "1.bin"]):
+        merge_codes(parts, "merged.bin")
+        with CodeFile.open("merged.bin") as merged:
+            merged.verify()
+            assert merged.manifest.copy_codes == CopyCodes(dct=1)
+            assert merged.entries().are_read().tolist() == [False, True, False]
+            assert [any(row) for row in merged.copy_codes.tolist()] == [False, True, False]
+
+
+@pytest.mark.parametrize("other", [CopyCodes(dct=2), CopyCodes(dct=1, head="a" * 64)])
+def test_copy_codes_of_different_kinds_are_refused(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    write_with_copy_codes("1.bin", [b"a"], CopyCodes(dct=1))
+    write_with_copy_codes("2.bin", [b"b"], other)
+    with pytest.raises(CodeFileError, match=r"2.bin: copy codes of another kind .expected version 1, no head, found"):
+        merge_codes(["1.bin", "2.bin"], "merged.bin")
+
+
+def test_the_run_that_would_make_the_whole_is_noted_if_options_are_equal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def merged_run(*runs):
+        for number, (sources, options) in enumerate(runs):
+            write_with_copy_codes(f"{number}.bin", [b"%d" % number], CopyCodes(dct=1), sources=sources, options=options)
+        merge_codes([f"{number}.bin" for number in range(len(runs))], "merged.bin")
+        with CodeFile.open("merged.bin") as file:
+            return file.manifest.last_run
+
+    one, other = {"hidden": True}, {"hidden": False}
+    assert merged_run((["/a", "/b"], one), (["/b", "/c"], one)) == LastRun(sources=["/a", "/b", "/c"], options=one)
+    assert merged_run((["/a"], one), (["/b"], other)) is None
+    assert merged_run((["/a"], one), (None, one)) is None
+    assert merged_run((["/a"], one), (None, None)) is None
+
+
+def test_a_part_that_says_it_is_one_of_many_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("part.bin", [b"a"], shard=Shard(number=1, count=10**9))
+    with pytest.raises(CodeFileError, match=r"all 1000000000 of /photos, found 1, without 2, 3, .*, 11, \.\.\."):
+        merge_codes(["part.bin"], "merged.bin")
 
 
 def test_missing_parts_are_refused_and_named_unless_that_is_meant(tmp_path, monkeypatch):

@@ -246,7 +246,7 @@ def test_a_part_that_has_all_its_pictures_but_was_killed_before_it_said_so_is_fi
     finished = path.read_bytes()
     with CodeFile.open(path) as file:
         manifest = replace(file.manifest, shard=replace(file.manifest.shard, finished=False))
-        write_code_file(path, file.codes, file.entries(), manifest)
+        write_code_file(path, file.codes, file.entries(), manifest, file.copy_codes)
     assert path.read_bytes() != finished
     assert hash_part(1, 3)[0].added == 0
     assert path.read_bytes() == finished

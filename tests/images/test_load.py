@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from PIL import ExifTags, Image
 
 from drhn_cli.errors import ConfigError, ImageError
 from drhn_cli.images import load
-from drhn_cli.images.load import load_batches, load_image
+from drhn_cli.images.load import LoadedPicture, load_batches, load_files, load_image
 from drhn_cli.images.preprocess import Fit, Preprocessing
+from drhn_cli.images.source import ImageFile, digest_of, locate
 from tests.drawing import KINDS, draw_gradient, draw_picture
 
 PREPROCESSING = Preprocessing(size=16)
@@ -174,3 +176,65 @@ def test_a_large_jpeg_looks_the_same_as_decoded_in_full(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png")
     shrunk, full = (load_image(tmp_path / name, PREPROCESSING).astype(int) for name in ("a.jpg", "a.png"))
     assert np.abs(shrunk - full).max() <= 6
+
+
+def located(paths: list[Path]) -> list[ImageFile]:
+    return [locate(path) for path in paths]
+
+
+def test_files_are_loaded_with_what_a_code_file_notes(pictures: list[Path]) -> None:
+    (batch, _) = load_files(located(pictures[:3]), PREPROCESSING, known={}, batch_size=2, workers=2)
+    for path, loaded in zip(pictures, batch, strict=False):
+        assert isinstance(loaded, LoadedPicture)
+        assert loaded.digest == hashlib.sha256(path.read_bytes()).digest()[:16]
+        np.testing.assert_array_equal(loaded.pixels, load_image(path, PREPROCESSING))
+        assert (loaded.size, loaded.taken_ns, loaded.thumbnail.shape) == ((20, 20), None, (64, 64, 3))
+
+
+def test_a_file_that_has_the_known_digest_is_not_decoded(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = located(pictures[:2])
+    known = {first.path: digest_of(pictures[0].read_bytes()), second.path: bytes(16)}
+    (batch,) = load_files([first, second], PREPROCESSING, known=known, batch_size=2, workers=1)
+    assert batch[0] == known[first.path]
+    assert isinstance(batch[1], LoadedPicture)
+    monkeypatch.setattr(load, "decode_reduced", None)
+    (batch,) = load_files([first], PREPROCESSING, known=known, batch_size=2, workers=1)
+    assert batch == [known[first.path]]
+
+
+def test_what_goes_wrong_with_a_file_says_how_far_it_was_read(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, damaged, odd = located(pictures[:3])
+    pictures[0].unlink()
+    pictures[1].write_bytes(b"no picture")
+
+    def decode(file: ImageFile, **settings: object) -> object:
+        if file == odd:
+            raise BufferError("an export")
+        return decode_reduced(file, **settings)
+
+    decode_reduced = load.decode_reduced
+    monkeypatch.setattr(load, "decode_reduced", decode)
+    (batch,) = load_files([gone, damaged, odd], PREPROCESSING, known={}, batch_size=3, workers=1)
+    digests = [None, digest_of(b"no picture"), digest_of(pictures[2].read_bytes())]
+    assert [(one.error.path, one.digest) for one in batch] == list(
+        zip((gone.path, damaged.path, odd.path), digests, strict=True)
+    )
+    assert [one.error.problem for one in batch] == ["no such file", "not a picture", "cannot be hashed"]
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (600, 401)), (3, (600, 401)), (6, (401, 600)), (8, (401, 600))])
+def test_width_and_height_are_those_of_the_whole_picture_upright(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    draw_gradient(600, 401).save(tmp_path / "a.jpg", exif=exif)
+    loaded = []
+    for gap in (1, 0):  # decoded at an eighth, and in full
+        preprocessing = Preprocessing(size=16, shrink_gap=gap)
+        ((picture,),) = load_files(located([tmp_path / "a.jpg"]), preprocessing, known={}, batch_size=1, workers=1)
+        assert picture.size == size
+        loaded.append(picture.thumbnail.astype(int))
+    assert np.abs(loaded[0] - loaded[1]).max() <= 8  # what lies beyond the picture is left out

@@ -5,7 +5,7 @@ import pytest
 
 from drhn_cli.errors import ConfigError, DrhnError
 from drhn_cli.network import closed_form
-from drhn_cli.network.closed_form import Moments, fit_class_layer, fit_hash_layer, itq_rotation
+from drhn_cli.network.closed_form import Moments, fit_class_layer, fit_hash_layer, fit_label_layer, itq_rotation
 
 LENGTHS = (4, 8, 16)
 
@@ -241,3 +241,21 @@ def test_codes_and_targets_that_do_not_fit_are_refused():
     targets[3, 1] = np.inf
     with pytest.raises(DrhnError, match="not finite"):
         fit_class_layer(bits, targets)
+
+
+def test_a_class_layer_of_labels_is_right_and_as_sure_as_it_may_be():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 240)
+    prototypes = rng.random((3, 64)) > 0.5
+    clear, noisy = (prototypes[labels] ^ (rng.random((240, 64)) < flipped) for flipped in (0.1, 0.45))
+    sure = {}
+    for name, bits in (("clear", clear), ("noisy", noisy)):
+        weight, bias = fit_label_layer(bits[:120], labels[:120], 3)
+        logits = (2.0 * bits[120:] - 1) @ weight.T + bias
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        accuracy = (logits.argmax(axis=1) == labels[120:]).mean()
+        sure[name] = accuracy, probabilities.max(axis=1).mean()
+    assert sure["clear"][0] == 1
+    assert sure["clear"][1] > 0.95
+    assert 0.34 < sure["noisy"][0] < 0.95
+    assert sure["noisy"][1] == pytest.approx(sure["noisy"][0], abs=0.12)

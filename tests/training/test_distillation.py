@@ -1,10 +1,15 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from drhn_cli.errors import SourceError
-from drhn_cli.training.distillation import load_features
+from drhn_cli.network.encoder import Encoder
+from drhn_cli.training.distillation import is_model, load_features, model_features
+from tests.hearing import Hearing
+from tests.networks import random_model, tiny_config
 
 NAMES = (b"a/1.png", b"a/\xff.png", b"b/2.png")
 
@@ -96,3 +101,20 @@ def test_files_that_are_none_are_refused(tmp_path):
 def test_pictures_that_are_no_files_have_no_teacher(tmp_path):
     with pytest.raises(SourceError, match="no names for a teacher's rows; train on a folder"):
         load_features(write(tmp_path / "t.npz"), ())
+
+
+def test_a_model_teaches_what_its_trunk_sees(monkeypatch):
+    model = random_model(tiny_config())
+    monkeypatch.setattr("drhn_cli.training.distillation.load_model", lambda *_, **__: replace(model, name="m"))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    told = Hearing()
+    features = model_features("photos", pixels, device="cpu", progress=told)
+    side = model.preprocessing.size
+    enlarged = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in pixels]
+    seen = Encoder(model, device="cpu", n_images=12).features(np.stack([np.asarray(one) for one in enlarged]))
+    assert features.shape == (12, min(256, model.config.n_features))
+    centered = seen - seen.mean(axis=0)
+    cosines = [a @ a.T / np.outer(*[np.linalg.norm(a, axis=1)] * 2) for a in (centered, features.astype(float))]
+    assert np.abs(cosines[0] - cosines[1]).max() < 0.05  # Pillow's bicubic and torch's differ by rounding
+    assert is_model("photos2")
+    assert not is_model("photos2.npz")

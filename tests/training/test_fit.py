@@ -68,7 +68,7 @@ def test_layers_are_fitted_to_pictures_without_labels(options, tmp_path):
     assert (found.config.trunk, found.config.bits, found.config.nested) == (NAME, 16, (8,))
     assert (found.config.unit_features, found.config.classify_bits, len(found.class_names)) == (True, True, N_CLASSES)
     (run,) = found.training
-    assert run["recipe"]["stage"] == [{"kind": "itq"}]
+    assert run["recipe"]["stage"] == [{"kind": "itq", "labels": False}]
     assert run["recipe"]["from"]["name"] == NAME
     assert run.items() >= {"n_images": 39, "command": ["drhn", "train"]}.items()
 
@@ -106,7 +106,8 @@ def test_codes_are_fitted_to_own_pictures(options, tmp_path):
     assert set(general.moments) == {"n", "mean", "deviation", "correlation"}
     write_class_folders(tmp_path / "own", n=4, size=40, seed=5)
     run = {**vars(options), "data": str(tmp_path / "own"), "weights_path": tmp_path / "own.npz"}
-    settings = load_recipe(changes=[("from", str(tmp_path / "w.npz")), ("network.bits", 12)])
+    changes = [("from", str(tmp_path / "w.npz")), ("network.bits", 12), ("stage.labels", False)]
+    settings = load_recipe(changes=changes)
     assert (settings.name, settings.network.code_lengths) == ("own", (8, 12))
     own, _ = train_model(TrainOptions(**{**run, "recipe": settings}))
     assert own.class_names == general.class_names
@@ -117,6 +118,47 @@ def test_codes_are_fitted_to_own_pictures(options, tmp_path):
     found = load_model(tmp_path / "own.npz")
     assert len(found.training) == 2
     assert all(np.array_equal(found.moments[name], general.moments[name]) for name in general.moments)
+
+
+def test_the_class_layer_learns_the_names_of_folders(options, tmp_path):
+    train_model(options)
+    write_class_folders(tmp_path / "own" / "train", n=8, size=40, seed=5)
+    settings = load_recipe(changes=[("from", str(tmp_path / "w.npz"))])
+    run = {**vars(options), "data": str(tmp_path / "own"), "weights_path": tmp_path / "own.npz", "recipe": settings}
+    told = Hearing()
+    model, _ = train_model(TrainOptions(**run), told)
+    names = ("checker", "circle", "square", "stripes")
+    assert told.notes == ["4 classes, named after their folders; --no-labels ignores them", "fitted to 32 pictures"]
+    assert (model.class_names, model.config.n_classes) == (names, 4)
+    paths = sorted((tmp_path / "own").rglob("*.png"))
+    pixels = np.stack([load_image(str(path), model.preprocessing) for path in paths])
+    signs = np.where(Encoder(model, device="cpu", n_images=len(pixels)).activations(pixels) > 0.5, 1, -1)
+    predicted = (signs @ model.arrays["classify.weight"].T + model.arrays["classify.bias"]).argmax(axis=1)
+    assert np.mean([names[row] == path.parent.name for row, path in zip(predicted, paths, strict=True)]) > 0.6
+    without = load_recipe(changes=[("from", str(tmp_path / "w.npz")), ("stage.labels", False)])
+    (tmp_path / "own.npz").unlink()
+    same, _ = train_model(TrainOptions(**{**run, "recipe": without}))
+    assert np.array_equal(same.arrays["hash.weight"], model.arrays["hash.weight"])
+    assert same.class_names != names
+
+
+def test_folders_that_cannot_be_classes_are_refused_with_the_way_out(options, tmp_path):
+    settings = load_recipe(changes=[("from", NAME), ("network.bits", 16)])
+    (tmp_path / "pictures" / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"put pictures into it, or --no-labels takes pictures at any depth"):
+        train_model(TrainOptions(**{**vars(options), "recipe": settings}))
+    told = Hearing()
+    for path in (tmp_path / "pictures").glob("*/*.png"):
+        path.rename(tmp_path / "pictures" / f"{path.parent.name}-{path.name}")
+    for folder in (tmp_path / "pictures").glob("*/"):
+        folder.rmdir()
+    train_model(TrainOptions(**{**vars(options), "recipe": settings}), told)
+    assert told.notes == ["no class folders, so there are no labels to learn", "fitted to 40 pictures"]
+
+
+def test_gradient_descent_needs_labels():
+    with pytest.raises(ConfigError, match="gradient descent needs labels; fit codes to a pretrained trunk"):
+        load_recipe("fast", [("stage.labels", False)])
 
 
 def test_a_trunk_alone_gets_layers_by_the_same_recipe(options):

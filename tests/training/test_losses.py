@@ -83,27 +83,36 @@ def test_nested_loss_has_as_much_of_the_similarity_as_asked_for():
 
 
 def test_distillation_is_none_where_the_bits_tell_the_features_and_twice_as_much_where_they_tell_the_opposite():
-    head, lengths = DistillationHead(16, 8), (8, 16)
+    head, pooled = DistillationHead(tiny_config(nested=(8,)), 8, "codes"), torch.empty(0)
     features = functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     activations = torch.cat([features, features], dim=1)  # not in 0..1, which makes no difference here
     with torch.no_grad():
         head.bias.zero_()
         head.weight.copy_(torch.eye(8).repeat(1, 2))
-    assert distillation_loss(head, activations, features, lengths).item() == pytest.approx(0, abs=1e-5)
-    assert distillation_loss(head, activations, -features, lengths).item() == pytest.approx(2, abs=1e-5)
+    assert distillation_loss(head.predict(pooled, activations), features).item() == pytest.approx(0, abs=1e-5)
+    assert distillation_loss(head.predict(pooled, activations), -features).item() == pytest.approx(2, abs=1e-5)
     with torch.no_grad():
         head.weight[:, 8:] = -3 * torch.eye(8)  # the first 8 bits tell them still, all bits the opposite
-    assert distillation_loss(head, activations, features, lengths).item() == pytest.approx(1, abs=1e-5)
+    assert distillation_loss(head.predict(pooled, activations), features).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_distillation_from_pooled_features_leaves_the_codes_alone():
+    head = DistillationHead(tiny_config(), 3, "pooled")
+    pooled = torch.rand(5, tiny_config().n_features, requires_grad=True)
+    activations = torch.rand(5, 16, requires_grad=True)
+    features = functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    distillation_loss(head.predict(pooled, activations), features).backward()
+    assert pooled.grad.any()
+    assert activations.grad is None
 
 
 def test_distillation_counts_as_much_as_told_in_the_loss():
     torch.manual_seed(0)
-    network, head = DRHN(tiny_config(nested=(6,))), DistillationHead(16, 3)
+    network, head = DRHN(tiny_config(nested=(6,))), DistillationHead(tiny_config(nested=(6,)), 3, "codes")
     activations, labels = torch.rand(6, 16), torch.arange(6) % 4
     features = functional.normalize(torch.randn(6, 3), dim=1).half()
     without, _ = total_loss(network, activations, labels, Stage())
-    taught, _ = total_loss(
-        network, activations, labels, Stage(distill_weight=0.7, distill_from="t.npz"), head=head, features=features
-    )
-    term = distillation_loss(head, activations, features.float(), (6, 16))
+    predictions, stage = head.predict(torch.empty(0), activations), Stage(distill_weight=0.7, distill_from="t.npz")
+    taught, _ = total_loss(network, activations, labels, stage, predictions=predictions, features=features)
+    term = distillation_loss(predictions, features.float())
     assert taught.item() == pytest.approx((without + 0.7 * term).item(), abs=1e-5)

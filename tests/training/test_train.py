@@ -27,7 +27,7 @@ from drhn_cli.training.train import (
 )
 from tests.drawing import KINDS, write_class_folders
 from tests.hearing import Hearing
-from tests.networks import random_model
+from tests.networks import random_model, tiny_config
 
 NETWORK = {"input_size": 16, "bits": 16, "nested": [8]}
 TRAINING = {"epochs": 3, "batch_size": 8, "translate": 1, "cutout": 0, "dtype": "float32"}
@@ -439,8 +439,21 @@ def test_a_teacher_changes_what_is_learnt_and_is_noted(data, tmp_path, teacher):
     (tmp_path / "part").mkdir()
     part, _ = train(data, tmp_path / "part", validation=0.25, **taught)
     alone, _ = train(data, tmp_path, stage={**TRAINING, "distill_weight": 0.0})
-    assert len({one.arrays_sha256 for one in (weights, part, alone)}) == 3
+    pooled, _ = train(data, tmp_path, stage={**taught["stage"], "distill_at": "pooled"})
+    assert len({one.arrays_sha256 for one in (weights, part, alone, pooled)}) == 4
     assert stage_of(alone)["distill_from"] is None
+
+
+def test_a_bundled_model_teaches_and_a_resumed_run_ends_as_another(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("drhn_cli.training.distillation.load_model", lambda *_, **__: random_model(tiny_config()))
+    taught = {"stage": {**TRAINING, "distill_from": "photos2", "distill_weight": 0.5, "distill_at": "pooled"}}
+    whole, _ = train(data, tmp_path, **taught)
+    (tmp_path / "part").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "part", stop_after(1), **taught)
+    resumed, _ = train(data, tmp_path / "part", resume=True, **taught)
+    alone, _ = train(data, tmp_path, stage=TRAINING)
+    assert resumed.arrays_sha256 == whole.arrays_sha256 != alone.arrays_sha256
 
 
 def test_a_run_goes_on_only_with_its_teacher(data, tmp_path, teacher):
