@@ -32,8 +32,13 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 
 def write_codes(folder: Path, path: str = "codes.bin") -> str:
-    """Write a code file of all files in a folder, as ``drhn hash`` does; its codes are parts of the DCT signs."""
+    """Write a code file of all files in a folder, as ``drhn hash`` does.
+
+    Files whose names begin with a digit have codes of their own, which are far apart; all others have that of 0.
+    """
     paths = sorted(os.fsencode(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+    digits = [name[:1] if (name := os.path.basename(each)[:1]).isdigit() else b"0" for each in paths]
+    codes = np.array([[37 * int(digit) % 256] * 8 for digit in digits], np.uint8)
     stamps, contents, signs = [], np.zeros(len(paths), CONTENT_DTYPE), []
     for row, name in enumerate(paths):
         absolute = os.path.join(os.fsencode(folder), name)
@@ -50,5 +55,5 @@ def write_codes(folder: Path, path: str = "codes.bin") -> str:
         copy_codes=CopyCodes(dct=DCT_VERSION),
     )
     entries = Entries.from_stamps(paths, stamps, contents)
-    write_code_file(path, np.array(signs)[:, :8], entries, manifest, np.array(signs))
+    write_code_file(path, codes, entries, manifest, np.array(signs))
     return path

@@ -107,7 +107,9 @@ class _Finder:
     def __init__(self, pictures: Pictures, n_bits: int, options: CopyOptions, progress: Progress) -> None:
         self._pictures, self._n_bits, self._options, self._progress = pictures, n_bits, options, progress
         folders = {absolute_folder(folder) for folder in options.keep_in}
-        self._is_kept: Callable[[Picture], bool] = lambda picture: is_below(picture.path, folders)
+        self._is_kept: Callable[[Picture], bool] = lambda picture: any(
+            is_below(path, folders) for path in (picture.path, *picture.aliases)
+        )
         self._judge: Judge = SignJudge(pictures.signs)
 
     def groups(self, cache: VerdictCache) -> list[list[Copy]]:
