@@ -20,6 +20,7 @@ from drhn_cli.retrieval.alignment import (
     Gray,
     Matrix,
     alignments,
+    compose,
     find_features,
     invert,
     map_frame,
@@ -159,9 +160,13 @@ def judge_pictures(a: OpenedPicture, b: OpenedPicture) -> Verdict:
     detail, lost = geometry.detail, geometry.lost
     if not is_copy or max(geometry.cover) < _MIN_COVER:
         return Verdict(kind="same scene", share=found.share, detail=detail, lost=lost, is_intact=False)
-    is_intact = found.n_changed == 0 and found.share > _MIN_INTACT
-    kind, inner = _name(a, b, is_intact, geometry)
+    is_clear = found.n_changed == 0 and found.share > _MIN_INTACT
+    is_recolored = _are_recolored(a, b, found.matrix)
+    kind, inner = _name(geometry, is_clear=is_clear, is_recolored=is_recolored)
+    if kind == "recompressed" and (a.width, a.height) != (b.width, b.height):
+        kind = "resized"
     box = None if inner is None else geometry.boxes[inner]
+    is_intact = is_clear and not is_recolored
     return Verdict(kind=kind, share=found.share, inner=inner, box=box, detail=detail, lost=lost, is_intact=is_intact)
 
 
@@ -176,7 +181,6 @@ class _Geometry:
     angle: float  # degrees, 0..180
     is_mirrored: bool
     detail: float
-    stretch: float  # horizontal scale by vertical scale, of upright pictures
     cover: tuple[float, float]
     lost: tuple[bool, bool]
     boxes: tuple[tuple[float, float, float, float], tuple[float, float, float, float]]
@@ -193,7 +197,6 @@ def _measure(a: OpenedPicture, b: OpenedPicture, matrix: Matrix) -> _Geometry:
         angle=float(np.degrees(np.arctan2(abs(yx), xx if determinant > 0 else -xx))),
         is_mirrored=determinant < 0,
         detail=float(np.sqrt(abs(determinant)) * to_full_b / to_full_a),
-        stretch=float(np.hypot(xx, yx) * np.hypot(xy, yy) ** -1),
         cover=(1 - float(outside_a.mean()), 1 - float(outside_b.mean())),
         lost=(_shows_something(gray_a, outside_a), _shows_something(gray_b, outside_b)),
         boxes=(_box(matrix, gray_a, gray_b), _box(back, gray_b, gray_a)),
@@ -223,9 +226,7 @@ def _box(matrix: Matrix, inner: Gray, outer: Gray) -> tuple[float, float, float,
     return left, top, right, bottom
 
 
-def _name(
-    a: OpenedPicture, b: OpenedPicture, is_intact: bool, geometry: _Geometry
-) -> tuple[Kind, Literal[0, 1] | None]:
+def _name(geometry: _Geometry, *, is_clear: bool, is_recolored: bool) -> tuple[Kind, Literal[0, 1] | None]:
     """Return what kind of copy it is, and which picture lies inside of the other."""
     cover = geometry.cover
     inner: Literal[0, 1] | None = None
@@ -237,21 +238,31 @@ def _name(
         return "turned", inner
     if inner is not None:
         return ("cropped" if geometry.lost[1 - inner] else "framed"), inner
-    if not is_intact or min(cover) < _MAX_OUTER_COVER:
+    if not is_clear or min(cover) < _MAX_OUTER_COVER:
         return "edited", None
-    if _are_recolored(a.color, b.color):
-        return "recolored", None
-    is_resized = (a.width, a.height) != (b.width, b.height)
-    return ("resized" if is_resized else "recompressed"), None
+    return ("recolored" if is_recolored else "recompressed"), None
 
 
-def _are_recolored(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two small pictures of the same frame differ in their colors, everywhere or in a part."""
+def _are_recolored(a: OpenedPicture, b: OpenedPicture, matrix: Matrix) -> bool:
+    """Whether two pictures differ in their colors where both show the same, everywhere or in a part."""
     import cv2
 
-    same_size = cv2.resize(a, b.shape[1::-1], interpolation=cv2.INTER_AREA)
-    change = np.abs(cv2.blur(same_size, (_COLOR_PART,) * 2).astype(np.int16) - cv2.blur(b, (_COLOR_PART,) * 2))
+    small = compose(_shrinking(b), compose(matrix, invert(_shrinking(a))))
+    size, part = b.color.shape[1::-1], (_COLOR_PART,) * 2
+    laid = cv2.blur(cv2.warpAffine(a.color, small, size, flags=cv2.INTER_LINEAR), part)
+    inside = cv2.warpAffine(np.full(a.color.shape[:2], 255, np.uint8), small, size, flags=cv2.INTER_NEAREST)
+    inside = cv2.erode(inside, np.ones(part, np.uint8)) > 0
+    if not inside.any():
+        return False
+    change = np.abs(laid.astype(np.int16) - cv2.blur(b.color, part))[inside]  # (pixels, 3)
     return bool(change.mean() > _MAX_COLOR_CHANGE or change.max() > _MAX_PART_CHANGE)
+
+
+def _shrinking(picture: OpenedPicture) -> Matrix:
+    """Return the map from the gray picture to that in colors."""
+    (height, width), gray = picture.color.shape[:2], picture.features.gray
+    x, y = width / gray.shape[1], height / gray.shape[0]
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

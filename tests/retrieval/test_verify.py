@@ -43,7 +43,7 @@ def crop(image, left=40, top=30, right=280, bottom=220):
 )
 def test_what_was_done_is_named(kind, change):
     verdict = judge(SCENE, change(SCENE).convert("RGB"))
-    assert (verdict.kind, verdict.is_copy, verdict.is_intact) == (kind, True, True)
+    assert (verdict.kind, verdict.is_copy, verdict.is_intact) == (kind, True, kind != "recolored")
     back = judge(change(SCENE).convert("RGB"), SCENE)
     assert (back.kind, back.lost) == (kind, verdict.lost[::-1])
     assert back.reversed().inner == verdict.inner
@@ -80,6 +80,11 @@ def test_a_part_in_another_color_is_recolored():
     changed = np.array(SCENE)
     changed[60:120, 100:180] = changed[60:120, 100:180, ::-1]
     assert judge(SCENE, Image.fromarray(changed)).kind in ("recolored", "edited")
+
+
+def test_a_crop_in_other_colors_is_not_intact():
+    verdict = judge(SCENE, ImageOps.grayscale(crop(SCENE)).convert("RGB"))
+    assert (verdict.kind, verdict.is_intact) == ("cropped", False)
 
 
 def test_two_crops_that_share_a_part_are_no_copies_of_one_another():
