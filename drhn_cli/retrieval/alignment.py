@@ -182,4 +182,5 @@ def _standardize(gray: Gray) -> NDArray[np.float32]:
 
     small = cv2.resize(gray, (_FRAME_SIDE, _FRAME_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean()
-    return small / max(float(small.std()), 1e-3)
+    standardized: NDArray[np.float32] = small / max(float(small.std()), 1e-3)
+    return standardized

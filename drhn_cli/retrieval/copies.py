@@ -158,11 +158,11 @@ class _Finder:
 
     def _split(self, components: list[list[Picture]], linked: Iterable[tuple[int, int]]) -> list[list[Picture]]:
         """Return groups whose pictures are all copies of the first, or with ``chain`` the components themselves."""
-        neighbours = defaultdict(list)
-        for first, second in linked:
-            neighbours[first].append(second)
-            neighbours[second].append(first)
-        groups = []
+        neighbours: dict[int, set[int]] = defaultdict(set)
+        for pair in linked:
+            neighbours[pair[0]].add(pair[1])
+            neighbours[pair[1]].add(pair[0])
+        groups: list[list[Picture]] = []
         while components:
             ordered = [self._order(component, neighbours) for component in components]
             pairs = [(first.content, one.content) for first, *others in ordered for one in others]
@@ -176,7 +176,7 @@ class _Finder:
                     components.append(far)
         return groups
 
-    def _order(self, component: list[Picture], neighbours: dict[int, list[int]]) -> list[Picture]:
+    def _order(self, component: list[Picture], neighbours: dict[int, set[int]]) -> list[Picture]:
         """Return pictures in the order in which they are kept."""
         ordered = sorted(component, key=self._rank)
         if self._options.keep == "largest":
@@ -190,7 +190,7 @@ class _Finder:
                     ordered.insert(0, better)
         return ordered
 
-    def _is_fuller(self, one: Picture, first: Picture, neighbours: dict[int, list[int]]) -> bool:
+    def _is_fuller(self, one: Picture, first: Picture, neighbours: dict[int, set[int]]) -> bool:
         """Whether a picture is what the first one was cut from, or what stands in its frame, with as much detail."""
         if one.content not in neighbours[first.content] or self._is_kept(first):
             return False

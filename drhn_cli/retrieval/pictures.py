@@ -91,7 +91,9 @@ def find_pictures(gallery: FileGallery, *, opens: bool, progress: Progress) -> P
     if n_absent:
         progress.note(f"{n_absent:,} pictures are gone or have changed and are left out; run drhn hash")
     numbers: dict[bytes, int] = {}
-    contents, files, content_rows = [], [], []
+    contents: list[Content] = []
+    files: list[Picture] = []
+    content_rows: list[int] = []
     for paths in paths_of.values():
         # A link is not what would be kept of a file that has a name of its own.
         (row, path, entry), *others = sorted(paths, key=lambda each: (len(paths) > 1 and os.path.islink(each[1]), each))

@@ -67,6 +67,7 @@ _MIN_INTACT = 0.85  # of the blocks; where fewer agree, more was changed than th
 _MAX_ANGLE = 2.0  # degrees
 _MAX_SEAM = 0.02  # of a picture's pixels
 _FRAME_LEVELS, _MIN_PLAIN = 4, 0.6  # so many gray levels each way hold so much of a plain frame
+_MAX_ENLARGEMENT = 2  # blocks of pictures that were enlarged more would be of one pixel
 _COLOR_SIDE = 56
 _COLOR_PART = 7  # pixels of a small picture
 _MAX_COLOR_CHANGE, _MAX_PART_CHANGE = 5.0, 24  # levels, in the mean and in any part: JPEG and scaling change less
@@ -208,7 +209,8 @@ def _outside(a: Gray, b: Gray, matrix: Matrix) -> NDArray[np.bool_]:
     import cv2
 
     inside = cv2.warpAffine(np.full(a.shape, 255, np.uint8), matrix, b.shape[::-1], flags=cv2.INTER_NEAREST)
-    return inside == 0
+    outside: NDArray[np.bool_] = inside == 0
+    return outside
 
 
 def _shows_something(gray: Gray, outside: NDArray[np.bool_]) -> bool:
@@ -306,13 +308,16 @@ def open_picture(source: ImageSource) -> OpenedPicture:
 
 
 def _shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Return a picture whose longer side is ``side``, at least 16 pixels wide and high."""
+    """Return a picture whose longer side is ``side``, 16 pixels or more wide and high; tiny ones are doubled at most."""
     import cv2
 
     height, width = pixels.shape[:2]
-    factor = side / max(height, width)
+    factor = min(side / max(height, width), _MAX_ENLARGEMENT)
     size = max(16, round(width * factor)), max(16, round(height * factor))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    small: NDArray[np.uint8] = cv2.resize(
+        pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    )
+    return small
 
 
 def best_agreement(a: Features, b: Features) -> Agreement | None:

@@ -35,7 +35,7 @@ COMMANDS = """
     dups codes.bin --max-distance 8
     dups codes.bin --no-cache
     compare new.png pictures/circle/0.png --max-distance 64 --weights tiny.npz
-    compare new.png pictures/circle/0.png
+    compare new.png new.png
     info codes.bin
     info tiny.npz
     export codes.bin
