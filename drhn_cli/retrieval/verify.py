@@ -308,7 +308,7 @@ def open_picture(source: ImageSource) -> OpenedPicture:
 
 
 def _shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Return a picture whose longer side is ``side``, 16 pixels or more wide and high; tiny ones are doubled at most."""
+    """Return a picture whose longer side is ``side``, 16 pixels or more each way; tiny ones are doubled at most."""
     import cv2
 
     height, width = pixels.shape[:2]
