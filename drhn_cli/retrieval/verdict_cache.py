@@ -14,7 +14,7 @@ from typing import Self
 
 from drhn_cli.retrieval.verify import RULES, Verdict
 
-_ERRORS = (sqlite3.Error, OSError, ValueError, TypeError)
+_ERRORS = (sqlite3.Error, OSError, ValueError, TypeError, LookupError)
 
 Digests = tuple[bytes, bytes]
 
