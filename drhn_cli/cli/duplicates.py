@@ -54,7 +54,7 @@ def dups(
     ] = False,
     no_open: Annotated[
         bool,
-        Option("--no-open", help="Open no picture, as where the drive is away: signs of low frequencies decide."),
+        Option("--no-open", help="Open no picture, as where the drive is away: codes alone decide, and no file may go."),
     ] = False,
     no_cache: Annotated[
         bool, Option("--no-cache", help="Forget what was found; by default no pair is opened twice.")
@@ -127,7 +127,8 @@ def dups(
     _write_copies(groups, omit_first=omit_first, end=end, json=json)
     if groups and not quiet:
         _report_total(groups, script)
-    return found_status(bool(groups), quiet=quiet)
+    found = groups and (not omit_first or any(copy.may_go for group in groups for copy in group))
+    return found_status(bool(found), quiet=quiet)
 
 
 def _write_similar(
@@ -154,7 +155,9 @@ def _write_copies(groups: _Groups, *, omit_first: bool, end: bytes, json: bool) 
     shown = out.path_form(end)
     if json:
         for group in groups:
-            out.write_json({"pictures": [_as_json(copy) for copy in group if copy.may_go or not omit_first]})
+            shown_copies = [copy for copy in group if copy.may_go or not omit_first]
+            if shown_copies:
+                out.write_json({"pictures": [_as_json(copy) for copy in shown_copies]})
     elif omit_first:
         out.write_bytes(b"".join(shown(path) + end for path in _removable(groups)))
     elif sys.stdout.isatty() and end == b"\n":
@@ -191,7 +194,7 @@ def _draw(groups: _Groups) -> None:
             entry = copy.picture.entry
             changed = datetime.fromtimestamp(entry.stamp.mtime_ns / 1e9).astimezone()
             words = "" if copy.verdict is None else copy.verdict.words
-            fate = "keep" if copy.verdict is None else "may go" if copy.may_go else "look"
+            fate = "keep" if copy is group[0] else "may go" if copy.may_go else "look"
             rows.append(
                 [
                     fate,

@@ -235,7 +235,9 @@ class _Finder:
         return copies
 
     def _may_go(self, picture: Picture, verdict: Verdict | None) -> bool:
-        if verdict is None or not verdict.is_copy or not verdict.is_intact or picture.is_member:
+        if not self._options.opens or picture.is_member:  # unopened, the one to keep may be gone
+            return False
+        if verdict is None or not verdict.is_copy or not verdict.is_intact:
             return False
         is_original = verdict.inner == 1 and not verdict.lost[0]  # the first is this picture in a frame
         is_finer = 1 / verdict.detail < _MIN_DETAIL and self._options.keep == "largest"

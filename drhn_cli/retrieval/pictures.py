@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,6 +20,8 @@ from drhn_cli.progress import Progress
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.pairs import Content
 from drhn_cli.search.eight_forms import CODE_SIZE
+
+_Path = tuple[int, bytes, Entry]  # its row, absolute, and what is known of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,27 +76,11 @@ def find_pictures(gallery: FileGallery, *, opens: bool, progress: Progress) -> P
     With ``opens`` those that are gone or have changed are left out, and a note says how many.
     """
     file = gallery.file
-    rows = range(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows).tolist()
-    root = os.fsencode(file.root)
-    paths_of = defaultdict(list)  # the rows and paths of a file
-    n_unread = n_absent = 0
-    for row in rows:
-        entry = file.entry(row)
-        path = os.path.join(root, entry.path)
-        identity = _identity(path, entry, opens)
-        n_unread += not entry.digest
-        n_absent += bool(entry.digest) and identity is None
-        if entry.digest and identity is not None:
-            paths_of[identity].append((row, path, entry))
-    if n_unread:
-        progress.note(f"{n_unread:,} of {len(rows):,} pictures have no copy codes yet and are left out; run drhn hash")
-    if n_absent:
-        progress.note(f"{n_absent:,} pictures are gone or have changed and are left out; run drhn hash")
     numbers: dict[bytes, int] = {}
     contents: list[Content] = []
     files: list[Picture] = []
     content_rows: list[int] = []
-    for paths in paths_of.values():
+    for paths in _paths_by_file(gallery, opens, progress):
         # A link is not what would be kept of a file that has a name of its own.
         (row, path, entry), *others = sorted(paths, key=lambda each: (len(paths) > 1 and os.path.islink(each[1]), each))
         if entry.digest not in numbers:
@@ -117,6 +103,28 @@ def find_pictures(gallery: FileGallery, *, opens: bool, progress: Progress) -> P
         signs=np.ascontiguousarray(file.copy_codes[content_rows, :CODE_SIZE]),
         codes=file.codes[content_rows],
     )
+
+
+def _paths_by_file(gallery: FileGallery, opens: bool, progress: Progress) -> Iterable[list[_Path]]:
+    """Return the paths that lead to each file."""
+    file = gallery.file
+    rows = range(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows).tolist()
+    root = os.fsencode(file.root)
+    by_file: dict[object, list[_Path]] = defaultdict(list)
+    n_unread = n_absent = 0
+    for row in rows:
+        entry = file.entry(row)
+        path = os.path.join(root, entry.path)
+        identity = _identity(path, entry, opens)
+        n_unread += not entry.digest
+        n_absent += bool(entry.digest) and identity is None
+        if entry.digest and identity is not None:
+            by_file[identity].append((row, path, entry))
+    if n_unread:
+        progress.note(f"{n_unread:,} of {len(rows):,} pictures have no copy codes yet and are left out; run drhn hash")
+    if n_absent:
+        progress.note(f"{n_absent:,} pictures are gone or have changed and are left out; run drhn hash")
+    return by_file.values()
 
 
 def _identity(path: bytes, entry: Entry, opens: bool) -> object:

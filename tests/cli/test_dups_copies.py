@@ -118,7 +118,9 @@ def test_a_crop_without_its_original_stays(drhn, folder):
             path.unlink()
     result = drhn("dups", write_codes(folder), "--json")
     assert [[one["may_go"] for one in json.loads(line)["pictures"]] for line in result.lines] == [[False, False]]
-    assert drhn("dups", "codes.bin", "--omit-first").out == b""
+    result = drhn("dups", "codes.bin", "--omit-first")
+    assert (result.status, result.out) == (1, b"")
+    assert drhn("dups", "codes.bin", "--omit-first", "--json").out == b""
 
 
 def test_an_original_stays_where_a_framed_copy_has_more_pixels(drhn, tmp_path, monkeypatch):
@@ -191,7 +193,7 @@ def test_levels_of_likeness(drhn, folder):
     unopened = drhn("dups", codes, "--no-open", "--json").lines
     (group,) = [json.loads(line)["pictures"] for line in unopened]
     assert {one["verdict"] for one in group[1:]} == {"same file", "not opened"}
-    assert [one["path"] for one in group if one["may_go"]] == ["photos/copies/renamed.jpg"]
+    assert not any(one["may_go"] for one in group)  # the one to keep may be gone
 
 
 def test_similar_needs_no_copy_codes_and_takes_no_options_of_copies(drhn, tmp_path, monkeypatch):
