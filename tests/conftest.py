@@ -134,19 +134,42 @@ def forking() -> Iterator[Forking]:
     forking.close()
 
 
-@pytest.fixture
-def loaded_by() -> Callable[..., set[str]]:
-    """The modules that a command has loaded when it is done, in a process of its own."""
+# Forked with the program loaded, which every command begins with: to start Python and load it takes longer than most.
+LOADED_BY = """
+import os, shlex, sys
+from drhn_cli.__main__ import main
+import drhn_cli.cli.app
 
-    def call(*arguments: object) -> set[str]:
-        script = "import sys; from drhn_cli.cli.app import run; assert run(sys.argv[1:]) == 0; print(*sys.modules)"
+for line in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        sys.argv = ["drhn", *shlex.split(line)]
+        try:
+            main()
+        except SystemExit as done:
+            assert done.code == 0, line
+        print("\\nLOADED", *sys.modules, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, line
+"""
+
+
+@pytest.fixture
+def loaded_by() -> Callable[..., list[set[str]]]:
+    """The modules that each command has loaded when it is done, in a process of its own; they run in this order."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no processes are forked there")
+
+    def call(*commands: str) -> list[set[str]]:
         done = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            [sys.executable, "-c", LOADED_BY, *commands],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             check=True,
         )
-        return set(done.stdout.splitlines()[-1].decode().split())
+        lines = [line.decode().split() for line in done.stdout.split(b"\n") if line.startswith(b"LOADED ")]
+        assert len(lines) == len(commands)
+        return [set(names) for _, *names in lines]
 
     return call
 

@@ -2,6 +2,6 @@
 
 Read ``app`` first (the commands, exit statuses, errors and signals), then ``options`` (shared by several commands),
 ``output`` (stdout, stderr, progress) and the commands: ``collection``, ``retrieval``, ``duplicates`` (whose script
-``removal`` writes) and ``training``.
+``removal`` writes), ``words`` and ``training``.
 ``manual`` writes the command reference and the man pages from the help.
 """

@@ -29,6 +29,8 @@ from drhn_cli.errors import DrhnError, printable
 _COMMANDS = {
     "hash": "collection.hash_",
     "query": "retrieval.query",
+    "words": "words.words",
+    "label": "words.label",
     "dups": "duplicates.dups",
     "compare": "duplicates.compare",
     "merge": "collection.merge",

@@ -54,7 +54,7 @@ def dups(
     ] = False,
     no_open: Annotated[
         bool,
-        Option("--no-open", help="Open no picture, as where the drive is away: codes alone decide, and no file may go."),
+        Option("--no-open", help="Open no picture, as where the drive is away: codes decide, and no file may go."),
     ] = False,
     no_cache: Annotated[
         bool, Option("--no-cache", help="Forget what was found; by default no pair is opened twice.")
@@ -77,7 +77,7 @@ def dups(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Find copies of pictures, and say which of them may go.
+    """Find copies, and say which may go.
 
     drhn dups codes.bin
 
@@ -234,7 +234,7 @@ def compare(
     json: options.Json = False,
     quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
 ) -> int:
-    """Tell whether one picture is a copy of another, and how it was made.
+    """Tell whether two pictures are copies, and how.
 
     drhn compare a.jpg b.jpg
 

@@ -52,6 +52,17 @@ def recipe_names() -> list[str]:
     return bundled_names(".toml")
 
 
+def known_words(incomplete: str) -> list[str]:
+    """Return the nouns that begin so, for the shell to complete; those of the classes of ImageNet.
+
+    Spaces are underscores, which need no quotes and are understood as well.
+    """
+    from drhn_cli.retrieval.vocabulary import Vocabulary, read_wordnet
+
+    begun = incomplete.replace("_", " ")
+    return [noun.name.replace(" ", "_") for noun in Vocabulary(read_wordnet().class_names).nouns(f"{begun}*")]
+
+
 Device = Annotated[
     str,
     Option(metavar="NAME", help="Where the network runs: auto, cuda, mps or cpu.", autocompletion=_devices),
@@ -63,6 +74,18 @@ Weights = Annotated[
         help="A bundled model (see `drhn weights`) or a weights file.",
         autocompletion=model_names,
     ),
+]
+Words = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NOUN",
+        help="Only pictures that show this; see `drhn words`. Repeatable: all of them.",
+        autocompletion=known_words,
+    ),
+]
+NotWords = Annotated[
+    list[str] | None,
+    Option(metavar="NOUN", help="Leave out pictures that may show this. Repeatable.", autocompletion=known_words),
 ]
 Workers = Annotated[
     int | None, Option(min=1, metavar="N", help="Threads that decode pictures.  [default: one for each processor]")

@@ -18,6 +18,7 @@ from drhn_cli.cli.app import ExitStatus
 from drhn_cli.errors import ConfigError, DrhnError, printable
 
 if TYPE_CHECKING:
+    from drhn_cli.retrieval.gallery import Match
     from drhn_cli.retrieval.query import Answer, Query
 
 STDIN = "-"
@@ -26,12 +27,30 @@ STDIN = "-"
 def query(
     paths: Annotated[
         list[str],
-        Argument(metavar="PATH...", help="Pictures, and last the code file or table; - is a picture on stdin."),
+        Argument(
+            metavar="PATH...",
+            help="Pictures, and last the code file or table; - is a picture on stdin. What is no file is a word.",
+        ),
     ],
     *,
     top: Annotated[
         int | None,
-        Option(min=1, metavar="N", help="Matches for each query.  [default: 10, or all within --max-distance]"),
+        Option(
+            min=1,
+            metavar="N",
+            help="Matches for each query.  [default: 10, or all within --max-distance or --min-probability]",
+        ),
+    ] = None,
+    word: options.Words = None,
+    not_word: options.NotWords = None,
+    min_probability: Annotated[
+        float | None,
+        Option(
+            min=0,
+            max=1,
+            metavar="P",
+            help="Only pictures that show the words this likely.  [default: 0.1 with a picture]",
+        ),
     ] = None,
     max_distance: Annotated[int | None, Option(min=0, metavar="R", help="Only matches at most R bits away.")] = None,
     code: Annotated[
@@ -56,9 +75,11 @@ def query(
     weights: options.Weights = None,
     device: options.Device = "cpu",
 ) -> int:
-    """Find the pictures most like one.
+    """Find the pictures most like one, or those that show what a word says.
 
     drhn query img.jpg codes.bin --top 10
+
+    drhn query --word dog --word beach codes.bin
 
     curl -s https://example.org/cat.jpg | drhn query - codes.bin
 
@@ -67,23 +88,29 @@ def query(
     On a terminal the answer is a table; in a pipe it is a line for each match, `distance<TAB>path`, with the query in
     front when there are several. Nearest first; equal distances in the order of paths. A picture that is in the code
     file is looked up there. The exit status is 1 when nothing is found.
+
+    Words are told from the codes alone, the likeliest picture first, with the probability in the place of the
+    distance; beside a picture they leave out what does not show them. `drhn words` lists those that are understood.
     """
     from drhn_cli.retrieval.gallery import open_gallery
-    from drhn_cli.retrieval.query import QueryOptions, answer_queries
+    from drhn_cli.retrieval.query import Query, QueryOptions, answer_queries
 
     *images, codes_path = paths
     n_sources = len(images) + len(code or ())
-    if not n_sources and files_from is None:
-        hint = "name a picture before the code file, or use --code or --files-from"
+    if not n_sources and files_from is None and not word:
+        hint = "name a picture before the code file, or use --word, --code or --files-from"
         raise ConfigError("nothing to look up", hint=hint)
     if [*images, files_from].count(STDIN) > 1:
         raise ConfigError("two things are read from stdin", hint="name one of them by its file")
-    top_k = top if top is not None or max_distance is not None else 10
+    top_k = 10 if top is max_distance is min_probability is None else top
+    words, not_words = tuple(word or ()), tuple(not_word or ())
     query_options = options.collect(QueryOptions, {**locals(), "asymmetric": order == "asymmetric"})
     several = n_sources > 1 or files_from is not None
     write = _writer(json=json, only_paths=only_paths, end=b"\0" if null else b"\n", several=several)
     with open_gallery(codes_path, under or (), exclude or ()) as gallery:
         queries = _queries(images, code or (), options.read_files_from(files_from, null=null))
+        if not n_sources and files_from is None:
+            queries = iter([Query(name=" ".join(words).encode())])
         if sheet is None:
             given = answer_queries(gallery, queries, query_options)
         else:
@@ -115,7 +142,12 @@ def _write_answers(
 ) -> ExitStatus:
     """Write each answer as it comes, and return the exit status."""
     found = failed = False
+    noted: dict[str, None] = {}  # what is to be said of a word is said once
     for answer in answers:
+        for note in answer.notes:
+            if not quiet and note not in noted:
+                out.report(note)
+        noted |= dict.fromkeys(answer.notes)
         if answer.error is None:
             write(answer)
         else:
@@ -156,24 +188,33 @@ def _writer(*, json: bool, only_paths: bool, end: bytes, several: bool) -> Calla
 
 def _write_json(answer: Answer) -> None:
     for rank, match in enumerate(answer.matches, start=1):
-        score = {} if match.score is None else {"score": round(match.score, 4)}
-        ranked = {"query": os.fsdecode(answer.query), "rank": rank, "distance": match.distance}
-        out.write_json({**ranked, "path": out.json_path(match.path), **score})
+        fractions = {"score": match.score, "probability": match.probability}
+        known = {name: round(value, 4) for name, value in fractions.items() if value is not None}
+        distance = {} if match.distance is None else {"distance": match.distance}
+        ranked = {"query": os.fsdecode(answer.query), "rank": rank, **distance}
+        out.write_json({**ranked, "path": out.json_path(match.path), **known})
 
 
 def _write_lines(answer: Answer, *, end: bytes, several: bool) -> None:
     prefix = answer.query + b"\t" if several else b""
     for match in answer.matches:
-        out.write_bytes(b"%s%d\t%s%s" % (prefix, match.distance, out.shown_path(match.path), end))
+        number = out.format_number(match.probability) if match.distance is None else str(match.distance)
+        out.write_bytes(b"%s%s\t%s%s" % (prefix, number.encode(), out.shown_path(match.path), end))
 
 
 def _draw(answer: Answer, *, several: bool) -> None:
-    headers = ["score", "distance", "path"]  # the number that gives the order comes first
-    rows = [
-        [out.format_number(match.score), str(match.distance), os.fsdecode(out.shown_path(match.path))]
-        for match in answer.matches
-    ]
-    first = int(all(match.score is None for match in answer.matches))
+    rows = [_cells(match) for match in answer.matches]
     nothing = "" if rows else ": nothing found"
     title = f"{out.terminal_text(answer.query)}{nothing}" if several else ""
-    out.draw_table(headers[first:], [row[first:] for row in rows], text_column="path", title=title)
+    headers = list(rows[0]) if rows else []
+    out.draw_table(headers, [list(row.values()) for row in rows], text_column="path", title=title)
+
+
+def _cells(match: Match) -> dict[str, str]:
+    """Return what a table says of a match; the number that gives the order comes first."""
+    return {
+        **({} if match.score is None else {"score": out.format_number(match.score)}),
+        **({} if match.distance is None else {"distance": str(match.distance)}),
+        **({} if match.probability is None else {"probability": out.format_number(match.probability)}),
+        "path": os.fsdecode(out.shown_path(match.path)),
+    }

@@ -15,7 +15,7 @@ from drhn_cli.collection.plan import HashOptions, Stored
 from drhn_cli.errors import AnyPath, CodeFileError, ConfigError, SourceError, printable
 from drhn_cli.images.source import is_there
 from drhn_cli.network.copy_code import DCT_VERSION
-from drhn_cli.network.model import choose_bits, load_model, model_of
+from drhn_cli.network.model import Model, choose_bits, load_model, model_of
 from drhn_cli.paths import absolute_folder
 
 COPY_CODES = CopyCodes(dct=DCT_VERSION)
@@ -30,30 +30,9 @@ def read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
     """
     # An empty file is what mktemp makes.
     if options.rebuild or not os.path.exists(codes_path) or not os.path.getsize(codes_path):
-        if options.root is not None:
-            hint = "leave --root out"
-            raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
-        refuse_foreign_file(codes_path)
-        model = load_model(options.weights, views=options.views)
-        n_bits = choose_bits(options.n_bits, model)
-        return Stored(
-            root=b"",
-            codes=np.empty((0, code_size(n_bits)), np.uint8),
-            copy_codes=np.empty((0, COPY_CODES.size), np.uint8),
-            entries=Entries.from_stamps([], []),
-            model=model,
-            n_bits=n_bits,
-            is_new=True,
-        )
+        return _nothing_stored(codes_path, options)
     with CodeFile.open(codes_path) as file:
-        model = model_of(file.manifest, options.weights, path=file.path)
-        hint = "leave {} out, or hash again with --rebuild"
-        if options.n_bits not in (None, file.n_bits):
-            problem, expected, found = "the codes have another length", f"{options.n_bits} bits", f"{file.n_bits} bits"
-            raise CodeFileError(problem, path=codes_path, expected=expected, found=found, hint=hint.format("--bits"))
-        if options.views not in (None, model.preprocessing.views):
-            made, asked = ("without", "--tta") if options.views == 2 else ("with", "--no-tta")
-            raise CodeFileError(f"the codes were made {made} --tta", path=codes_path, hint=hint.format(asked))
+        model = _model_of(file, options)
         # Codes that stay get a new checksum: they have to be intact.
         file.verify(index=False)
         root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
@@ -72,6 +51,37 @@ def read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
             shard=file.manifest.shard,
             last_run=file.manifest.last_run,
         )
+
+
+def _nothing_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
+    if options.root is not None:
+        hint = "leave --root out"
+        raise ConfigError("a new code file has no pictures that could have moved", path=codes_path, hint=hint)
+    refuse_foreign_file(codes_path)
+    model = load_model(options.weights, views=options.views)
+    n_bits = choose_bits(options.n_bits, model)
+    return Stored(
+        root=b"",
+        codes=np.empty((0, code_size(n_bits)), np.uint8),
+        copy_codes=np.empty((0, COPY_CODES.size), np.uint8),
+        entries=Entries.from_stamps([], []),
+        model=model,
+        n_bits=n_bits,
+        is_new=True,
+    )
+
+
+def _model_of(file: CodeFile, options: HashOptions) -> Model:
+    """Return the model that made the codes, if it is what is asked for."""
+    model = model_of(file.manifest, options.weights, path=file.path)
+    hint = "leave {} out, or hash again with --rebuild"
+    if options.n_bits not in (None, file.n_bits):
+        problem, expected, found = "the codes have another length", f"{options.n_bits} bits", f"{file.n_bits} bits"
+        raise CodeFileError(problem, path=file.path, expected=expected, found=found, hint=hint.format("--bits"))
+    if options.views not in (None, model.preprocessing.views):
+        made, asked = ("without", "--tta") if options.views == 2 else ("with", "--no-tta")
+        raise CodeFileError(f"the codes were made {made} --tta", path=file.path, hint=hint.format(asked))
+    return model
 
 
 def _moved_root(file: CodeFile, root: AnyPath) -> bytes:

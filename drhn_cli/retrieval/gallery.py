@@ -6,6 +6,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -23,6 +24,9 @@ from drhn_cli.search.hamming import Neighbours, search
 
 if TYPE_CHECKING:
     from drhn_cli.clickhouse.table import CodeTable
+    from drhn_cli.network.model import Model
+    from drhn_cli.retrieval.vocabulary import Noun
+    from drhn_cli.retrieval.words import ClassLayer, WordQuery
 
 _ASK_FILE = "ask the code file"
 
@@ -33,15 +37,18 @@ class Match:
 
     Attributes:
         path: absolute.
-        distance: Hamming distance, in bits, from the query or from the first picture of a group of near-duplicates.
+        distance: Hamming distance, in bits, from the query or from the first picture of a group of near-duplicates;
+            None where words alone are looked for.
         score: the expected distance, by which asymmetric search orders matches; otherwise None.
         size: bytes of the file when it was hashed, in groups of near-duplicates; otherwise None.
+        probability: that the picture shows the words that are looked for; None where there are none.
     """
 
     path: bytes
-    distance: int
+    distance: int | None
     score: float | None = None
     size: int | None = None
+    probability: float | None = None
 
 
 class FileGallery:
@@ -57,7 +64,10 @@ class FileGallery:
         manifest: what made the codes.
         folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
         rows: (n_items,) bool, the pictures that are searched; None for all.
+        probabilities: (n_items,) float64, that each picture shows the words that are wanted; None without any.
     """
+
+    probabilities: NDArray[np.float64] | None = None
 
     def __init__(self, file: CodeFile, under: Sequence[AnyPath] = (), exclude: Sequence[str] = ()) -> None:
         self.path = file.path
@@ -105,12 +115,57 @@ class FileGallery:
             search_asymmetric(self.file.codes, probabilities, top_k=top_k, max_distance=max_distance, rows=self.rows)
         )
 
-    def _matches(self, found: Neighbours) -> list[Match]:
-        scores = [None] * len(found) if found.scores is None else found.scores.tolist()
-        columns = zip(found.indices.tolist(), found.distances.tolist(), scores, strict=True)
+    def search_words(
+        self, layer: ClassLayer, query: WordQuery, *, top_k: int | None, min_probability: float
+    ) -> list[Match]:
+        """Return the pictures that are likeliest to show the words; see ``words.search_words``."""
+        from drhn_cli.retrieval.words import search_words
+
+        indices, probabilities = search_words(
+            layer, self.file.codes, query, top_k=top_k, min_probability=min_probability, rows=self.rows
+        )
         return [
-            Match(path=self._root + self.file.path_bytes(row), distance=distance, score=score)
-            for row, distance, score in columns
+            Match(path=self._path(row), distance=None, probability=probability)
+            for row, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def showing(self, layer: ClassLayer, query: WordQuery, min_probability: float) -> FileGallery:
+        """Return the gallery of the pictures that show the words with at least this probability."""
+        from drhn_cli.retrieval.words import probabilities
+
+        narrowed = copy(self)
+        values = probabilities(layer, self.file.codes, query)
+        narrowed.probabilities = values if query.wanted else None
+        shown = values >= min_probability
+        narrowed.rows = shown if self.rows is None else self.rows & shown
+        return narrowed
+
+    def labels(self, model: Model, *, top_k: int, min_probability: float) -> Iterator[tuple[bytes, Noun, float]]:
+        """Yield path, word and probability of what each picture shows, in the order of paths.
+
+        ``model`` made the codes. See ``words.ClassLayer.labels``.
+        """
+        from drhn_cli.retrieval.vocabulary import Vocabulary
+        from drhn_cli.retrieval.words import ClassLayer
+
+        layer, nouns = ClassLayer(model, self.manifest.n_bits), Vocabulary(model.class_names).labels()
+        rows = np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
+        labels = layer.labels(self.file.codes[rows], nouns, top_k=top_k, min_probability=min_probability)
+        for row, chosen in zip(rows.tolist(), labels, strict=True):
+            for noun, probability in chosen:
+                yield self._path(row), noun, probability
+
+    def _path(self, row: int) -> bytes:
+        return self._root + self.file.path_bytes(row)
+
+    def _matches(self, found: Neighbours) -> list[Match]:
+        nothing = [None] * len(found)
+        scores = nothing if found.scores is None else found.scores.tolist()
+        shown = nothing if self.probabilities is None else self.probabilities[found.indices].tolist()
+        columns = zip(found.indices.tolist(), found.distances.tolist(), scores, shown, strict=True)
+        return [
+            Match(path=self._path(row), distance=distance, score=score, probability=probability)
+            for row, distance, score, probability in columns
         ]
 
 
@@ -136,6 +191,12 @@ class TableGallery:
         """Refuse: a table knows Hamming distances only."""
         problem, expected, found = "a table ranks by hamming distance only", "--order hamming", "--order asymmetric"
         raise ConfigError(problem, expected=expected, found=found, hint=_ASK_FILE)
+
+    def search_words(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: only codes at hand can be asked what they show."""
+        raise ConfigError("a table is not searched by words", hint=_ASK_FILE)
+
+    showing = search_words
 
 
 Gallery: TypeAlias = FileGallery | TableGallery

@@ -126,11 +126,11 @@ def _draw_tile(canvas: Image.Image, x: int, y: int, card: Card) -> None:
         reason = _fitting(card.picture, _font(15), TILE - 24)
         ImageDraw.Draw(tile).text((TILE // 2, TILE // 2), reason, SOFT, _font(15), anchor="mm")
     canvas.paste(tile, (x, y), _rounded(TILE, TILE, RADIUS))
-    if card.distance is not None:
+    if card.badge:
         fill, ink = (ACCENT, PAGE) if card.distance == 0 else ("white", INK)
-        width = max(34, round(_font(15).getlength(str(card.distance))) + 18)
+        width = max(34, round(_font(15).getlength(card.badge)) + 18)
         canvas.paste(fill, (x + 8, y + 8), _rounded(width, 24, 12))
-        ImageDraw.Draw(canvas).text((x + 8 + width / 2, y + 20), str(card.distance), ink, _font(15), anchor="mm")
+        ImageDraw.Draw(canvas).text((x + 8 + width / 2, y + 20), card.badge, ink, _font(15), anchor="mm")
 
 
 def _fitting(text: str, font: _Font, width: int) -> str:

@@ -28,7 +28,8 @@ class Card:
         folder: where it is, relative to the root of the code file if it is below it; may be empty.
         path: absolute, to link to; None if there is no file.
         picture: its thumbnail, a WebP or JPEG file, or the reason why there is none.
-        distance: from the query; None for the query itself.
+        distance: from the query; None for the query itself, and where words alone are looked for.
+        probability: that it shows the words that are looked for; None without words.
     """
 
     name: str
@@ -36,6 +37,14 @@ class Card:
     path: bytes | None
     picture: bytes | str
     distance: int | None = None
+    probability: float | None = None
+
+    @property
+    def badge(self) -> str:
+        """What is written on the picture: the distance, or how likely it shows the words where there is none."""
+        if self.distance is not None:
+            return str(self.distance)
+        return "" if self.probability is None else f"{self.probability:.0%}"
 
 
 class HtmlSheet:
@@ -99,7 +108,8 @@ def _section(number: int, query: Card, summary: str, matches: Iterator[Card]) ->
     for rank, card in enumerate(matches, start=1):
         caption = f'<span class="name"><bdi>{escape(card.name)}</bdi></span>'
         same = " same" if card.distance == 0 else ""
-        badge = f'<span class="badge{same}"><span class="spoken">distance </span>{card.distance}</span>'
+        measure = "probability" if card.distance is None else "distance"
+        badge = f'<span class="badge{same}"><span class="spoken">{measure} </span>{card.badge}</span>'
         tile = _tile(card, f"Match {rank}: {card.name}", badge)
         yield f"<li>{_linked(card, f'{tile}{caption}{_folder(card)}')}</li>\n"
     yield "</ol>\n</section>\n"

@@ -72,8 +72,9 @@ class _Cards:
         self._root, self._pool = root, pool
 
     def of_query(self, query: Query, answer: Answer) -> Card:
-        if query.image is None:
-            return Card(name=printable(query.name), folder="", path=None, picture="a code, not a picture")
+        if query.image is None or answer.by_word:
+            reason = "a word, not a picture" if answer.by_word else "a code, not a picture"
+            return Card(name=printable(query.name), folder="", path=None, picture=reason)
         picture = answer.error.problem if answer.error else _thumbnail_or_reason(query.image)
         if query.path is None:
             return Card(name="standard input", folder="", path=None, picture=picture)
@@ -84,13 +85,21 @@ class _Cards:
             yield from self._pool.map(self._of_match, matches[start : start + _AHEAD])
 
     def _of_match(self, match: Match) -> Card:
-        return self._card(match.path, _thumbnail_or_reason(match.path), match.distance)
+        return self._card(match.path, _thumbnail_or_reason(match.path), match)
 
-    def _card(self, path: bytes, picture: bytes | str, distance: int | None = None) -> Card:
+    def _card(self, path: bytes, picture: bytes | str, match: Match | None = None) -> Card:
         folder, name = os.path.split(path)
         inside = os.path.join(folder, b"").removeprefix(self._root).rstrip(os.fsencode(os.sep))
         link = path if archive_of(path) is None else None  # no browser opens a file in an archive
-        return Card(name=printable(name), folder=printable(inside), path=link, picture=picture, distance=distance)
+        distance, probability = (match.distance, match.probability) if match else (None, None)
+        return Card(
+            name=printable(name),
+            folder=printable(inside),
+            path=link,
+            picture=picture,
+            distance=distance,
+            probability=probability,
+        )
 
 
 def _thumbnail_or_reason(source: AnyPath | BinaryIO) -> bytes | str:
@@ -120,7 +129,10 @@ def _summary(answer: Answer, n_bits: int) -> str:
         return "not answered"
     if not answer.matches:
         return "nothing found"
-    distances = [match.distance for match in answer.matches]  # not sorted in asymmetric order
-    apart = " to ".join(str(distance) for distance in sorted({min(distances), max(distances)}))
     n_matches = f"{len(answer.matches)} match{'es' * (len(answer.matches) != 1)}"
+    if answer.by_word:
+        values = [match.probability or 0.0 for match in answer.matches]
+        return f"{n_matches}, {' to '.join(dict.fromkeys(f'{value:.0%}' for value in (values[0], values[-1])))} likely"
+    distances = [match.distance or 0 for match in answer.matches]  # not sorted in asymmetric order
+    apart = " to ".join(str(distance) for distance in sorted({min(distances), max(distances)}))
     return f"{n_matches}, {apart} of {n_bits} bits apart"

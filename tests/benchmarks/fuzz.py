@@ -95,15 +95,15 @@ def fuzz(size: int, seed: int, place: Path) -> dict[str, float]:
     """
     slowest = 0.0
 
-    def load_timed(*arguments: object, load_image: object = load.load_image, **settings: object) -> object:
+    def load_timed(*arguments: object, decode: object = load.decode_reduced, **settings: object) -> object:
         nonlocal slowest
         started = time.monotonic()
         try:
-            return load_image(*arguments, **settings)
+            return decode(*arguments, **settings)
         finally:
             slowest = max(slowest, time.monotonic() - started)
 
-    load.load_image = load_timed
+    load.decode_reduced = load_timed
     weights = place / "weights.npz"
     save_model(weights, random_model())
     n_hashed, held, open_files = 0, [], []

@@ -35,9 +35,9 @@ from drhn_cli.cli.app import run
 from drhn_cli.images import load
 from drhn_cli.collection import update as hash
 
-def load_slowly(*arguments, load_image=load.load_image, **settings):
+def load_slowly(*arguments, decode=load.decode_reduced, **settings):
     time.sleep(0.002)
-    return load_image(*arguments, **settings)
+    return decode(*arguments, **settings)
 
 def sync_slowly(descriptor, fsync=os.fsync):
     time.sleep(0.02)
@@ -45,7 +45,7 @@ def sync_slowly(descriptor, fsync=os.fsync):
 
 os.fsync = sync_slowly
 hash.SAVE_EVERY_SECONDS = 0.01
-load.load_image = load_slowly
+load.decode_reduced = load_slowly
 print("loaded", flush=True)
 sys.exit(run(sys.argv[1:]))
 """
@@ -88,7 +88,7 @@ class Folder:
             return {
                 entry.path: code.tobytes()
                 for entry, code in zip(file, file.codes, strict=True)
-                if entry.path in status and entry.stamp.is_same_content(FileStamp.of(status[entry.path]))
+                if entry.path in status and entry.stamp.may_be_same(FileStamp.of(status[entry.path]))
             }
 
 

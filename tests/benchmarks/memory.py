@@ -79,7 +79,8 @@ def write_random_codes(path: Path, n: int) -> None:
             numbers = range(start, min(start + layout.BLOCK_ROWS, n))
             paths = [b"folder-%05d/%09d.jpg" % (number // 10_000, number) for number in numbers]
             codes = rng.integers(0, 256, (len(numbers), N_BITS // 8), dtype=np.uint8)
-            yield codes, entries_of(paths, numbers, numbers, numbers)
+            no_copy_codes = np.empty((len(numbers), 0), np.uint8)
+            yield Block(codes, entries_of(paths, numbers, numbers, numbers), no_copy_codes)
 
     manifest = CodeManifest(root="/photos", n_bits=N_BITS, model="random", fingerprint="0" * 64)
     write_blocks(path, blocks(), n, manifest)

@@ -38,7 +38,7 @@ import numpy as np
 from usearch.index import MetricKind
 from usearch.index import search as usearch_search
 
-from drhn_cli.codes.entries import STAMP_DTYPE, Entries
+from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, STAMP_DTYPE, Entries
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import write_code_file
 from drhn_cli.search import hamming
@@ -164,6 +164,7 @@ def measure_start_up(codes: Codes, query: Codes, n_bits: int, rounds: int) -> di
         blob=names.tobytes(),
         offsets=np.arange(n + 1, dtype=np.int64) * 9,
         stamps=np.zeros(n, STAMP_DTYPE),
+        contents=np.full(n, NOT_READ, CONTENT_DTYPE),
     )
     manifest = CodeManifest(root="/photos", n_bits=n_bits, model="none", fingerprint="0" * 64)
     with tempfile.TemporaryDirectory() as folder:

@@ -79,6 +79,7 @@ def test_files_are_left_to_the_shell(environment):
         ("drhn hash --device cu", "cuda"),
         ("drhn query --order asym", "asymmetric"),
         ("drhn export --format pa", "parquet"),
+        ("drhn query --word golden_r", "golden_retriever"),
     ],
 )
 def test_names_are_completed_and_nothing_heavy_is_loaded(environment, shell, typed, expected):

@@ -333,12 +333,12 @@ from drhn_cli.cli.app import run
 from drhn_cli.images import load
 from drhn_cli.collection import update as hash
 
-def load_slowly(*arguments, load_image=load.load_image, **settings):
+def load_slowly(*arguments, decode=load.decode_reduced, **settings):
     time.sleep(0.05)
-    return load_image(*arguments, **settings)
+    return decode(*arguments, **settings)
 
 hash.SAVE_EVERY_SECONDS = 0.2
-load.load_image = load_slowly
+load.decode_reduced = load_slowly
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -442,15 +442,15 @@ from drhn_cli.cli.app import run
 from drhn_cli.images import load
 from drhn_cli.codes import writer
 
-def load_when_told(*arguments, load_image=load.load_image, **settings):
+def load_when_told(*arguments, decode=load.decode_reduced, **settings):
     print("loading", flush=True)
     deadline = time.monotonic() + 600
     while not os.path.exists("go") and time.monotonic() < deadline:
         time.sleep(0.01)
-    return load_image(*arguments, **settings)
+    return decode(*arguments, **settings)
 
 writer.LOCK_TIMEOUT_SECONDS = float(sys.argv.pop(1))
-load.load_image = load_when_told
+load.decode_reduced = load_when_told
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -78,9 +78,9 @@ from drhn_cli.cli.app import run
 from drhn_cli.images import load
 from drhn_cli.collection import update as hash
 
-def load_slowly(*arguments, load_image=load.load_image, **settings):
+def load_slowly(*arguments, decode=load.decode_reduced, **settings):
     time.sleep(0.03)
-    return load_image(*arguments, **settings)
+    return decode(*arguments, **settings)
 
 def write_and_die(*arguments, write=hash.write_code_file):
     write(*arguments)
@@ -91,7 +91,7 @@ def write_and_die(*arguments, write=hash.write_code_file):
 
 hash.SAVE_EVERY_SECONDS = 0.1
 hash.write_code_file = write_and_die
-load.load_image = load_slowly
+load.decode_reduced = load_slowly
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -11,6 +11,7 @@ import pytest
 
 from drhn_cli.codes import layout
 from drhn_cli.codes.reader import CodeFile
+from drhn_cli.errors import CodeFileError
 from tests.drawing import draw_picture
 from tests.old_files import make_version_1
 
@@ -113,7 +114,10 @@ def test_a_damaged_index_is_found_by_verify_and_hinders_nothing_else(drhn, updat
 def test_every_flipped_byte_is_found(drhn, indexed):
     for place in range(len(INDEXED)):
         Path(indexed).write_bytes(INDEXED[:place] + bytes([INDEXED[place] ^ 0x40]) + INDEXED[place + 1 :])
-        assert drhn("info", "--verify", indexed).status == 2, place
+        with pytest.raises(CodeFileError), CodeFile.open(indexed) as file:
+            file.verify()
+        if place % 64 == 0:  # the command does no more, and takes much longer
+            assert drhn("info", "--verify", indexed).status == 2, place
 
 
 def test_faiss_opens_it(indexed):

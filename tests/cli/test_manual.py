@@ -76,6 +76,7 @@ def printed(drhn, update, weights_path):
     """The fields of all JSON objects that command lines print."""
 
     def call(*command_lines):
+        shutil.copy("photos/circle/0000.png", "photos/circle/again.png")
         update()
         Path("photos/broken.png").write_text("no picture")
         for folder in ("labelled/train", "labelled/test"):
@@ -99,10 +100,19 @@ def printed(drhn, update, weights_path):
             [
                 "photos/circle/0000.png codes.bin --weights WEIGHTS --order asymmetric",
                 "photos/gone.png codes.bin --weights WEIGHTS",
+                "--word class_2 codes.bin --weights WEIGHTS",
             ],
         ),
-        ("dups", ["codes.bin --max-distance 64"]),
-        ("compare", ["photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS"]),
+        ("words", ["class --weights WEIGHTS"]),
+        ("label", ["codes.bin --weights WEIGHTS --min-probability 0"]),
+        ("dups", ["codes.bin --max-distance 64", "codes.bin --like file --quiet"]),
+        (
+            "compare",
+            [
+                "photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS",
+                "photos/circle/0000.png photos/circle/0001.png",
+            ],
+        ),
         ("export", ["codes.bin", "codes.bin -o codes.npy"]),
         ("eval", ["labelled --weights WEIGHTS --order asymmetric"]),
     ],

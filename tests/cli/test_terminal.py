@@ -116,16 +116,35 @@ def test_a_table_fits_the_width_of_the_terminal(on_terminal, photos, weights_pat
         assert max(map(len, lines)) <= int(columns)
 
 
+# Several commands in one process, as it takes longer to start than they do.
+COMMANDS = """
+import os, shlex, sys
+from drhn_cli.cli.app import run
+
+for line in sys.argv[1:]:
+    assert run(shlex.split(line)) == 0, line
+    sys.stdout.flush()
+    os.write(1, b"\\f")
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
-def test_a_name_that_the_terminal_has_no_characters_for_is_escaped(on_terminal, update):
+@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "\\u0416é"), ("ascii", "\\u0416\\xe9"), ("utf-8", "Жé")])
+def test_a_name_that_the_terminal_has_no_characters_for_is_escaped(on_terminal, update, encoding, name):
     Path("photos/circle/0000.png").rename("photos/Жé.png")
     update()
-    for encoding, name in (("latin-1", "\\u0416é"), ("ascii", "\\u0416\\xe9"), ("utf-8", "Жé")):
-        for more in ((), ("--code", "00" * 8), ("--paths",)):
-            arguments = ("query", "photos/Жé.png", *more, "codes.bin", "--top", "8")
-            status, shown = on_terminal(*arguments, stream="stdout", PYTHONIOENCODING=encoding, encoding=encoding)
-            assert (status, f"photos/{name}.png" in shown) == (0, True), shown
-            assert "\x1b[1mphotos/" in shown or len(more) != 2  # the query above its table
+    Path("commands.py").write_text(COMMANDS)
+    commands = [f"query photos/Жé.png {more} codes.bin --top 8" for more in ("", "--code 0000000000000000", "--paths")]
+    settings = {"stream": "stdout", "script": "commands.py", "PYTHONIOENCODING": encoding, "encoding": encoding}
+    status, shown = on_terminal(*commands, **settings)
+    plain, with_code, paths, rest = shown.split("\f")
+    assert (status, rest) == (0, "")
+    for each in (plain, with_code, paths):
+        assert f"photos/{name}.png" in each, each
+    assert "\x1b[1mphotos/" in with_code  # the query above its table
+
+
+def test_weights_are_listed_where_the_terminal_has_few_characters(on_terminal):
     status, shown = on_terminal("weights", stream="stdout", PYTHONIOENCODING="ascii", COLUMNS="30")
     assert status == 0
     assert "256" in shown

@@ -8,7 +8,7 @@ import pytest
 
 from tests.drawing import write_class_folders
 
-EPOCHS = 40
+EPOCHS = 26
 SETTINGS = (
     *("--recipe", "tiny", "--set", "network.input_size=16", "--bits", "16"),
     *("--epochs", str(EPOCHS), "--batch-size", "8"),

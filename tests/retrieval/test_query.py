@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 from pathlib import Path
 
 import faiss
@@ -87,6 +88,27 @@ def test_a_picture_that_has_changed_is_decoded(ask, weights_path):
         match.distance for match in ask(io.BytesIO(Path(STORED).read_bytes()), weights=str(weights_path)).matches
     ]
     assert changed.matches != ask(code="00" * 8).matches
+
+
+@pytest.mark.usefixtures("without_decoding")
+def test_a_stored_picture_whose_inode_alone_has_changed_is_not_decoded(ask):
+    shutil.copy2(STORED, "copy.png")
+    os.replace("copy.png", STORED)
+    assert ask(STORED).matches[0].distance == 0
+
+
+def test_a_stored_picture_that_was_replaced_with_its_time_kept_is_decoded(ask, weights_path, monkeypatch):
+    status = os.stat(STORED)
+    content = bytearray(Path(STORED).read_bytes())
+    content[-1] ^= 1  # of the last checksum, which is not read
+    Path("copy.png").write_bytes(content)
+    os.utime("copy.png", ns=(0, status.st_mtime_ns))
+    os.replace("copy.png", STORED)
+    assert os.stat(STORED).st_size == status.st_size
+    assert ask(STORED, weights=str(weights_path)).matches[0].distance == 0
+    monkeypatch.delattr(load_module, "load_image")
+    with pytest.raises(ImportError):
+        ask(STORED, weights=str(weights_path))
 
 
 def test_a_picture_from_elsewhere_is_decoded(ask, weights_path):
