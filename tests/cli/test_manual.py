@@ -124,7 +124,7 @@ def test_fields_of_json_are_those_that_are_documented(printed, command, lines):
 def test_fields_of_merge_and_import_are_those_that_are_documented(printed, drhn):
     assert printed("merge codes.bin -o merged.bin") == documented_fields("merge")
     drhn("export", "codes.bin", "-o", "codes.npy")
-    Path("list").write_text("".join(f"{i}.png\n" for i in range(8)))
+    Path("list").write_text("".join(f"{i}.png\n" for i in range(9)))
     assert set(json.loads(drhn("import", "codes.npy", "--files-from", "list", "-o", "i.bin", "--json").out)) == (
         documented_fields("import")
     )
