@@ -179,25 +179,24 @@ class _Finder:
     def _order(self, component: list[Picture], neighbours: dict[int, set[int]]) -> list[Picture]:
         """Return pictures in the order in which they are kept."""
         ordered = sorted(component, key=self._rank)
+        last = []
         if self._options.keep == "largest":
             # More pixels are no gain where they are a frame, or where the picture was cut and enlarged.
-            seen = set()
-            while ordered[0].content not in seen:
-                seen.add(ordered[0].content)
-                better = next((one for one in ordered[1:] if self._is_fuller(one, ordered[0], neighbours)), None)
-                if better is not None:
-                    ordered.remove(better)
-                    ordered.insert(0, better)
-        return ordered
+            while any(self._is_fuller(one, ordered[0], neighbours) for one in ordered[1:]):
+                last.append(ordered.pop(0))
+        return ordered + last
 
     def _is_fuller(self, one: Picture, first: Picture, neighbours: dict[int, set[int]]) -> bool:
-        """Whether a picture is what the first one was cut from, or what stands in its frame, with as much detail."""
+        """Whether a picture is what the first one was cut from, or what it has framed since, with as much detail."""
         if one.content not in neighbours[first.content] or self._is_kept(first):
             return False
         verdict = self._judge.verdict(first.content, one.content)
         if verdict is None or verdict.kind not in ("cropped", "framed") or verdict.detail < _MIN_DETAIL:
             return False
-        return verdict.inner == (0 if verdict.kind == "cropped" else 1)
+        if verdict.kind == "cropped":
+            return verdict.inner == 0
+        # A younger one may as well be a crop that has lost a plain margin.
+        return verdict.inner == 1 and one.entry.stamp.mtime_ns <= first.entry.stamp.mtime_ns
 
     def _rank(self, picture: Picture) -> tuple[Any, ...]:
         """Return a key by which the picture to keep comes first."""

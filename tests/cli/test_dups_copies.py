@@ -128,13 +128,25 @@ def test_an_original_stays_where_a_framed_copy_has_more_pixels(drhn, tmp_path, m
     scene = draw_scene(5)
     framed = Image.new("RGB", (400, 320), "white")
     framed.paste(scene, (40, 40))
-    save("photos/framed.png", framed, 0)
-    save("photos/original.png", scene, 1)
+    save("photos/framed.png", framed, 1)
+    save("photos/original.png", scene, 0)
     (group,) = [json.loads(line)["pictures"] for line in drhn("dups", write_codes(Path("photos")), "--json").lines]
     told = {one["path"]: (one["verdict"], one["may_go"]) for one in group}
     assert told == {"photos/original.png": (None, False), "photos/framed.png": ("framed", True)}
-    drhn("dups", "codes.bin", "--keep", "oldest", "--script", "remove.sh")
+    drhn("dups", "codes.bin", "--keep", "newest", "--script", "remove.sh")
     assert "rm" not in Path("remove.sh").read_text()
+
+
+def test_a_margin_that_was_cut_away_is_not_taken_for_a_frame(drhn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    product = Image.new("RGB", (400, 320), "white")
+    product.paste(draw_scene(5), (40, 40))
+    save("photos/original.png", product, 0)
+    save("photos/tight.png", product.crop((20, 20, 380, 300)), 1)
+    save("photos/again.jpg", product, 2, quality=20)
+    group = json.loads(drhn("dups", write_codes(Path("photos")), "--json").lines[0])["pictures"]
+    assert group[0]["path"] == "photos/original.png"
+    assert {one["path"]: one["may_go"] for one in group[1:]} == {"photos/tight.png": False, "photos/again.jpg": True}
 
 
 def test_keep_in_protects_a_folder_and_what_is_linked_into_it(drhn, folder):
