@@ -5,7 +5,8 @@ The Python interface, each name imported when it is asked for:
 - ``load_model`` reads a ``Model``; with it an ``Encoder`` makes codes of pictures, which ``load_image`` reads.
 - ``update_collection`` makes or updates the ``CodeFile`` of a folder, with ``HashOptions``.
 - ``open_gallery`` opens a code file or a table; ``answer_queries`` looks up each ``Query`` there, with
-  ``QueryOptions``. ``find_duplicates`` groups near-duplicates, and ``compare_pictures`` compares two pictures.
+  ``QueryOptions``. ``find_copies`` groups copies, with ``CopyOptions``, and ``judge_sources`` tells whether two
+  pictures are copies; ``find_duplicates`` and ``compare_pictures`` go by codes alone.
 - ``evaluate_model`` measures retrieval on labelled pictures. Errors are ``DrhnError`` or a kind of it.
 """
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CodeFile": "codes.reader",
+    "CopyOptions": "retrieval.copies",
     "DrhnError": "errors",
     "Encoder": "network.encoder",
     "HashOptions": "collection.plan",
@@ -25,8 +27,10 @@ _MODULES = {
     "answer_queries": "retrieval.query",
     "compare_pictures": "retrieval.duplicates",
     "evaluate_model": "evaluation.evaluate",
+    "find_copies": "retrieval.copies",
     "find_duplicates": "retrieval.duplicates",
     "update_collection": "collection.update",
+    "judge_sources": "retrieval.pairs",
     "load_image": "images.load",
     "load_model": "network.model",
     "open_gallery": "retrieval.gallery",

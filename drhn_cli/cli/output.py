@@ -118,6 +118,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def format_bytes(n_bytes: int) -> str:
+    """Return a size with its unit: ``512 bytes``, ``3.2 MB``."""
+    if n_bytes < 1000:
+        return counted(n_bytes, "byte")
+    power = min(4, (len(str(n_bytes)) - 1) // 3)
+    size = n_bytes / 1000**power
+    return f"{size:.{1 if size < 10 else 0}f} {'kMGT'[power - 1]}B"
+
+
 def write_rows(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table: drawn on a terminal, else tab-separated with a header line."""
     if sys.stdout.isatty():

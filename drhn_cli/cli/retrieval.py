@@ -1,4 +1,4 @@
-"""``drhn query``, ``drhn dups`` and ``drhn compare``."""
+"""``drhn query``."""
 
 from __future__ import annotations
 
@@ -125,14 +125,15 @@ def _queries(images: list[str], codes: list[str] | tuple[()], listed: Iterator[b
     from drhn_cli.retrieval.query import Query
 
     for image in images:
-        yield Query(name=os.fsencode(image), image=_picture(image))
+        yield Query(name=os.fsencode(image), image=picture_of(image))
     for code in codes:
         yield Query(name=code.encode(), code=code)
     for path in listed:
         yield Query(name=path, image=path)
 
 
-def _picture(path: str) -> str | io.BytesIO:
+def picture_of(path: str) -> str | io.BytesIO:
+    """Return a path, or for ``-`` what is on stdin."""
     if path != STDIN:
         return path
     from drhn_cli.images.decode import read_stream  # Pillow, which neither a code nor a stored picture needs
@@ -159,10 +160,11 @@ def _write_answers(
         out.flush()
         found |= bool(answer.matches)
         failed |= answer.error is not None
-    return ExitStatus.ERROR if failed else _status(found, quiet=quiet)
+    return ExitStatus.ERROR if failed else found_status(found, quiet=quiet)
 
 
-def _status(found: bool, *, quiet: bool) -> ExitStatus:
+def found_status(found: bool, *, quiet: bool) -> ExitStatus:
+    """Return the exit status, and report when nothing was found."""
     if not found and not quiet:
         out.report("nothing found")
     return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
@@ -221,96 +223,3 @@ def _cells(match: Match) -> dict[str, str]:
         **({} if match.probability is None else {"probability": out.format_number(match.probability)}),
         "path": os.fsdecode(out.shown_path(match.path)),
     }
-
-
-def dups(
-    codes: options.Codes,
-    *,
-    max_distance: Annotated[
-        int | None,
-        Option(min=0, metavar="R", help="Pictures at most R bits apart belong together.  [default: 1 of 64 bits]"),
-    ] = None,
-    across: Annotated[
-        bool,
-        Option("--across", help="Only groups with pictures in more than one folder (of those of --under, if several)."),
-    ] = False,
-    under: options.Under = None,
-    exclude: options.Exclude = None,
-    null: options.Null = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> int:
-    """Find groups of near-duplicates.
-
-    drhn dups codes.bin
-
-    drhn dups codes.bin --across --json | jq -r '.pictures[1:][].path'
-
-    One path a line, a blank line between groups, the largest file of each group first (by its size in bytes when it
-    was hashed; the code file knows no pixel counts). Groups are connected: each picture is at most R bits
-    from another one of its group, so two pictures of a group can be further apart than that. No picture is opened. The
-    exit status is 1 when nothing is found.
-
-    Codes that are alike, even equal ones, are no proof of equal pictures: look before you delete.
-    """
-    from drhn_cli.codes.reader import CodeFile
-    from drhn_cli.retrieval.duplicates import find_duplicates
-    from drhn_cli.retrieval.gallery import FileGallery
-
-    end = b"\0" if null else b"\n"
-    shown = out.path_form(end)
-    found = False
-    with CodeFile.open(codes) as file:
-        gallery = FileGallery(file, under or (), exclude or ())
-        for group in find_duplicates(gallery, max_distance, across=across):
-            if json:
-                pictures = [
-                    {"path": out.json_path(each.path), "size": each.size, "distance": each.distance} for each in group
-                ]
-                out.write_json({"pictures": pictures})
-            else:
-                out.write_bytes(end if found else b"")
-                out.write_bytes(b"".join(shown(match.path) + end for match in group))
-            found = True
-    return _status(found, quiet=quiet)
-
-
-def compare(
-    first: Annotated[str, Argument(metavar="A", help="A picture; - is stdin.")],
-    second: Annotated[str, Argument(metavar="B", help="Another picture; - is stdin.")],
-    *,
-    max_distance: Annotated[
-        int | None,
-        Option(
-            min=0, metavar="R", help="Pictures at most R bits apart are near: exit status 0.  [default: 1 of 64 bits]"
-        ),
-    ] = None,
-    weights: options.Weights = None,
-    bits: Annotated[
-        int | None, Option(min=1, metavar="N", help="Length of the codes.  [default: the network's longest]")
-    ] = None,
-    tta: options.Tta = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 - there is nothing to leave out
-) -> int:
-    """Tell how many bits two pictures are apart.
-
-    drhn compare a.jpg b.jpg --max-distance 4
-
-    if drhn compare old.png new.png >/dev/null; then echo alike; fi
-
-    Prints the distance. The exit status is 0 when the pictures are near, 1 when they are far, 2 when one cannot be
-    read.
-    """
-    from drhn_cli.retrieval.duplicates import compare_pictures, near_distance
-
-    if first == second == STDIN:
-        raise ConfigError("both pictures are on stdin", hint="name one of them by its file")
-    pictures = [_picture(path) for path in (first, second)]
-    distance, n_bits = compare_pictures(pictures, weights=weights, n_bits=bits, views=options.n_views(tta))
-    near = distance <= (near_distance(n_bits) if max_distance is None else max_distance)
-    if json:
-        out.write_json({"a": first, "b": second, "distance": distance, "bits": n_bits, "near": near})
-    else:
-        out.write_bytes(b"%d\n" % distance)
-    return ExitStatus.DONE if near else ExitStatus.NOTHING_FOUND

@@ -44,14 +44,8 @@ def find_duplicates(
     radius = near_distance(file.n_bits) if max_distance is None else max_distance
     for members in connected_components(codes, file.n_bits, radius):
         group = rows[members]
-        if not across or _spans_folders(gallery, group):
+        if not across or gallery.spans_folders(group):
             yield _matches(file, group)
-
-
-def _spans_folders(gallery: FileGallery, group: NDArray[np.int64]) -> bool:
-    if gallery.folders is not None and len(gallery.under) > 1:
-        return len(np.unique(gallery.folders[group])) > 1
-    return len({os.path.dirname(gallery.file.path_bytes(row)) for row in group.tolist()}) > 1
 
 
 def _matches(file: CodeFile, group: NDArray[np.int64]) -> list[Match]:

@@ -85,6 +85,12 @@ class FileGallery:
         """Return the number of pictures in the whole code file."""
         return self.file.n_items
 
+    def spans_folders(self, rows: Sequence[int] | NDArray[np.int64]) -> bool:
+        """Whether some rows lie in several folders: of ``under`` if it has several, else the folders of the files."""
+        if self.folders is not None and len(self.under) > 1:
+            return len(np.unique(self.folders[rows])) > 1
+        return len({os.path.dirname(self.file.path_bytes(int(row))) for row in rows}) > 1
+
     def find(self, path: bytes) -> tuple[Entry, NDArray[np.uint8]] | None:
         """Return the entry and the code, (code_size,) uint8, of an absolute path, in any folder; or None."""
         row = self.file.find(path.removeprefix(self._root)) if path.startswith(self._root) else None

@@ -24,7 +24,7 @@ def codes(tmp_path, monkeypatch):
     return "codes.bin"
 
 
-def test_one_bit_of_64_apart_by_default(drhn, tmp_path, monkeypatch):
+def test_one_bit_of_64_apart_by_default(similar, drhn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     codes = np.zeros((3, 16), np.uint8)
     codes[1, 0], codes[2, 15] = 0b0011, 0b0111  # 2, 3 and 5 bits from one another
@@ -32,30 +32,40 @@ def test_one_bit_of_64_apart_by_default(drhn, tmp_path, monkeypatch):
     write_code_file(
         "codes.bin", codes, entries, CodeManifest(root=str(tmp_path), n_bits=128, model="none", fingerprint="0" * 64)
     )
-    assert drhn("dups", "codes.bin").lines == ["0.jpg", "1.jpg"]
+    assert similar("codes.bin").lines == ["0.jpg", "1.jpg"]
     assert drhn("dups", "codes.bin", "--max-distance", "1").status == 1
 
 
-def test_few_bits_are_grouped_when_they_are_equal_the_largest_first(drhn, codes):
-    result = drhn("dups", codes)
+@pytest.fixture
+def similar(drhn):
+    """Groups of what the network finds alike."""
+    return lambda *arguments: drhn("dups", *arguments, "--like", "similar")
+
+
+def test_few_bits_are_grouped_when_they_are_equal_the_largest_first(similar, codes):
+    result = similar(codes)
     assert (result.status, result.err) == (0, "")
     assert result.lines == ["a/in/3.jpg", "a/1.jpg", "", "b/5.jpg", "b/4.jpg"]
 
 
-def test_equal_sizes_come_in_the_order_of_paths(drhn, codes):
-    assert drhn("dups", codes, "--max-distance", "1").lines[:3] == ["a/2.jpg", "a/in/3.jpg", "a/1.jpg"]
+def test_equal_sizes_come_in_the_order_of_paths(similar, codes):
+    assert similar(codes, "--max-distance", "1").lines[:3] == [
+        "a/2.jpg",
+        "a/in/3.jpg",
+        "a/1.jpg",
+    ]
 
 
-def test_groups_end_up_as_one_when_the_distance_links_them(drhn, codes):
-    assert len(drhn("dups", codes, "--max-distance", "8").lines) == 6
+def test_groups_end_up_as_one_when_the_distance_links_them(similar, codes):
+    assert len(similar(codes, "--max-distance", "8").lines) == 6
 
 
-def test_nul_ends_paths_and_an_empty_entry_stands_between_groups(drhn, codes):
-    assert drhn("dups", codes, "-0").out == b"a/in/3.jpg\0a/1.jpg\0\0b/5.jpg\0b/4.jpg\0"
+def test_nul_ends_paths_and_an_empty_entry_stands_between_groups(similar, codes):
+    assert similar(codes, "-0").out == b"a/in/3.jpg\0a/1.jpg\0\0b/5.jpg\0b/4.jpg\0"
 
 
-def test_as_json_with_sizes_and_distances_from_the_first(drhn, codes):
-    groups = [json.loads(line) for line in drhn("dups", codes, "--max-distance", "1", "--json").lines]
+def test_as_json_with_sizes_and_distances_from_the_first(similar, codes):
+    groups = [json.loads(line) for line in similar(codes, "--max-distance", "1", "--json").lines]
     assert groups[0] == {
         "pictures": [
             {"path": "a/2.jpg", "size": 30, "distance": 0},
@@ -66,38 +76,40 @@ def test_as_json_with_sizes_and_distances_from_the_first(drhn, codes):
     assert len(groups) == 2
 
 
-def test_across_the_folders_of_pictures(drhn, codes):
-    assert drhn("dups", codes, "--across").lines == ["a/in/3.jpg", "a/1.jpg"]
+def test_across_the_folders_of_pictures(similar, codes):
+    assert similar(codes, "--across").lines == ["a/in/3.jpg", "a/1.jpg"]
 
 
-def test_across_the_folders_that_are_named(drhn, codes):
-    assert drhn("dups", codes, "--across", "--under", "a", "--under", "b").status == 1
-    nested = drhn("dups", codes, "--across", "--under", "a", "--under", "a/in", "--under", "b")
+def test_across_the_folders_that_are_named(similar, codes):
+    assert similar(codes, "--across", "--under", "a", "--under", "b").status == 1
+    nested = similar(codes, "--across", "--under", "a", "--under", "a/in", "--under", "b")
     assert nested.lines == ["a/in/3.jpg", "a/1.jpg"]
-    assert drhn("dups", codes, "--across", "--under", "a").lines == nested.lines
+    assert similar(codes, "--across", "--under", "a").lines == nested.lines
 
 
-def test_under_leaves_the_other_pictures_out(drhn, codes):
-    assert drhn("dups", codes, "--under", "b").lines == ["b/5.jpg", "b/4.jpg"]
-    assert drhn("dups", codes, "--under", "a/in").status == 1
-    assert drhn("dups", codes, "--under", "..").lines == drhn("dups", codes).lines
-    outside = drhn("dups", codes, "--under", "/elsewhere")
+def test_under_leaves_the_other_pictures_out(similar, codes):
+    assert similar(codes, "--under", "b").lines == ["b/5.jpg", "b/4.jpg"]
+    assert similar(codes, "--under", "a/in").status == 1
+    assert similar(codes, "--under", "..").lines == similar(codes).lines
+    outside = similar(codes, "--under", "/elsewhere")
     assert (outside.status, "outside of the code file" in outside.err) == (2, True)
 
 
-def test_exclude_leaves_pictures_and_folders_out(drhn, codes):
-    assert drhn("dups", codes, "--exclude", "in").lines == ["b/5.jpg", "b/4.jpg"]
-    assert drhn("dups", codes, "--exclude", "b/4.jpg", "--exclude", "/a/1.jpg").status == 1
-    assert drhn("dups", codes, "--max-distance", "1", "--under", "a", "--exclude", "1.jpg").lines == [
+def test_exclude_leaves_pictures_and_folders_out(similar, drhn, codes):
+    assert similar(codes, "--exclude", "in").lines == ["b/5.jpg", "b/4.jpg"]
+    assert similar(codes, "--exclude", "b/4.jpg", "--exclude", "/a/1.jpg").status == 1
+    assert drhn(
+        "dups", codes, "--like", "similar", "--max-distance", "1", "--under", "a", "--exclude", "1.jpg"
+    ).lines == [
         "a/2.jpg",
         "a/in/3.jpg",
     ]
 
 
-def test_nothing_found_is_status_1(drhn, codes):
-    result = drhn("dups", codes, "--under", "c", "--max-distance", "7")
+def test_nothing_found_is_status_1(similar, codes):
+    result = similar(codes, "--under", "c", "--max-distance", "7")
     assert (result.status, result.out, result.err) == (1, b"", "drhn: nothing found\n")
-    assert drhn("dups", codes, "--under", "c", "--max-distance", "7", "--quiet") == (1, b"", "")
+    assert similar(codes, "--under", "c", "--max-distance", "7", "--quiet") == (1, b"", "")
 
 
 def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, codes):  # noqa: ARG001
@@ -105,13 +117,13 @@ def test_a_terminal_gets_no_escape_sequences(tmp_path, terminal, codes):  # noqa
     entries = entries_of([b"\x1b[31m.jpg", b"b.jpg"], [2, 1], [0, 0])
     write_code_file("odd.bin", np.zeros((2, 1), np.uint8), entries, manifest)
     stdout, _ = terminal()
-    assert run(["dups", "odd.bin"]) == 0
+    assert run(["dups", "odd.bin", "--like", "similar"]) == 0
     assert stdout.drawn == "\\x1b[31m.jpg\nb.jpg\n"
 
 
-def test_pictures_that_are_alike_are_found_in_a_folder(drhn, update):
+def test_pictures_that_are_alike_are_found_in_a_folder(similar, update):
     Path("photos/copy").mkdir()
     Path("photos/copy/0.png").write_bytes(Path("photos/circle/0000.png").read_bytes())
     update()
-    groups = [json.loads(line)["pictures"] for line in drhn("dups", "codes.bin", "--across", "--json").lines]
+    groups = [json.loads(line)["pictures"] for line in similar("codes.bin", "--across", "--json").lines]
     assert {"photos/copy/0.png", "photos/circle/0000.png"} <= {one["path"] for group in groups for one in group}

@@ -79,7 +79,7 @@ def test_members_can_be_compared_and_found_as_duplicates(drhn, weights_path):
     assert drhn("compare", *names, "--weights", weights_path).lines == ["0"]
     write_shards(1, 4, "copy-{:03}.tar")
     drhn("hash", "copy-000.tar", "-o", "codes.bin", "--weights", weights_path)
-    result = drhn("dups", "codes.bin", "--across")
+    result = drhn("dups", "codes.bin", "--across", "--like", "similar")
     assert {"copy-000.tar/0001.png", "photos-000.tar/0001.png"} <= set(result.lines)
 
 

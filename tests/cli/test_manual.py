@@ -76,6 +76,7 @@ def printed(drhn, update, weights_path):
     """The fields of all JSON objects that command lines print."""
 
     def call(*command_lines):
+        shutil.copy("photos/circle/0000.png", "photos/circle/again.png")
         update()
         Path("photos/broken.png").write_text("no picture")
         for folder in ("labelled/train", "labelled/test"):
@@ -104,8 +105,14 @@ def printed(drhn, update, weights_path):
         ),
         ("words", ["class --weights WEIGHTS"]),
         ("label", ["codes.bin --weights WEIGHTS --min-probability 0"]),
-        ("dups", ["codes.bin --max-distance 64"]),
-        ("compare", ["photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS"]),
+        ("dups", ["codes.bin --max-distance 64", "codes.bin --like file --quiet"]),
+        (
+            "compare",
+            [
+                "photos/circle/0000.png photos/circle/0001.png --weights WEIGHTS",
+                "photos/circle/0000.png photos/circle/0001.png",
+            ],
+        ),
         ("export", ["codes.bin", "codes.bin -o codes.npy"]),
         ("eval", ["labelled --weights WEIGHTS --order asymmetric"]),
     ],
@@ -117,7 +124,7 @@ def test_fields_of_json_are_those_that_are_documented(printed, command, lines):
 def test_fields_of_merge_and_import_are_those_that_are_documented(printed, drhn):
     assert printed("merge codes.bin -o merged.bin") == documented_fields("merge")
     drhn("export", "codes.bin", "-o", "codes.npy")
-    Path("list").write_text("".join(f"{i}.png\n" for i in range(8)))
+    Path("list").write_text("".join(f"{i}.png\n" for i in range(9)))
     assert set(json.loads(drhn("import", "codes.npy", "--files-from", "list", "-o", "i.bin", "--json").out)) == (
         documented_fields("import")
     )

@@ -38,7 +38,10 @@ COMMANDS = {
         query codes.bin
     """,
     "dups": """
-        dups codes.bin
+        dups codes.bin --no-cache
+        dups codes.bin --no-cache --json --like pixels
+        dups codes.bin --no-cache --omit-first --keep newest
+        dups codes.bin --like similar
         dups codes.bin --max-distance 8
         dups codes.bin --max-distance 8 --json
         dups codes.bin --max-distance 8 --across --null
@@ -48,6 +51,8 @@ COMMANDS = {
         dups new.png
     """,
     "compare": """
+        compare pictures/circle/0.png pictures/nested/again.jpg
+        compare pictures/circle/0.png pictures/stripes/0.png --json
         compare pictures/circle/0.png pictures/nested/again.jpg --weights tiny.npz
         compare pictures/circle/0.png pictures/stripes/0.png --weights tiny.npz
         compare pictures/circle/0.png pictures/stripes/0.png --weights tiny.npz --json --bits 16 --tta

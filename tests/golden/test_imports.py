@@ -27,7 +27,9 @@ COMMANDS = """
     query --code ffffffffffffffff codes.bin
     query new.png codes.bin --weights tiny.npz
     dups codes.bin --max-distance 8
+    dups codes.bin --no-cache
     compare new.png pictures/circle/0.png --max-distance 64 --weights tiny.npz
+    compare new.png new.png
     info codes.bin
     info tiny.npz
     export codes.bin
