@@ -75,7 +75,7 @@ def query(
     weights: options.Weights = None,
     device: options.Device = "cpu",
 ) -> int:
-    """Find the pictures most like one, or those that show what a word says.
+    """Find the pictures most like one, or those of a word.
 
     drhn query img.jpg codes.bin --top 10
 

@@ -268,7 +268,7 @@ def test_a_path_of_thousands_of_characters_is_shortened(drhn):
     [
         (("query", "--code", "00", "codes.bin", "--order"), "'hamming', 'asymmetric'"),
         (("eval", "cifar10", "--order"), "'hamming', 'asymmetric'"),
-        (("export", "codes.bin", "--format"), "'npy', 'tsv', 'ndjson', 'parquet'"),
+        (("export", "codes.bin", "--format"), "'npy', 'npz', 'tsv', 'ndjson', 'parquet'"),
     ],
 )
 def test_a_wrong_choice_is_told_with_the_right_ones(drhn, arguments, choices):
@@ -283,6 +283,8 @@ def test_a_wrong_choice_is_told_with_the_right_ones(drhn, arguments, choices):
 ERRORS = {
     "hash": "hash . -o codes.bin --weights gone",
     "query": "query a.png gone",
+    "words": "words --codes gone",
+    "label": "label gone",
     "dups": "dups gone",
     "compare": "compare gone b.png",
     "merge": "merge gone b.bin -o codes.bin",
