@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import ntpath
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -254,6 +256,9 @@ def _check_values(value: Any, depth: int) -> None:
 
 
 def _check_root(root: str) -> None:
-    is_sound = os.path.isabs(root) and "\0" not in root and len(os.fsencode(root)) < MAX_ROOT_BYTES
-    if not is_sound or ".." in root.split(os.sep):
+    # Of any system: a code file that was made on Windows is searched on Linux.
+    parts = root.split("/") if posixpath.isabs(root) else re.split(r"[\\/]", root)
+    is_absolute = posixpath.isabs(root) or ntpath.isabs(root)
+    is_sound = is_absolute and "\0" not in root and len(os.fsencode(root)) < MAX_ROOT_BYTES
+    if not is_sound or ".." in parts:
         raise CodeFileError("damaged manifest", expected="'root': an absolute path", found=f"{root!r:.200}")
