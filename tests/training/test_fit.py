@@ -196,7 +196,7 @@ def test_what_cannot_be_fitted_is_refused(options, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "World", SimpleNamespace(from_environment=lambda: World(size=2)))
     with pytest.raises(ConfigError, match="fitted by one process; run it without torchrun"):
         train_model(options)
-    with pytest.raises(ConfigError, match=r"a stage in closed form is the only one .found 3 stages"):
+    with pytest.raises(ConfigError, match=r"a stage in closed form is the only one .found 4 stages"):
         load_recipe("paper", [("stage.2.kind", "itq")])
     with pytest.raises(ConfigError, match=r"gradient descent trains residual networks .found efficientnet-lite0."):
         load_recipe("fast", [("from", NAME)])
