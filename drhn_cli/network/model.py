@@ -88,13 +88,16 @@ class DRHN(nn.Module):
         self.hash = nn.Linear(channels, config.bits, bias=not config.hash_norm)
         self.hash_norm = nn.BatchNorm1d(config.bits) if config.hash_norm else nn.Identity()
         self.classify = nn.Linear(config.bits, config.n_classes)
-        self.recall = nn.Linear(config.bits, n_features) if n_features else None
+        hint = os.environ.get("DRHN_HINT") == "pooled"
+        self.recall = nn.Linear(channels if hint else config.bits, n_features) if n_features else None
+        self.pooled: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the hash layer's activations: (n, 3, input_size, input_size) -> (n, bits) float32 in 0..1."""
         x = self.stem_norm(functional.relu(self.stem_conv(x), inplace=True))  # (n, widths[0], s, s)
         x = self.groups(x)  # (n, widths[-1], s / 8, s / 8) when three groups halve
         x = x.float().mean(dim=(2, 3))  # (n, widths[-1]): the average pooling layer
+        self.pooled = x
         with torch.autocast(x.device.type, enabled=False):  # the codes are decided here: full precision
             return torch.sigmoid(self.hash_norm(self.hash(x)))
 
@@ -128,6 +131,8 @@ class DRHN(nn.Module):
         Returns:
             (n, n_features) float32.
         """
+        if os.environ.get("DRHN_HINT") == "pooled":
+            return cast(nn.Linear, self.recall)(self.pooled)
         return self._vote(cast(nn.Linear, self.recall), activations, slice(n_bits))
 
     def _vote(self, layer: nn.Linear, activations: Tensor, used: slice) -> Tensor:
