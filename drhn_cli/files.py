@@ -140,8 +140,9 @@ def refuse_overwrite(path: AnyPath, what: str, is_ours: Callable[[bytes], bool])
 def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
     """Yield a binary stream that replaces the file ``path`` when the block ends, and is discarded when it raises.
 
-    A crash at any moment leaves the old file or the new one. If ``path`` is a symbolic link, its target is replaced;
-    permissions are kept. The steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
+    A crash at any moment leaves the old file or the new one. If ``path`` is a symbolic link, its target is replaced.
+    Permissions are kept where the file system has them, but for setuid and setgid; while it is written the file is
+    never open to more people than the one that it replaces. The steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
 
     Raises:
         OSError: no space, no permission, not a regular file; the old file is unchanged.
@@ -156,9 +157,11 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
     try:
         # os.open and not tempfile: a new file gets the permissions that the umask gives, not those of a secret.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, flags, 0o666), "w+b") as stream:
+        permissions = 0o666 if mode is None else mode & 0o777
+        with os.fdopen(os.open(temporary, flags, permissions), "w+b") as stream:
             if mode is not None:
-                temporary.chmod(stat.S_IMODE(mode))
+                with suppress(OSError):  # FAT, exFAT and shares of other systems refuse
+                    temporary.chmod(permissions)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

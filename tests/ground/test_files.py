@@ -1,12 +1,13 @@
 import errno
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from drhn_cli.errors import DrhnError, ImageError
-from drhn_cli.files import FileStamp, open_regular, os_errors, read_head, refuse_overwrite
+from drhn_cli.files import FileStamp, atomic_write, open_regular, os_errors, read_head, refuse_overwrite
 
 
 def test_a_stamp_is_that_of_the_file(tmp_path):
@@ -93,3 +94,35 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     with open_regular(tmp_path / "file") as stream:
         assert stream.read() == b"abc"
+
+
+@pytest.fixture
+def no_umask():
+    old = os.umask(0)
+    yield
+    os.umask(old)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
+@pytest.mark.usefixtures("no_umask")
+def test_a_file_that_is_replaced_is_never_open_to_more_people_and_runs_as_nobody_else(tmp_path):
+    path = tmp_path / "c.bin"
+    path.write_bytes(b"old")
+    path.chmod(0o6640)
+    with atomic_write(path) as stream:
+        assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == 0o640
+        stream.write(b"new")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o640)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
+def test_a_file_system_that_keeps_no_permissions_is_no_reason_to_fail(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "refused")
+
+    path = tmp_path / "c.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+    assert path.read_bytes() == b"new"
