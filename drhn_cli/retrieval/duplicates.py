@@ -29,7 +29,8 @@ def find_duplicates(
 ) -> Iterator[list[Match]]:
     """Yield groups of two pictures or more, in the order of their first paths; no picture is opened.
 
-    The largest file of a group comes first, files of one size in the order of paths.
+    The largest file of a group comes first, files of one size in the order of paths. A file that has several paths
+    counts once.
 
     Args:
         gallery: what is searched.
@@ -43,9 +44,18 @@ def find_duplicates(
     codes = file.codes if len(rows) == file.n_items else file.codes[rows]
     radius = near_distance(file.n_bits) if max_distance is None else max_distance
     for members in connected_components(codes, file.n_bits, radius):
-        group = rows[members]
-        if not across or gallery.spans_folders(group):
+        group = _one_row_a_file(file, rows[members])
+        if len(group) > 1 and (not across or gallery.spans_folders(group)):
             yield _matches(file, group)
+
+
+def _one_row_a_file(file: CodeFile, group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first row of each file: hard links, and paths through linked folders, are no copies of each other."""
+    first_rows: dict[object, int] = {}
+    for row in group.tolist():
+        stamp = file.entry(row).stamp
+        first_rows.setdefault((stamp.device, stamp.inode) if stamp.device and stamp.inode else row, row)
+    return np.array(list(first_rows.values()), np.int64)
 
 
 def _matches(file: CodeFile, group: NDArray[np.int64]) -> list[Match]:

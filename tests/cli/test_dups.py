@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from drhn_cli.cli.app import run
 from drhn_cli.codes.manifest import CodeManifest
 from drhn_cli.codes.writer import write_code_file
+from tests.drawing import write_class_folders
 from tests.entries import entries_of
 
 SIZES = {"a/1.jpg": 10, "a/2.jpg": 30, "a/in/3.jpg": 30, "b/4.jpg": 5, "b/5.jpg": 50, "c/6.jpg": 7}
@@ -127,3 +129,18 @@ def test_pictures_that_are_alike_are_found_in_a_folder(similar, update):
     update()
     groups = [json.loads(line)["pictures"] for line in similar("codes.bin", "--across", "--json").lines]
     assert {"photos/copy/0.png", "photos/circle/0000.png"} <= {one["path"] for group in groups for one in group}
+
+
+def test_hard_links_are_one_picture(similar, drhn, tmp_path, monkeypatch, weights_path):
+    monkeypatch.chdir(tmp_path)
+    write_class_folders(tmp_path / "all", n=1)
+    (first, *_) = sorted(Path("all").rglob("*.png"))
+    for path in Path("all").rglob("*.png"):
+        if path != first:
+            path.unlink()
+    os.link(first, "all/link.png")
+    assert drhn("hash", "all", "-o", "linked.bin", "--weights", weights_path).status == 0
+    assert similar("linked.bin").status == 1
+    shutil.copy(first, "all/copy.png")
+    assert drhn("hash", "all", "-o", "linked.bin", "--weights", weights_path).status == 0
+    assert similar("linked.bin").lines == [str(first), "all/copy.png"]
