@@ -9,8 +9,7 @@ processors (all by default):
     decoding alone      every JPEG at the scale that drhn asks libjpeg for, no more: the limit for what decodes them
     decoding in full    every JPEG at its full size
     drhn hash           the whole process, from its start to its end
-    drhn, at work       the same in a process that has imported torch: the rate of a folder so large that the start is
-                        nothing. Up to 500 pictures numpy runs the network, above torch
+    drhn, at work       the same in a process that runs already: the rate of a folder so large that the start is nothing
     imagehash.phash     of the pictures decoded in full, in a loop as its manual has it, and in threads
     torchvision         ImageFolder, DataLoader with this many processes, and a loop that runs the same network
 
