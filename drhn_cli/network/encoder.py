@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import cast
 
@@ -132,22 +132,24 @@ class Encoder:
 
     def _load_exact_trunk(self, device: str) -> Pooled:
         """Return the trunk of a network in integers by the first backend that computes the known answer."""
-        pooled = self._load_trunk()
-        if device == "auto" and self._device is not None and not is_exact(pooled, self.model):
-            self._device = None
-            pooled = self._load_trunk()
-        if not is_exact(pooled, self.model):
-            problem = f"{printable(self.model.name)} is computed with other results here than where it was made"
-            raise WeightsError(problem, found=f"--device {device}", hint="use --device cpu")
-        return pooled
+        for is_gpu, pooled in self._load_trunks(device):
+            if is_exact(pooled, self.model):
+                self._device = self._device if is_gpu else None
+                return pooled
+        problem = f"{printable(self.model.name)} is computed with other results here than where it was made"
+        raise WeightsError(problem, found=f"--device {device}", hint="use --device cpu")
 
-    def _load_trunk(self) -> Pooled:
-        if self._device is None:
-            native = load_native(self.model)
-            return native if native and is_exact(native, self.model) else load_integer_trunk(self.model)
-        from drhn_cli.network.drhn import load_integer_trunk as load_for_torch
+    def _load_trunks(self, device: str) -> Iterator[tuple[bool, Pooled]]:
+        """Yield the backends that may be used, the fastest first, each loaded when it is asked for: GPU or not."""
+        if self._device is not None:
+            from drhn_cli.network.drhn import load_integer_trunk as load_for_torch
 
-        return load_for_torch(self.model, self._device)
+            yield True, load_for_torch(self.model, self._device)
+            if device != "auto":
+                return
+        if native := load_native(self.model):
+            yield False, native
+        yield False, load_integer_trunk(self.model)
 
     def _load(self, *, features: bool) -> Backend:
         pooled = self._pooled
