@@ -1,4 +1,4 @@
-"""The Deep Residual Hashing Network (Jimenez-Lepe and Mendez-Vazquez) in torch, for training and for many pictures.
+"""The Deep Residual Hashing Network (Jimenez-Lepe and Mendez-Vazquez) in torch, for training and for GPUs.
 
 Only the abstract of the paper is published; README.md in this folder says how this network follows from it.
 """
@@ -169,16 +169,16 @@ def load_integer_trunk(model: Model, device: torch.device) -> Pooled:
 
     Dense convolutions are matrix products over patches: a library's convolution may be Winograd's, which rounds.
     """
-    steps = [(step, _load_products(step, device)) for step in integer_layers(model)]
+    steps = [(step, _load_products(step, device), _load_requantize(step, device)) for step in integer_layers(model)]
 
     @torch.inference_mode()
     def pooled(views: NDArray[np.uint8]) -> NDArray[np.int32]:
         x = torch.from_numpy(views).to(device).float()  # (n, s, s, 3)
         stream = block_input = x
         with _without_tf32(device):
-            for step, products in steps:
+            for step, products, requantize in steps:
                 block_input = stream if step.layer.opens_block else block_input
-                x, stream = _requantize(step, products(x), stream, block_input)
+                x, stream = requantize(products(x), stream, block_input)
         last = stream if steps[-1][0].writes_stream else x
         return cast("NDArray[np.int32]", last.int().sum(dim=(1, 2), dtype=torch.int32).cpu().numpy())
 
@@ -209,26 +209,34 @@ def _load_products(step: IntegerLayer, device: torch.device) -> Callable[[Tensor
     return products
 
 
-def _requantize(step: IntegerLayer, sums: Tensor, stream: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-    """Return output and stream of a layer, as ``requantize`` of ``numpy_backend`` does."""
+def _load_requantize(
+    step: IntegerLayer, device: torch.device
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what ``requantize`` of ``numpy_backend`` does for a layer: sums, stream, shortcut -> output, stream."""
     layer = step.layer
-    if layer.max_pool:
-        sums = functional.max_pool2d(sums.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-    if layer.activation == "relu":
-        sums = sums.relu()
-    y = (sums * torch.from_numpy(step.scale).to(sums.device)).round()  # half to even
-    if not step.writes_stream:
-        return y.clamp(0, LARGEST), stream
-    if step.offset is not None:
-        y += torch.from_numpy(step.offset).to(sums.device)
-    if layer.closes_block:
-        if layer.shortcut_pool > 1:
-            n, side, _, channels = shortcut.shape
-            tiles = shortcut.reshape(n, side // 2, 2, side // 2, 2, channels)
-            shortcut = (tiles.sum(dim=(2, 4)) * (1 / layer.shortcut_pool**2)).round()
-        y[..., : shortcut.shape[3]] += shortcut
-    stream = y.clamp(-STREAM_LIMIT - 1, STREAM_LIMIT)
-    return ((stream * float(step.next_scale)).round() + step.zero_point).clamp(0, LARGEST), stream
+    scale = torch.from_numpy(step.scale).to(device)
+    offset = None if step.offset is None else torch.from_numpy(step.offset).to(device)
+
+    def requantize(sums: Tensor, stream: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        if layer.max_pool:
+            sums = functional.max_pool2d(sums.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        if layer.activation == "relu":
+            sums = sums.relu()
+        y = (sums * scale).round()  # half to even
+        if not step.writes_stream:
+            return y.clamp(0, LARGEST), stream
+        if offset is not None:
+            y += offset
+        if layer.closes_block:
+            if layer.shortcut_pool > 1:
+                n, side, _, channels = shortcut.shape
+                tiles = shortcut.reshape(n, side // 2, 2, side // 2, 2, channels)
+                shortcut = (tiles.sum(dim=(2, 4)) * (1 / layer.shortcut_pool**2)).round()
+            y[..., : shortcut.shape[3]] += shortcut
+        stream = y.clamp(-STREAM_LIMIT - 1, STREAM_LIMIT)
+        return ((stream * float(step.next_scale)).round() + step.zero_point).clamp(0, LARGEST), stream
+
+    return requantize
 
 
 @torch.inference_mode()
