@@ -1,4 +1,4 @@
-"""The network in numpy, which encodes a few pictures in less time than importing torch takes.
+"""The network in numpy: in integers where there is no library in C, and in floats for calibration and older weights.
 
 Convolutions are matrix products over patches, depthwise ones sums over shifted inputs. Arrays are (n, side, side,
 channels), so that a patch is contiguous.
@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from drhn_cli.network.config import Activation, Layer
 from drhn_cli.network.integer import LARGEST, STREAM_LIMIT, IntegerLayer, Pooled, integer_layers
 from drhn_cli.network.model import Model
-
-BATCH = 4
-"""Views at a time: their patches, 9 MB in the widest layer for 32x32 pixels, stay in the cache."""
 
 _Floats = NDArray[np.float32]
 _Step = Callable[[_Floats], _Floats]
