@@ -255,7 +255,11 @@ class CodeFile:
 
     def _block_entries(self, block: int) -> Entries:
         """Read a block, and check it the first time."""
-        raw, n_rows = self._map[self._block_starts[block] : self._block_starts[block + 1]], self._block_rows(block)
+        start, stop = self._block_starts[block : block + 2].tolist()
+        raw, n_rows = self._map[start:stop], self._block_rows(block)
+        if hasattr(mmap, "MADV_DONTNEED"):  # mapped pages count as memory of this process for as long as they stay
+            first_page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, first_page, stop - first_page)
         if not self._checked[block]:
             self._match("entries", zlib.crc32(raw), int(self._block_crcs[block]))
         try:

@@ -20,5 +20,5 @@ def test_ten_times_the_pictures_or_codes_take_hardly_more_memory():
     grown = {name: most - few for name, (few, most) in peaks.items()}
     assert grown["hash"] < 80, peaks  # torch's own buffers fill up at first
     assert grown["hash, nothing changed"] < 14, peaks
-    # The code file is 41 MiB, and the matches of 64 codes lie in nearly all of its blocks, which are mapped and read.
-    assert max(grown[name] for name in grown if name.startswith("query")) < 45, peaks
+    # The code file is 41 MiB, and the matches of 64 codes lie in nearly all of its blocks.
+    assert max(grown[name] for name in grown if name.startswith("query")) < 30, peaks
