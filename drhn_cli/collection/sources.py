@@ -96,15 +96,17 @@ def unread_sources(sources: Sources, failures: Sequence[DrhnError]) -> set[bytes
 
     Args:
         sources: what was found.
-        failures: of pictures that could not be read, besides those of the search.
+        failures: of the search, and of pictures that could not be read.
     """
-    failed = {os.fsencode(failure.path) for failure in failures if failure.path is not None}
-    missing, found = sources.search.missing, [file.path for file in sources.files]
-    with_failures = _with_folders([*missing, *failed.intersection(found)])
-    with_pictures = _with_folders(path for path in found if path not in failed)
+    roots, missing = sources.search.roots, sources.search.missing
     if sources.shard is not None:  # which may hold few pictures of a source
-        return sources.search.roots.intersection(missing)
-    return {root for root in sources.search.roots if root in with_failures and root not in with_pictures}
+        return roots.intersection(missing)
+    failed = {os.fsencode(failure.path) for failure in failures if failure.path is not None}
+    found = [file.path for file in sources.files]
+    unread = roots & _with_folders([*missing, *failed.intersection(found)])
+    if unread:
+        unread -= _with_folders(path for path in found if path not in failed)
+    return unread
 
 
 def _with_folders(paths: Iterable[bytes]) -> set[bytes]:
