@@ -228,8 +228,8 @@ class _Update:
 
     def _keeps_code(self, file: ImageFile) -> bool:
         """Whether a picture that was decoded keeps its code: it has not changed, and was decoded for the rest."""
-        row = self._plan.outdated.get(file.path)
-        return row is not None and file.path in self._plan.recognizable and not self._stored.are_read[row]
+        plan = self._plan
+        return file.path in plan.recognizable and not self._stored.are_read[plan.outdated[file.path]]
 
     def _add_known(self, pictures: list[tuple[ImageFile, LoadedPicture | None]]) -> None:
         """Add pictures whose codes stay; None: what is noted of its content, too."""
