@@ -60,7 +60,7 @@ class Stored:
 
     root: bytes  # current location of its root folder; empty if there is no file yet
     codes: NDArray[np.uint8]  # (n, code_size)
-    copy_codes: NDArray[np.uint8]  # (n, DCT_BYTES), of those whose content is known
+    copy_codes: NDArray[np.uint8]  # (n, DCT_BYTES); zeros where the content is not known
     entries: Entries  # of the n rows
     model: Model  # that made the codes
     n_bits: int  # length of a code
