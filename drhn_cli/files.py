@@ -142,7 +142,8 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
 
     A crash at any moment leaves the old file or the new one. If ``path`` is a symbolic link, its target is replaced.
     Permissions are kept where the file system has them, but for setuid and setgid; while it is written the file is
-    never open to more people than the one that it replaces. The steps are those of SQLite's atomic commit (https://sqlite.org/atomiccommit.html).
+    never open to more people than the one that it replaces. The steps are those of SQLite's atomic commit
+    (https://sqlite.org/atomiccommit.html).
 
     Raises:
         OSError: no space, no permission, not a regular file; the old file is unchanged.

@@ -70,6 +70,16 @@ def is_below(path: bytes, folders: Collection[bytes]) -> bool:
     return True
 
 
+def with_folders(paths: Iterable[bytes]) -> set[bytes]:
+    """Return absolute paths and all folders above them."""
+    known: set[bytes] = set()
+    for path in paths:
+        while path not in known:
+            known.add(path)
+            path = os.path.dirname(path)
+    return known
+
+
 def bundled_folder() -> Path:
     """Return the folder of bundled models and recipes: inside an installed package, beside it in a checkout."""
     installed = _PACKAGE / "bundled"

@@ -35,7 +35,7 @@ class Entry:
 
     Attributes:
         path: relative to the root of the code file, as ``os.fsencode`` gives it.
-        stamp: of its file when it was hashed.
+        stamp: of its file when it was hashed, or found unchanged later.
         digest: 16 bytes, the first half of the SHA-256 of the file; empty where the file was not read.
         width: of the picture as it is shown, in pixels; 0 where the file was not read.
         height: likewise.

@@ -30,13 +30,13 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, STAMP_DTYPE, Entries, Entry, entry_of
+from drhn_cli.codes.entries import CONTENT_DTYPE, DIGEST_BYTES, NOT_READ, STAMP_DTYPE, Entries, Entry, entry_of
 from drhn_cli.codes.pack import MAX_BITS
 from drhn_cli.errors import CodeFileError
 from drhn_cli.files import FileStamp
@@ -52,7 +52,7 @@ TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4"), ("copy_crc", "<u4")])
 OLD_TABLE_DTYPE = np.dtype([("end", "<u8"), ("crc", "<u4")])
 """Of versions 1 and 2."""
 
-_SLASH = ord("/")
+_SLASH, _DOT = ord("/"), ord(".")
 
 _HEADER = struct.Struct("<4siiqBiQ")
 _PARTS = struct.Struct("<QQQIIIII")
@@ -60,10 +60,10 @@ _INDEX = struct.Struct("<Q12xI")
 TAIL = struct.Struct("<III8s")
 """Length of the trailer, version, CRC-32 and magic: the last 20 bytes of a file of any version."""
 
-# The columns of a block before and after the paths. Versions 1 and 2 have the first of them.
-_BEFORE_PATHS = ("size", "mtime_ns", "inode")
-_STAMPS_AFTER, _CONTENTS_AFTER = ("ctime_ns", "device"), ("digest", "width", "height", "taken_ns")
-_FORMS_BEFORE, _FORMS_AFTER = ("<q", "<q", "<Q"), ("<q", "<Q", "<16s", "<I", "<I", "<q")  # the same for struct
+# The columns of a block, and their forms for struct. Those before the paths are all that versions 1 and 2 have.
+_BEFORE_PATHS = {"size": "<q", "mtime_ns": "<q", "inode": "<Q"}
+_STAMPS_AFTER = {"ctime_ns": "<q", "device": "<Q"}
+_CONTENTS_AFTER = {"digest": f"<{DIGEST_BYTES}s", "width": "<I", "height": "<I", "taken_ns": "<q"}
 _BYTES_BEFORE = sum(STAMP_DTYPE[name].itemsize for name in _BEFORE_PATHS)
 _BYTES_AFTER = STAMP_DTYPE.itemsize - _BYTES_BEFORE + CONTENT_DTYPE.itemsize
 
@@ -139,8 +139,8 @@ class Trailer(NamedTuple):
 
 def pack_block(entries: Entries) -> bytes:
     """Return one block of the entries section."""
-    before = [*(entries.stamps[name] for name in _BEFORE_PATHS), entries.offsets.astype("<u4")]
-    after = [entries.stamps[name] for name in _STAMPS_AFTER] + [entries.contents[name] for name in _CONTENTS_AFTER]
+    before, after = _columns(entries.stamps, entries.contents)
+    before.append(entries.offsets.astype("<u4"))
     return b"".join([*(column.tobytes() for column in before), entries.blob, *(column.tobytes() for column in after)])
 
 
@@ -154,15 +154,20 @@ def unpack_block(raw: bytes, n_rows: int, version: int = FORMAT_VERSION) -> Entr
     if offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
         raise ValueError("paths do not fill it")
     stamps, contents = np.zeros(n_rows, STAMP_DTYPE), np.full(n_rows, NOT_READ, CONTENT_DTYPE)
-    columns = [stamps[name] for name in _BEFORE_PATHS]
-    _fill(columns, raw)
+    columns_before, columns_after = _columns(stamps, contents)
+    _fill(columns_before, raw)
     if after:
-        columns = [stamps[name] for name in _STAMPS_AFTER] + [contents[name] for name in _CONTENTS_AFTER]
-        _fill(columns, raw[len(raw) - after :])
+        _fill(columns_after, raw[len(raw) - after :])
     entries = Entries(blob=blob, offsets=offsets, stamps=stamps, contents=contents)
     if problem := find_problem(entries):
         raise ValueError(problem)
     return entries
+
+
+def _columns(stamps: NDArray[Any], contents: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the columns before the paths of a block, and those after them."""
+    after = [stamps[name] for name in _STAMPS_AFTER] + [contents[name] for name in _CONTENTS_AFTER]
+    return [stamps[name] for name in _BEFORE_PATHS], after
 
 
 def _fill(columns: Sequence[NDArray[Any]], raw: bytes) -> None:
@@ -183,15 +188,16 @@ def read_path(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int) -> byte
 def read_entry(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int, version: int) -> Entry:
     """Return one entry of the block of ``n_rows`` that begins at ``start``, without reading the rest of the block."""
     path = read_path(raw, start, n_rows, row)
-    stamp = _read_row(raw, start, n_rows, row, _FORMS_BEFORE)
+    stamp = _read_row(raw, start, n_rows, row, _BEFORE_PATHS.values())
     if version < FORMAT_VERSION:
         return Entry(path=path, stamp=FileStamp(*stamp))
     (n_bytes,) = struct.unpack_from("<I", raw, start + _BYTES_BEFORE * n_rows + 4 * n_rows)
-    ctime_ns, device, *content = _read_row(raw, start + _blob_start(n_rows) + n_bytes, n_rows, row, _FORMS_AFTER)
+    forms = (*_STAMPS_AFTER.values(), *_CONTENTS_AFTER.values())
+    ctime_ns, device, *content = _read_row(raw, start + _blob_start(n_rows) + n_bytes, n_rows, row, forms)
     return entry_of(path, (*stamp, ctime_ns, device), content)
 
 
-def _read_row(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int, forms: Sequence[str]) -> list[Any]:
+def _read_row(raw: mmap.mmap | bytes, start: int, n_rows: int, row: int, forms: Iterable[str]) -> list[Any]:
     """Return a row of columns that follow each other."""
     values: list[Any] = []
     for form in forms:
@@ -223,11 +229,17 @@ def find_problem(entries: Entries) -> str | None:
     names = np.frombuffer(blob, np.uint8)
     if (names[offsets[:-1]] == _SLASH).any():
         return "an absolute path"
-    if b"//" in blob or (names[offsets[1:] - 1] == _SLASH).any():
+    if _has_pair(names, _SLASH) or (names[offsets[1:] - 1] == _SLASH).any():
         return "a path with an empty part"
-    if b".." in blob and any(b".." in path.split(b"/") for path in entries.paths() if b".." in path):
+    if _has_pair(names, _DOT) and any(b".." in path.split(b"/") for path in entries.paths() if b".." in path):
         return "a path that leads out of the root"
     return None
+
+
+def _has_pair(names: NDArray[np.uint8], byte: int) -> bool:
+    """Whether a byte stands twice in a row; five times as fast as ``in``, and each opening waits for it."""
+    is_it = names == byte
+    return bool((is_it[1:] & is_it[:-1]).any())
 
 
 def require_regular(status: os.stat_result, hint: str) -> None:

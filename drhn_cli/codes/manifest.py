@@ -112,7 +112,7 @@ class CopyCodes:
 
 @dataclass(frozen=True, kw_only=True)
 class LastRun:
-    """What ``drhn hash`` was asked for when it last changed the file.
+    """What ``drhn hash`` was asked for when it last changed the file; of a merged file, what would make the whole.
 
     Attributes:
         sources: absolute paths, as ``os.fsdecode`` gives them. None: too many to be noted.
@@ -148,7 +148,7 @@ class CodeManifest:
         drhn_version: version of drhn that wrote the file.
         shard: which the file holds; None: the file is not a shard.
         copy_codes: how they were made; None: the file has none.
-        last_run: what made the file. None: not known, or not ``drhn hash``.
+        last_run: what made the file. None: not known, not ``drhn hash``, or parts that were made in different ways.
 
     Raises:
         ConfigError: ``n_bits`` is out of its range.

@@ -46,9 +46,9 @@ def write_code_file(
 ) -> None:
     """Write a code file in one step: a crash at any moment leaves the old file or the new one.
 
-    Equal content gives equal bytes, whatever the order of the rows. An existing file keeps its permissions, and a
-    symbolic link keeps pointing at the file that is written. ``codes`` may be those of the file being replaced. Hold
-    its lock meanwhile, or the work of another writer may be lost.
+    Equal content gives equal bytes, whatever the order of the rows. Permissions and symbolic links are kept as
+    ``atomic_write`` keeps them. ``codes`` may be those of the file being replaced. Hold its lock meanwhile, or the work
+    of another writer may be lost.
 
     Args:
         path: of the code file; its folder exists.

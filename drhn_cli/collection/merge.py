@@ -152,9 +152,11 @@ def _rows(file: CodeFile, root: bytes, copy_code_size: int) -> Iterator[_Row]:
     """Yield the rows of a file, with paths relative to a folder above it, and copy codes of this size."""
     prefix = os.path.join(os.fsencode(file.root), b"")[len(os.path.join(root, b"")) :]
     for codes, entries, copy_codes in file.blocks():
-        known = copy_codes if copy_codes.shape[1] else np.zeros((len(codes), copy_code_size), np.uint8)
-        contents = entries.contents if copy_codes.shape[1] == copy_code_size else np.full(len(codes), NOT_READ)
-        columns = codes, entries.stamps, contents, known
+        contents = entries.contents
+        if copy_codes.shape[1] != copy_code_size:  # the file has none, so its pictures count as not read
+            copy_codes = np.zeros((len(codes), copy_code_size), np.uint8)
+            contents = np.full(len(codes), NOT_READ)
+        columns = codes, entries.stamps, contents, copy_codes
         for path, *row in zip(entries.paths(), *columns, strict=True):
             yield _Row(prefix + path, file.path, *row)
 

@@ -22,7 +22,7 @@ from drhn_cli.errors import AnyPath
 from drhn_cli.images.find import FindResult
 from drhn_cli.images.source import ImageFile, archive_of
 from drhn_cli.network.model import Model
-from drhn_cli.paths import common_folder, is_below
+from drhn_cli.paths import common_folder, is_below, with_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Stored:
 
     root: bytes  # current location of its root folder; empty if there is no file yet
     codes: NDArray[np.uint8]  # (n, code_size)
-    copy_codes: NDArray[np.uint8]  # (n, DCT_BYTES), of those whose content is known
+    copy_codes: NDArray[np.uint8]  # (n, DCT_BYTES); zeros where the content is not known
     entries: Entries  # of the n rows
     model: Model  # that made the codes
     n_bits: int  # length of a code
@@ -86,11 +86,7 @@ class Stored:
     @cached_property
     def folders(self) -> set[bytes]:
         """The folders and archives that have pictures, at any depth."""
-        folders: set[bytes] = set()
-        for path in self.rows:
-            while (path := os.path.dirname(path)) not in folders:
-                folders.add(path)
-        return folders
+        return with_folders(os.path.dirname(path) for path in self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

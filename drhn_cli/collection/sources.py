@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from drhn_cli.codes.manifest import Shard
@@ -12,7 +12,7 @@ from drhn_cli.collection.plan import HashOptions, Sources, Stored
 from drhn_cli.errors import AnyPath, ConfigError, DrhnError, SourceError
 from drhn_cli.images.find import FindResult, find_images, find_members
 from drhn_cli.images.source import is_empty_archive
-from drhn_cli.paths import common_folder
+from drhn_cli.paths import common_folder, with_folders
 from drhn_cli.progress import Progress
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
@@ -96,25 +96,17 @@ def unread_sources(sources: Sources, failures: Sequence[DrhnError]) -> set[bytes
 
     Args:
         sources: what was found.
-        failures: of pictures that could not be read, besides those of the search.
+        failures: of the search, and of pictures that could not be read.
     """
-    failed = {os.fsencode(failure.path) for failure in failures if failure.path is not None}
-    missing, found = sources.search.missing, [file.path for file in sources.files]
-    with_failures = _with_folders([*missing, *failed.intersection(found)])
-    with_pictures = _with_folders(path for path in found if path not in failed)
+    roots, missing = sources.search.roots, sources.search.missing
     if sources.shard is not None:  # which may hold few pictures of a source
-        return sources.search.roots.intersection(missing)
-    return {root for root in sources.search.roots if root in with_failures and root not in with_pictures}
-
-
-def _with_folders(paths: Iterable[bytes]) -> set[bytes]:
-    """Return paths and all folders above them."""
-    known: set[bytes] = set()
-    for path in paths:
-        while path not in known:
-            known.add(path)
-            path = os.path.dirname(path)
-    return known
+        return roots.intersection(missing)
+    failed = {os.fsencode(failure.path) for failure in failures if failure.path is not None}
+    found = [file.path for file in sources.files]
+    unread = roots & with_folders([*missing, *failed.intersection(found)])
+    if unread:
+        unread -= with_folders(path for path in found if path not in failed)
+    return unread
 
 
 def choose_shard(text: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str | None]:

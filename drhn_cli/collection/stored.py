@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from drhn_cli.codes.entries import CONTENT_DTYPE, NOT_READ, Entries
+from drhn_cli.codes.entries import Entries
 from drhn_cli.codes.manifest import CopyCodes
 from drhn_cli.codes.pack import code_size
 from drhn_cli.codes.reader import CodeFile
@@ -36,11 +36,12 @@ def read_stored(codes_path: AnyPath, options: HashOptions) -> Stored:
         # Codes that stay get a new checksum: they have to be intact.
         file.verify(index=False)
         root = os.fsencode(file.root) if options.root is None else _moved_root(file, options.root)
-        entries, copy_codes = file.entries(), np.array(file.copy_codes)
-        paths, contents = [os.path.join(root, path) for path in entries.paths()], entries.contents
-        if file.manifest.copy_codes != COPY_CODES:  # none, or of a version that cannot be compared with today's
-            copy_codes = np.zeros((len(paths), COPY_CODES.size), np.uint8)
-            contents = np.full(len(paths), NOT_READ, CONTENT_DTYPE)
+        entries = file.entries()
+        paths = [os.path.join(root, path) for path in entries.paths()]
+        if file.manifest.copy_codes == COPY_CODES:
+            copy_codes, contents = np.array(file.copy_codes), entries.contents
+        else:  # none, or of a version that cannot be compared with today's
+            copy_codes, contents = np.zeros((len(paths), COPY_CODES.size), np.uint8), None
         return Stored(
             root=root,
             codes=np.array(file.codes),

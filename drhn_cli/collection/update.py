@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.codes.entries import CONTENT_DTYPE, STAMP_DTYPE, UNKNOWN_TIME, Entries
+from drhn_cli.codes.entries import CONTENT_DTYPE, UNKNOWN_TIME, Entries
 from drhn_cli.codes.manifest import CodeManifest, LastRun, Shard
 from drhn_cli.codes.writer import Block, lock_code_file, write_code_file
 from drhn_cli.collection.plan import HashOptions, Stored, UpdatePlan, plan_update
@@ -228,8 +228,8 @@ class _Update:
 
     def _keeps_code(self, file: ImageFile) -> bool:
         """Whether a picture that was decoded keeps its code: it has not changed, and was decoded for the rest."""
-        row = self._plan.outdated.get(file.path)
-        return row is not None and file.path in self._plan.recognizable and not self._stored.are_read[row]
+        plan = self._plan
+        return file.path in plan.recognizable and not self._stored.are_read[plan.outdated[file.path]]
 
     def _add_known(self, pictures: list[tuple[ImageFile, LoadedPicture | None]]) -> None:
         """Add pictures whose codes stay; None: what is noted of its content, too."""
@@ -338,11 +338,11 @@ class _Update:
 
     def _has_news(self) -> bool:
         """Whether there is something to note of pictures whose codes stay."""
+        rows = np.array([row for _, row in self._plan.unchanged], np.int64)
+        stamps = self._blocks[0].entries.stamps[: len(rows)]  # of today; unchanged pictures come first
+        is_other = stamps != self._stored.entries.stamps[rows]
         # Where the content is not known, --later leaves the file as it is.
-        found = [(file.stamp, row) for file, row in self._plan.unchanged if self._stored.are_read[row]]
-        stamps = np.array([stamp for stamp, _ in found], STAMP_DTYPE)
-        rows = np.array([row for _, row in found], np.int64)
-        return len(self._blocks) > 1 or bool((stamps != self._stored.entries.stamps[rows]).any())
+        return len(self._blocks) > 1 or bool((is_other & self._stored.are_read[rows]).any())
 
 
 def _content_of(picture: LoadedPicture) -> tuple[bytes, int, int, int]:

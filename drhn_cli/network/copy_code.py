@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 DCT_VERSION = 1
 """Signs of another version cannot be compared."""
 
-DCT_BYTES = 32
-
 _SIDE, _N_FREQUENCIES = 64, 16
 _LUMINANCE = np.array([299.0, 587.0, 114.0])  # of ITU-R BT.601, in thousandths
 

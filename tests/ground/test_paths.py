@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from drhn_cli.errors import DrhnError, SourceError
-from drhn_cli.paths import absolute_folder, absolute_path, common_folder, is_below
+from drhn_cli.paths import absolute_folder, absolute_path, common_folder, is_below, with_folders
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
 
@@ -84,3 +84,14 @@ def test_an_empty_name_is_not_the_working_directory(drhn, update, weights_path, 
     update()
     result = drhn(*(word.format(weights=weights_path) for word in arguments))
     assert (result.status, "not a path (expected a folder, found an empty name)" in result.err) == (2, True)
+
+
+def test_paths_with_the_folders_above_them():
+    folders = {b"/", b"/photos", b"/photos/a"}
+    assert with_folders(path for path in (b"/photos/a/1.png", b"/photos/2.png")) == {
+        *folders,
+        b"/photos/a/1.png",
+        b"/photos/2.png",
+    }
+    assert with_folders([b"/photos/a", b"/"]) == folders
+    assert with_folders([]) == set()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drhn_cli.network.copy_code import DCT_BYTES, dct_signs
+from drhn_cli.codes.manifest import DCT_BYTES
+from drhn_cli.network.copy_code import dct_signs
 
 
 def draw_scene(seed):
