@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type, section 11.2.1 of t
 _EOI = b"\xff\xd9"
 _MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _START_OF_SCAN, _START_OF_FRAMES, _PROGRESSIVE = 0xDA, (0xC0, 0xC1, 0xC2), 0xC2
+_SCAN_MARK = re.compile(rb"\xff\xda")
 _N_COEFFICIENTS = 64
 # For each scan of a progressive JPEG a decoder goes through the whole picture. Programs write about 10.
 _MAX_SCANS = 100
@@ -158,8 +160,9 @@ class _Jpeg(NamedTuple):
 
 def refuse_many_scans(data: bytes, n_pixels: int) -> None:
     """Refuse a JPEG whose scans would take minutes."""
-    # In a film behind the picture the mark is there by chance.
-    if data.count(bytes((0xFF, _START_OF_SCAN))) > _MAX_SCANS:
+    # In a film behind the picture the mark is there by chance. ``bytes.count`` looks for it twice as long.
+    marks = islice(_SCAN_MARK.finditer(data), _MAX_SCANS + 1)
+    if sum(1 for _ in marks) > _MAX_SCANS:
         n_scans = len(_read_jpeg(data).scans)
         if n_scans > _MAX_SCANS and n_scans * n_pixels > _MAX_SCANNED_PIXELS:
             found = f"{n_scans:,} scans of {n_pixels:,} pixels"
