@@ -52,17 +52,15 @@ RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
 
 
-def passed_over(format_name: str | None, n_frames: int, data: bytes) -> str | None:
-    """Return what a picture file holds besides the picture that counts: ``film``, ``further picture`` or None."""
-    if format_name in _WITH_FURTHER_PICTURES and n_frames > 1:
+def passed_over(picture: Image.Image, data: bytes) -> str | None:
+    """Return what an opened file holds besides the picture that counts: ``film``, ``further picture`` or None."""
+    if picture.format in _WITH_FURTHER_PICTURES and getattr(picture, "n_frames", 1) > 1:
         return "further picture"
-    is_jpeg = format_name in ("JPEG", "MPO")
+    if picture.format not in ("JPEG", "MPO"):
+        return None
     head = data[:_METADATA_BYTES]
-    if is_jpeg and (
-        any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
-    ):
-        return "film"
-    return None
+    has_film = any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
+    return "film" if has_film else None
 
 
 def picture_formats() -> tuple[str, ...]:
