@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drhn_cli.errors import ImageError
+from drhn_cli.images.rendering import MAX_PROFILE_BYTES
 
 MISSING_ROWS = 0.1
 """The largest part of a picture's rows that may be missing at its end."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 1 << 18  # a PNG of 2 GB in the chunks of 8 KB that libpng writes
-_MAX_PROFILE_BYTES = 4 << 20
 # Side chunks that change what is seen. Those of animations go, so that the picture for programs without them is shown.
 _KEPT_SIDE_CHUNKS = (b"tRNS", b"eXIf")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type, section 11.2.1 of the PNG specification
@@ -114,8 +114,8 @@ def _mend_png(data: bytes) -> Mended | None:
 def _unpack_profile(content: bytes) -> bytes | None:
     _, _, packed = content.partition(b"\0")
     with suppress(zlib.error):
-        profile = zlib.decompressobj().decompress(packed[1:], _MAX_PROFILE_BYTES + 1)
-        return profile if len(profile) <= _MAX_PROFILE_BYTES else None
+        profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)
+        return profile if len(profile) <= MAX_PROFILE_BYTES else None
     return None
 
 
