@@ -149,11 +149,11 @@ class _Jpeg(NamedTuple):
     scans: list[_Scan]
     end: int
 
-    def is_complete(self, n_scans: int, n_low_bits: int) -> bool:
-        """Whether these first scans have all coefficients, but for so many of their low bits."""
+    def is_complete(self, n_scans: int) -> bool:
+        """Whether these first scans have all coefficients but for their last bits, which hardly show."""
         needed = {(component, k) for component in self.components for k in range(_N_COEFFICIENTS)}
         for scan in self.scans[:n_scans]:
-            if scan.n_low_bits <= n_low_bits:
+            if scan.n_low_bits <= 1:
                 needed -= {(component, k) for component in scan.components for k in range(scan.first, scan.last + 1)}
         return not needed
 
@@ -176,9 +176,9 @@ def _mend_jpeg(data: bytes) -> Mended | None:
         return None
     whole, n_whole_scans = data[: jpeg.end] + _EOI, len(jpeg.scans) - 1
     if jpeg.is_progressive:
-        if jpeg.is_complete(n_whole_scans, 1):  # without the last bits of its coefficients a picture looks the same
+        if jpeg.is_complete(n_whole_scans):
             return Mended(whole)
-        if not jpeg.is_complete(n_whole_scans + 1, 1):
+        if not jpeg.is_complete(n_whole_scans + 1):
             return None
     # The last scan's data reaches down to the last of the rows that it changes.
     is_changed = _decode(whole, jpeg) != _decode(data[: jpeg.scans[-1].at] + _EOI, jpeg)
