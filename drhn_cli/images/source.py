@@ -242,9 +242,8 @@ def _opening(hint: str | None = None) -> Iterator[None]:
 
 
 def _read_stream(stream: BinaryIO, head: bytes) -> bytes:
-    limit = min(MAX_BYTES, MAX_STREAM_BYTES)
-    data = head + stream.read(max(0, limit + 1 - len(head)))
-    _refuse_length(len(data), limit)
+    data = head + stream.read(MAX_STREAM_BYTES + 1 - len(head))
+    _refuse_length(len(data), MAX_STREAM_BYTES)
     return data
 
 
