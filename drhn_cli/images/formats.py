@@ -42,11 +42,11 @@ _SAMSUNG_END, _SAMSUNG_FILM = b"SEFT", b"MotionPhoto_Data"
 _ARCHIVE_SUFFIXES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _SKIPPED = {
     **dict.fromkeys(_HEIF_SUFFIXES, "HEIC"),
-    **dict.fromkeys((".jxl",), "JPEG XL"),
+    ".jxl": "JPEG XL",
     **dict.fromkeys(_ARCHIVE_SUFFIXES, "archive"),
 }
 
-# Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
+# Camera RAW files. Many look like TIFF, of which Pillow would decode a thumbnail; ``raw`` finds their previews.
 _RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
