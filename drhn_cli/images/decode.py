@@ -176,8 +176,7 @@ def decode_reduced(
             picture, decoded = _decode(data, name, options, min_side, rendering)
             with suppress(*_DECODER_ERRORS):  # corrupt EXIF data is no reason to refuse the picture
                 decoded = decoded._replace(taken_ns=find_taken_ns(picture))
-            n_frames = getattr(picture, "n_frames", 1) if picture.format in ("MPO", "HEIF") else 1
-            decoded = decoded._replace(passed_over=passed_over(picture.format, n_frames, data))
+            decoded = decoded._replace(passed_over=passed_over(picture, data))
             if rendering > 1 and picture.format in _ANIMATED and getattr(picture, "is_animated", False):
                 decoded = _first_not_blank(picture, decoded, len(data), options, min_side, rendering)
             return decoded

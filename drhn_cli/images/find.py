@@ -16,7 +16,7 @@ from typing import Any
 from drhn_cli.errors import AnyPath, DrhnError, SourceError, printable
 from drhn_cli.files import FileStamp
 from drhn_cli.images.globs import compile_excludes
-from drhn_cli.images.source import MAX_NAME_BYTES, ImageFile, archive_of, hint_for_absent, list_archive
+from drhn_cli.images.source import MAX_PATH_BYTES, ImageFile, archive_of, hint_for_absent, list_archive
 from drhn_cli.paths import absolute_path
 from drhn_cli.progress import SILENT, Progress
 
@@ -120,7 +120,7 @@ class _Search:
                 if not self._hidden and any(part.startswith(b".") and part != b".." for part in parts):
                     continue
                 # What is longer than any name is a failure, and not even its folders are listed.
-                is_name = len(member.name) <= MAX_NAME_BYTES
+                is_name = len(member.name) <= MAX_PATH_BYTES
                 names = list(accumulate(map(os.fsdecode, parts), "{}/{}".format)) if is_name else []
                 if any(self._excluded(name, name != names[-1]) for name in names):
                     continue

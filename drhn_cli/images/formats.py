@@ -42,27 +42,25 @@ _SAMSUNG_END, _SAMSUNG_FILM = b"SEFT", b"MotionPhoto_Data"
 _ARCHIVE_SUFFIXES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _SKIPPED = {
     **dict.fromkeys(_HEIF_SUFFIXES, "HEIC"),
-    **dict.fromkeys((".jxl",), "JPEG XL"),
+    ".jxl": "JPEG XL",
     **dict.fromkeys(_ARCHIVE_SUFFIXES, "archive"),
 }
 
-# Camera RAW files look like TIFF, of which nothing but a thumbnail could be decoded.
+# Camera RAW files. Many look like TIFF, of which Pillow would decode a thumbnail; ``raw`` finds their previews.
 _RAW_NAMES = b"3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(b"." + name for name in _RAW_NAMES.split())
 _CR2_MARK = b"CR\x02"  # from byte 8 on
 
 
-def passed_over(format_name: str | None, n_frames: int, data: bytes) -> str | None:
-    """Return what a picture file holds besides the picture that counts: ``film``, ``further picture`` or None."""
-    if format_name in _WITH_FURTHER_PICTURES and n_frames > 1:
+def passed_over(picture: Image.Image, data: bytes) -> str | None:
+    """Return what an opened file holds besides the picture that counts: ``film``, ``further picture`` or None."""
+    if picture.format in _WITH_FURTHER_PICTURES and getattr(picture, "n_frames", 1) > 1:
         return "further picture"
-    is_jpeg = format_name in ("JPEG", "MPO")
+    if picture.format not in ("JPEG", "MPO"):
+        return None
     head = data[:_METADATA_BYTES]
-    if is_jpeg and (
-        any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
-    ):
-        return "film"
-    return None
+    has_film = any(mark in head for mark in _FILM_MARKS) or (data.endswith(_SAMSUNG_END) and _SAMSUNG_FILM in data)
+    return "film" if has_film else None
 
 
 def picture_formats() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drhn_cli.errors import ImageError, about
-from drhn_cli.images.decode import DEFAULTS, DecodeOptions, decode_reduced
+from drhn_cli.images.decode import DEFAULTS, Decoded, DecodeOptions, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
 from drhn_cli.images.source import ImageFile, ImageSource, digest_of
 from drhn_cli.settings import require
@@ -86,10 +86,21 @@ def load_image(
     Raises:
         ImageError: it cannot be read; see ``decode_reduced``.
     """
+    return _decode_and_fit(source, preprocessing, options)[1]
+
+
+def _decode_and_fit(
+    source: ImageSource, preprocessing: Preprocessing, options: DecodeOptions, data: bytes | None = None
+) -> tuple[Decoded, NDArray[np.uint8]]:
+    """Decode a picture, of which ``data`` was read perhaps, and return the network's input, too."""
     decoded = decode_reduced(
-        source, options=options, min_side=preprocessing.min_decoded_side, rendering=preprocessing.rendering
+        source,
+        options=options,
+        min_side=preprocessing.min_decoded_side,
+        rendering=preprocessing.rendering,
+        data=data,
     )
-    return fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
+    return decoded, fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
 
 
 def load_batches(
@@ -168,14 +179,7 @@ def load_files(
 def _load_picture(
     file: ImageFile, data: bytes, digest: bytes, preprocessing: Preprocessing, options: DecodeOptions
 ) -> LoadedPicture:
-    decoded = decode_reduced(
-        file,
-        options=options,
-        min_side=preprocessing.min_decoded_side,
-        rendering=preprocessing.rendering,
-        data=data,
-    )
-    pixels = fit_image(decoded.image, preprocessing, scale=decoded.scale, margins=decoded.margins)
+    decoded, pixels = _decode_and_fit(file, preprocessing, options, data)
     # A box filter, as it averages areas; two steps, as they take half the time.
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small = decoded.image.resize(side, Image.Resampling.BOX, box=decoded.box, reducing_gap=2.0)

@@ -22,7 +22,7 @@ from drhn_cli.files import CORRUPT
 from drhn_cli.images.tiff import tag_values
 
 # Profiles of displays and cameras take 0.5 to 30 KB, those of printing presses up to about 3 MB.
-_MAX_PROFILE_BYTES = 4 << 20
+MAX_PROFILE_BYTES = 4 << 20
 # Header of ICC.1, section 7.2: the color space at 16, the signature at 36. A table of tags follows after 128 bytes.
 _MIN_PROFILE_BYTES = 132
 _MODE_OF_SPACE = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
@@ -104,7 +104,7 @@ def _compose(drawing: Image.Image, background: str) -> tuple[Image.Image, int, i
 def _find_transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
     """Return what converts a picture's colors to sRGB; None if it is sRGB, or its profile is missing or unusable."""
     profile = picture.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not _MIN_PROFILE_BYTES <= len(profile) <= _MAX_PROFILE_BYTES:
+    if not isinstance(profile, bytes) or not _MIN_PROFILE_BYTES <= len(profile) <= MAX_PROFILE_BYTES:
         return None
     mode = _MODE_OF_SPACE.get(profile[16:20])
     if picture.mode == "CMYK":

@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 MAX_BYTES = 2 << 30
 """The longest picture that is read. It is in memory before it is decoded, so that no program can cut it meanwhile."""
 
-MAX_NAME_BYTES = 4095
-"""The longest name of a member of an archive, which is that of a path."""
+MAX_PATH_BYTES = 4095
+"""The longest path, and so the longest name of a member of an archive."""
 
 MAX_STREAM_BYTES = 1 << 29
 """The longest picture that is read from a stream, which does not say its length."""
 
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
-_MAX_PATH_BYTES = 4095
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _STREAM_HINT = "write it to a file, or pipe it in and name it -"
 _listing = threading.Lock()
@@ -200,13 +199,13 @@ def _member_file(member: TarMember, archive: ImageFile) -> ImageFile | SourceErr
         problem = f"{member.kind} in an archive"
     elif member.name.startswith(b"/") or b".." in member.parts:
         problem = "a name that leads out of its archive"
-    elif b"\0" in member.name or len(member.name) > MAX_NAME_BYTES or not member.parts:
+    elif b"\0" in member.name or len(member.name) > MAX_PATH_BYTES or not member.parts:
         problem = "a name that no file has"
     if problem is not None:
-        raw = archive.path + b"/" + member.name[:MAX_NAME_BYTES]
+        raw = archive.path + b"/" + member.name[:MAX_PATH_BYTES]
         return SourceError(problem, path=raw, expected="a regular file below the archive")
     path = os.fsencode(os.sep).join([archive.path, *member.parts])
-    if len(path) > _MAX_PATH_BYTES:
+    if len(path) > MAX_PATH_BYTES:
         return SourceError("a name that no file has", path=archive.path, found=f"a path of {len(path)} bytes")
     inode = crc32(b"%d %d" % (archive.stamp.size, member.offset)) << 32 | crc32(b"%d" % archive.stamp.inode)
     stamp = archive.stamp._replace(size=member.size, inode=inode)
@@ -242,9 +241,8 @@ def _opening(hint: str | None = None) -> Iterator[None]:
 
 
 def _read_stream(stream: BinaryIO, head: bytes) -> bytes:
-    limit = min(MAX_BYTES, MAX_STREAM_BYTES)
-    data = head + stream.read(max(0, limit + 1 - len(head)))
-    _refuse_length(len(data), limit)
+    data = head + stream.read(MAX_STREAM_BYTES + 1 - len(head))
+    _refuse_length(len(data), MAX_STREAM_BYTES)
     return data
 
 

@@ -78,10 +78,7 @@ def tag_values(picture: Image.Image, tag: int) -> tuple[Any, ...]:
 
 
 def is_raw_tiff(picture: Image.Image) -> bool:
-    """Whether a TIFF file is a RAW file: sensor data, or a thumbnail that leads to it.
-
-    The tags are those of TIFF 6.0 and of Adobe's DNG specification.
-    """
+    """Whether a TIFF file is a RAW file: sensor data, or a thumbnail that leads to it."""
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         return False
     tags = picture.tag_v2
@@ -111,7 +108,7 @@ def _is_reduced(picture: Image.Image) -> bool:
 
 
 def refuse_tiff(picture: Image.Image) -> None:
-    """Refuse a TIFF file that is read as noise. The tags are those of TIFF 6.0."""
+    """Refuse a TIFF file that is read as noise."""
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         return
     # Pillow 12 and 13 read these without an error: bytes of 16-bit channels as pixels, a and b of Lab without their

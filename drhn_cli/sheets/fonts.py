@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -60,32 +60,33 @@ def draw_text(
     baseline = y + {"la": above, "ls": 0, "mm": (above - below) / 2}[anchor]
     x -= text_length(text, size) / 2 if anchor == "mm" else 0
     for run in runs:
-        glyphs = font if run.path is None else _open(run.path, size)
-        if glyphs is None:
-            _draw_pictures(canvas, (x, baseline), run, size, color)
-        else:
+        glyphs, scale = _glyphs(run.path, size)
+        if isinstance(glyphs, ImageFont.FreeTypeFont) and scale != 1:
+            _draw_pictures(canvas, (x, baseline), run.text, color, glyphs, scale)
+        elif glyphs is not None:
             draw.text((x, baseline), run.text, color, glyphs, anchor="ls")
         x += _length(run, size)
 
 
-def _draw_pictures(canvas: Image.Image, place: tuple[float, float], run: _Run, size: int, color: str) -> None:
+def _draw_pictures(
+    canvas: Image.Image,
+    place: tuple[float, float],
+    text: str,
+    color: str,
+    font: ImageFont.FreeTypeFont,
+    scale: float,
+) -> None:
     """Draw glyphs that are pictures of a fixed size, scaled."""
-    font, scale = _open_pictures(str(run.path), size)
-    if font is None:
-        return
-    drawn = Image.new("RGBA", (max(1, round(font.getlength(run.text))), sum(font.getmetrics())))
+    drawn = Image.new("RGBA", (max(1, round(font.getlength(text))), sum(font.getmetrics())))
     above = font.getmetrics()[0]
-    ImageDraw.Draw(drawn).text((0, above), run.text, color, font, anchor="ls", embedded_color=True)
+    ImageDraw.Draw(drawn).text((0, above), text, color, font, anchor="ls", embedded_color=True)
     drawn = drawn.resize(tuple(max(1, round(side * scale)) for side in drawn.size))  # type: ignore[arg-type]
     canvas.paste(drawn, (round(place[0]), round(place[1] - above * scale)), drawn)
 
 
 def _length(run: _Run, size: int) -> float:
-    font = _font(size) if run.path is None else _open(run.path, size)
-    if font is not None:
-        return font.getlength(run.text)
-    pictures, scale = _open_pictures(str(run.path), size)
-    return 0.0 if pictures is None else pictures.getlength(run.text) * scale
+    font, scale = _glyphs(run.path, size)
+    return 0.0 if font is None else font.getlength(run.text) * scale
 
 
 @lru_cache(maxsize=1024)
@@ -104,7 +105,7 @@ def _path_for(character: str) -> str | None:
     if character.isascii() or _has(_font(_PROBE_SIZE), character):
         return None
     for path in _installed():
-        font = _open(path, _PROBE_SIZE) or _open_pictures(path, _PROBE_SIZE)[0]
+        font, _ = _glyphs(path, _PROBE_SIZE)
         if font is not None and _has(font, character):
             return path
     return None
@@ -119,21 +120,22 @@ def _has(font: _Font, character: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=64)
+def _glyphs(path: str | None, size: int) -> tuple[_Font | None, float]:
+    """Return a font, None if it is damaged, and how to scale it to a size: by 1 unless its glyphs are pictures."""
+    if path is None:
+        return _font(size), 1.0
+    for own_size in (size, *_PICTURE_SIZES):
+        if font := _open(path, own_size):
+            return font, size / own_size
+    return None, 1.0
+
+
+@cache  # each character that the sheet's font lacks is looked for in all of them: 40 KB each
 def _open(path: str, size: int) -> ImageFont.FreeTypeFont | None:
     """Open a font; None if it cannot have this size."""
     with suppress(OSError, ValueError):
         return ImageFont.truetype(path, size)
     return None
-
-
-@lru_cache(maxsize=64)
-def _open_pictures(path: str, size: int) -> tuple[ImageFont.FreeTypeFont | None, float]:
-    """Open a font whose glyphs are pictures, None if it is damaged; return how to scale them to a size, too."""
-    for own_size in _PICTURE_SIZES:
-        if font := _open(path, own_size):
-            return font, size / own_size
-    return None, 1.0
 
 
 @lru_cache

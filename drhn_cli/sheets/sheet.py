@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from itertools import tee
 from pathlib import Path
 from typing import BinaryIO
@@ -85,21 +86,14 @@ class _Cards:
             yield from self._pool.map(self._of_match, matches[start : start + _AHEAD])
 
     def _of_match(self, match: Match) -> Card:
-        return self._card(match.path, _thumbnail_or_reason(match.path), match)
+        card = self._card(match.path, _thumbnail_or_reason(match.path))
+        return replace(card, distance=match.distance, probability=match.probability)
 
-    def _card(self, path: bytes, picture: bytes | str, match: Match | None = None) -> Card:
+    def _card(self, path: bytes, picture: bytes | str) -> Card:
         folder, name = os.path.split(path)
         inside = os.path.join(folder, b"").removeprefix(self._root).rstrip(os.fsencode(os.sep))
         link = path if archive_of(path) is None else None  # no browser opens a file in an archive
-        distance, probability = (match.distance, match.probability) if match else (None, None)
-        return Card(
-            name=printable(name),
-            folder=printable(inside),
-            path=link,
-            picture=picture,
-            distance=distance,
-            probability=probability,
-        )
+        return Card(name=printable(name), folder=printable(inside), path=link, picture=picture)
 
 
 def _thumbnail_or_reason(source: AnyPath | BinaryIO) -> bytes | str:

@@ -343,7 +343,7 @@ def test_streams_are_refused_like_files(monkeypatch: pytest.MonkeyPatch) -> None
     named = io.BytesIO(b"not a picture at all")
     named.name = "<stdin>"  # type: ignore[attr-defined]
     assert refusal(named).message.startswith("<stdin>: not a picture")
-    monkeypatch.setattr(source_module, "MAX_BYTES", 10)
+    monkeypatch.setattr(source_module, "MAX_STREAM_BYTES", 10)
     assert refusal(io.BytesIO(b"x" * 11)).problem == "too long for a picture"
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from drhn_cli.sheets import fonts
 from drhn_cli.sheets.fonts import draw_text, text_length
 
-CACHES = (fonts._runs, fonts._path_for, fonts._open, fonts._open_pictures, fonts._font, fonts._installed)
+CACHES = (fonts._runs, fonts._path_for, fonts._open, fonts._font, fonts._installed)
 
 
 @pytest.fixture(autouse=True)
