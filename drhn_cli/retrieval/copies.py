@@ -21,6 +21,7 @@ from drhn_cli.retrieval.verdict_cache import VerdictCache
 from drhn_cli.retrieval.verify import SAME_FILE, Verdict
 from drhn_cli.search.eight_forms import nearest_pairs
 from drhn_cli.search.hamming import search
+from drhn_cli.search.near_duplicates import join
 
 Like = Literal["file", "pixels", "copy"]
 Keep = Literal["largest", "oldest", "newest", "shortest-path"]
@@ -123,10 +124,11 @@ class _Finder:
         self._judge.judge(pairs, "opening pairs")
         verdicts = ((pair, self._judge.verdict(*pair)) for pair in pairs)
         linked = [pair for pair, verdict in verdicts if verdict is not None and verdict.is_copy]
-        of_content = _connect(len(pictures.contents), linked)
+        of_content = np.arange(len(pictures.contents))
+        join(of_content, np.array(linked, np.int64).reshape(-1, 2).T)
         components = defaultdict(list)
         for picture in pictures.files:
-            components[of_content[picture.content]].append(picture)
+            components[int(of_content[picture.content])].append(picture)
         several = [component for component in components.values() if len(component) > 1]
         groups = self._split(several, sorted(linked))
         return [self._describe(still) for group in groups if len(still := self._unchanged(group)) > 1]
@@ -242,19 +244,3 @@ class _Finder:
         is_finer = 1 / verdict.detail < _MIN_DETAIL and self._options.keep == "largest"
         is_changed = verdict.kind in ("recolored", "edited")
         return not (verdict.lost[1] or is_original or is_finer or is_changed or self._is_kept(picture))
-
-
-def _connect(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return for each of n items the smallest item that it hangs together with."""
-    parents = list(range(n))
-
-    def root(item: int) -> int:
-        while parents[item] != item:
-            parents[item] = parents[parents[item]]
-            item = parents[item]
-        return item
-
-    for first, second in pairs:
-        low, high = sorted((root(first), root(second)))
-        parents[high] = low
-    return [root(item) for item in range(n)]
