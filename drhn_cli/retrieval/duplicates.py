@@ -53,8 +53,7 @@ def _one_row_a_file(file: CodeFile, group: NDArray[np.int64]) -> NDArray[np.int6
     """Return the first row of each file: hard links, and paths through linked folders, are no copies of each other."""
     first_rows: dict[object, int] = {}
     for row in group.tolist():
-        stamp = file.entry(row).stamp
-        first_rows.setdefault((stamp.device, stamp.inode) if stamp.device and stamp.inode else row, row)
+        first_rows.setdefault(file.entry(row).stamp.identity or row, row)
     return np.array(list(first_rows.values()), np.int64)
 
 

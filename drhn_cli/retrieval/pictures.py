@@ -131,7 +131,7 @@ def _identity(path: bytes, entry: Entry, opens: bool) -> object:
     """Return a value that all paths to one file share; None if it is gone or has changed."""
     stamp = entry.stamp
     if not opens:
-        return (stamp.device, stamp.inode) if stamp.device and stamp.inode else path
+        return stamp.identity or path
     archive = archive_of(path)
     try:
         status = os.stat(archive or path)
@@ -140,7 +140,7 @@ def _identity(path: bytes, entry: Entry, opens: bool) -> object:
     if archive is not None:
         return (status.st_dev, stamp.inode, b"member") if status.st_mtime_ns == stamp.mtime_ns else None
     now = FileStamp.of(status)
-    return (now.device, now.inode) if now.may_be_same(stamp) else None
+    return (now.identity or path) if now.may_be_same(stamp) else None
 
 
 def is_as_hashed(picture: Picture) -> bool:
