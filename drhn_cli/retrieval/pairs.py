@@ -194,18 +194,21 @@ class PixelJudge:
 
 
 class SignJudge:
-    """Decides by DCT signs, (n, 32) uint8, alone."""
+    """Decides by DCT signs, (n, 32) uint8, alone; no picture is opened."""
 
     def __init__(self, signs: NDArray[np.uint8]) -> None:
         self._signs = signs
+        self._verdicts: dict[Pair, Verdict] = {}
 
-    def judge(self, pairs: Sequence[Pair], phase: str) -> None:
-        """Do nothing: no picture is opened."""
+    def judge(self, pairs: Sequence[Pair], phase: str) -> None:  # noqa: ARG002 - it takes no time
+        """Compare the signs of all pairs at once."""
+        firsts, seconds = np.array(pairs, np.int64).reshape(-1, 2).T
+        is_near = form_distances(self._signs[firsts], self._signs[seconds]) <= MAX_NEAR_SIGNS
+        self._verdicts.update(zip(pairs, (NOT_OPENED if near else DIFFERENT for near in is_near.tolist()), strict=True))
 
-    def verdict(self, first: int, second: int) -> Verdict:
-        """Return whether the signs of two contents are near."""
-        (distance,) = form_distances(self._signs[first : first + 1], self._signs[second : second + 1]).tolist()
-        return NOT_OPENED if distance <= MAX_NEAR_SIGNS else DIFFERENT
+    def verdict(self, first: int, second: int) -> Verdict | None:
+        """See ``PairJudge.verdict``."""
+        return self._verdicts.get((first, second)) or self._verdicts.get((second, first))
 
 
 Judge: TypeAlias = PairJudge | PixelJudge | SignJudge
