@@ -171,9 +171,11 @@ class _Finder:
             self._judge.judge([pair for pair in pairs if pair[0] != pair[1]], "comparing with the one to keep")
             components = []
             for first, *others in ordered:
-                near = [one for one in others if self._options.chain or self._is_copy(first, one)]
+                near: list[Picture] = []
+                far: list[Picture] = []
+                for one in others:
+                    (near if self._options.chain or self._is_copy(first, one) else far).append(one)
                 groups.append([first, *near])
-                far = [one for one in others if one not in near]
                 if len(far) > 1:
                     components.append(far)
         return groups
