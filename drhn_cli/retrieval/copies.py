@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,10 +84,10 @@ def find_copies(gallery: FileGallery, options: CopyOptions, progress: Progress =
     """
     _require_copy_codes(gallery.file)
     pictures = find_pictures(gallery, opens=options.opens, progress=progress)
-    finder = _Finder(pictures, gallery.file.n_bits, options, progress)
     cached = options.cache and options.like == "copy" and options.opens
     with VerdictCache.of_user() if cached else VerdictCache(None) as cache:
-        groups = finder.groups(cache)
+        judge = _choose_judge(pictures, options, cache, progress)
+        groups = _Finder(pictures, gallery.file.n_bits, options, judge, progress).groups()
     if options.across:
         groups = [group for group in groups if gallery.spans_folders([copy.picture.row for copy in group])]
     return sorted(groups, key=lambda group: min(copy.picture.row for copy in group))
@@ -102,25 +102,26 @@ def _require_copy_codes(file: CodeFile) -> None:
         )
 
 
+def _choose_judge(pictures: Pictures, options: CopyOptions, cache: VerdictCache, progress: Progress) -> Judge:
+    if not options.opens:
+        return SignJudge(pictures.signs)
+    if options.like == "pixels":
+        return PixelJudge(pictures.contents, progress)
+    return PairJudge(pictures.contents, cache, progress)
+
+
 class _Finder:
     """Groups of pictures of one gallery."""
 
-    def __init__(self, pictures: Pictures, n_bits: int, options: CopyOptions, progress: Progress) -> None:
-        self._pictures, self._n_bits, self._options, self._progress = pictures, n_bits, options, progress
-        folders = {absolute_folder(folder) for folder in options.keep_in}
-        self._is_kept: Callable[[Picture], bool] = lambda picture: any(
-            is_below(path, folders) for path in (picture.path, *picture.aliases)
-        )
-        self._judge: Judge = SignJudge(pictures.signs)
+    def __init__(self, pictures: Pictures, n_bits: int, options: CopyOptions, judge: Judge, progress: Progress) -> None:
+        self._pictures, self._n_bits, self._options = pictures, n_bits, options
+        self._judge, self._progress = judge, progress
+        self._kept_folders = {absolute_folder(folder) for folder in options.keep_in}
 
-    def groups(self, cache: VerdictCache) -> list[list[Copy]]:
+    def groups(self) -> list[list[Copy]]:
         """Return all groups, in no order."""
-        options, pictures = self._options, self._pictures
-        if options.like == "pixels" and options.opens:
-            self._judge = PixelJudge(pictures.contents, self._progress)
-        elif options.opens:
-            self._judge = PairJudge(pictures.contents, cache, self._progress)
-        pairs = [] if options.like == "file" else self._candidates()
+        pictures = self._pictures
+        pairs = [] if self._options.like == "file" else self._candidates()
         self._judge.judge(pairs, "opening pairs")
         verdicts = ((pair, self._judge.verdict(*pair)) for pair in pairs)
         linked = [pair for pair, verdict in verdicts if verdict is not None and verdict.is_copy]
@@ -215,6 +216,9 @@ class _Finder:
             "shortest-path": (len(picture.path),),
         }
         return (not self._is_kept(picture), *by_choice[options.keep], picture.is_member, picture.path)
+
+    def _is_kept(self, picture: Picture) -> bool:
+        return any(is_below(path, self._kept_folders) for path in (picture.path, *picture.aliases))
 
     def _is_copy(self, first: Picture, one: Picture) -> bool:
         verdict = self._verdict(first, one)
