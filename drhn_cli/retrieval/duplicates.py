@@ -40,7 +40,7 @@ def find_duplicates(
             pictures.
     """
     file = gallery.file
-    rows = np.arange(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows)
+    rows = gallery.searched
     codes = file.codes if len(rows) == file.n_items else file.codes[rows]
     radius = near_distance(file.n_bits) if max_distance is None else max_distance
     for members in connected_components(codes, file.n_bits, radius):

@@ -85,6 +85,11 @@ class FileGallery:
         """Return the number of pictures in the whole code file."""
         return self.file.n_items
 
+    @property
+    def searched(self) -> NDArray[np.int64]:
+        """The numbers of the rows that are searched, ascending."""
+        return np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
+
     def spans_folders(self, rows: Sequence[int] | NDArray[np.int64]) -> bool:
         """Whether some rows lie in several folders: of ``under`` if it has several, else the folders of the files."""
         if self.folders is not None and len(self.under) > 1:
@@ -149,7 +154,7 @@ class FileGallery:
         from drhn_cli.retrieval.words import ClassLayer
 
         layer, nouns = ClassLayer(model, self.manifest.n_bits), Vocabulary(model.class_names).labels()
-        rows = np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
+        rows = self.searched
         labels = layer.labels(self.file.codes[rows], nouns, top_k=top_k, min_probability=min_probability)
         for row, chosen in zip(rows.tolist(), labels, strict=True):
             for noun, probability in chosen:

@@ -108,17 +108,20 @@ def find_pictures(gallery: FileGallery, *, opens: bool, progress: Progress) -> P
 def _paths_by_file(gallery: FileGallery, opens: bool, progress: Progress) -> Iterable[list[_Path]]:
     """Return the paths that lead to each file."""
     file = gallery.file
-    rows = range(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows).tolist()
+    rows = gallery.searched.tolist()
     root = os.fsencode(file.root)
     by_file: dict[object, list[_Path]] = defaultdict(list)
     n_unread = n_absent = 0
     for row in rows:
         entry = file.entry(row)
+        if not entry.digest:
+            n_unread += 1
+            continue
         path = os.path.join(root, entry.path)
         identity = _identity(path, entry, opens)
-        n_unread += not entry.digest
-        n_absent += bool(entry.digest) and identity is None
-        if entry.digest and identity is not None:
+        if identity is None:
+            n_absent += 1
+        else:
             by_file[identity].append((row, path, entry))
     if n_unread:
         progress.note(f"{n_unread:,} of {len(rows):,} pictures have no copy codes yet and are left out; run drhn hash")
