@@ -98,7 +98,7 @@ class Verdict:
 
     Attributes:
         kind: how one was made of the other, or that neither was.
-        share: of the blocks with structure, how many agree, 0..1; None if the bytes decided.
+        share: of the blocks with structure, how many agree, 0..1; None where none were opened, or few agree.
         inner: 0 or 1, the picture that lies inside of the other one, as its crop or in its frame; None: neither.
         box: where the inner one lies in the other: left, top, right and bottom, 0..1.
         detail: pixels of the second picture for a pixel of the first one, along a line, where they show the same.
