@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import ImageError
 from drhn_cli.files import FileStamp
-from drhn_cli.images.source import archive_of, locate
+from drhn_cli.images.source import archive_of, digest_of, locate
 from drhn_cli.progress import Progress
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.pairs import Content
@@ -152,6 +151,6 @@ def is_as_hashed(picture: Picture) -> bool:
         file = locate(picture.path)
         if file.stamp.is_same(picture.entry.stamp):
             return True
-        return hashlib.sha256(file.read()).digest()[: len(picture.entry.digest)] == picture.entry.digest
+        return digest_of(file.read()) == picture.entry.digest
     except ImageError:
         return False
