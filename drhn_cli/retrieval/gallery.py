@@ -64,7 +64,7 @@ class FileGallery:
         manifest: what made the codes.
         folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
         rows: (n_items,) bool, the pictures that are searched; None for all.
-        probabilities: (n_items,) float64, that each picture shows the words that are wanted; None without any.
+        probabilities: (n_items,) float64, that each picture that is searched shows the wanted words; None without any.
     """
 
     probabilities: NDArray[np.float64] | None = None
@@ -139,7 +139,9 @@ class FileGallery:
         from drhn_cli.retrieval.words import probabilities
 
         narrowed = copy(self)
-        values = probabilities(layer, self.file.codes, query)
+        rows = slice(None) if self.rows is None else self.rows
+        values = np.zeros(len(self))
+        values[rows] = probabilities(layer, self.file.codes[rows], query)
         narrowed.probabilities = values if query.wanted else None
         shown = values >= min_probability
         narrowed.rows = shown if self.rows is None else self.rows & shown
