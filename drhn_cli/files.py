@@ -60,6 +60,11 @@ class FileStamp(NamedTuple):
             device=status.st_dev & _MAX_UINT64,
         )
 
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode, which all paths that lead to one file share; None where one of them is unknown."""
+        return (self.device, self.inode) if self.device and self.inode else None
+
     def is_same(self, other: FileStamp) -> bool:
         """Return whether the file has not changed: its size, times and inode agree, as far as both are known."""
         return self.may_be_same(other) and all(

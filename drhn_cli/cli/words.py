@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from drhn_cli.cli import options
 from drhn_cli.cli import output as out
-from drhn_cli.cli.app import ExitStatus
+from drhn_cli.cli.retrieval import found_status
 
 
 def words(
@@ -51,9 +51,7 @@ def words(
             out.write_bytes(f"{out.terminal_text(noun.name)}\t{vocabulary.class_list(noun)}\n".encode())
     if not quiet and not vocabulary.has_nouns:
         out.report(f"these are the names of the classes of {model.name}; {FOR_NOUNS}")
-    if not found and not quiet:
-        out.report("nothing found")
-    return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
+    return found_status(bool(found), quiet=quiet)
 
 
 def label(
@@ -94,6 +92,4 @@ def label(
             else:
                 word = out.terminal_text(noun.name).encode()
                 out.write_bytes(b"%.4f\t%s\t%s\n" % (probability, word, out.shown_path(path)))
-    if not found and not quiet:
-        out.report("nothing found")
-    return ExitStatus.DONE if found else ExitStatus.NOTHING_FOUND
+    return found_status(found, quiet=quiet)

@@ -16,7 +16,7 @@ from PIL import Image
 from drhn_cli.errors import ImageError, about
 from drhn_cli.images.decode import DEFAULTS, Decoded, DecodeOptions, decode_reduced
 from drhn_cli.images.preprocess import Preprocessing, fit_image
-from drhn_cli.images.source import ImageFile, ImageSource, digest_of
+from drhn_cli.images.source import ImageFile, ImageSource, digest_of, or_error, without_frames
 from drhn_cli.settings import require
 from drhn_cli.threads import Task, ThreadPool
 
@@ -130,7 +130,7 @@ def load_batches(
         ConfigError: ``batch_size`` or ``workers`` is below 1.
     """
     load = partial(load_image, preprocessing=preprocessing, options=options)
-    loaded = _load_ahead(sources, partial(_or_error, load), batch_size, workers)
+    loaded = _load_ahead(sources, partial(or_error, load), batch_size, workers)
     return _numbered_batches(loaded, preprocessing.shape)
 
 
@@ -168,7 +168,7 @@ def load_files(
                 return digest
             return _load_picture(file, data, digest, preprocessing, options)
         except ImageError as error:
-            return Unreadable(_without_frames(error), digest)
+            return Unreadable(without_frames(error), digest)
         except Exception as error:
             found = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return Unreadable(ImageError("cannot be hashed", path=file.path, found=found), digest)
@@ -191,19 +191,6 @@ def _load_picture(
         taken_ns=decoded.taken_ns,
         passed_over=decoded.passed_over,
     )
-
-
-def _or_error(load: Callable[[ImageSource], NDArray[np.uint8]], source: ImageSource) -> NDArray[np.uint8] | ImageError:
-    try:
-        return load(source)
-    except ImageError as error:
-        return _without_frames(error)
-
-
-def _without_frames(error: ImageError) -> ImageError:
-    """Drop the tracebacks, which would keep half-decoded pictures alive for as long as the error is kept."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _load_ahead(

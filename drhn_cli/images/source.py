@@ -6,11 +6,11 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from zlib import crc32
 
 from drhn_cli.errors import AnyPath, ImageError, SourceError, about
@@ -28,6 +28,8 @@ MAX_PATH_BYTES = 4095
 
 MAX_STREAM_BYTES = 1 << 29
 """The longest picture that is read from a stream, which does not say its length."""
+
+_T = TypeVar("_T")
 
 _URL = re.compile(rb"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ARCHIVE_NAME = re.compile(rb"\.tar(?=[/%s])" % re.escape(os.sep.encode()), re.IGNORECASE)
@@ -99,6 +101,20 @@ def digest_of(data: bytes) -> bytes:
     from hashlib import sha256  # two milliseconds that most queries do without
 
     return sha256(data, usedforsecurity=False).digest()[:16]
+
+
+def or_error(load: Callable[[ImageSource], _T], source: ImageSource) -> _T | ImageError:
+    """Return what ``load`` makes of a picture, or its error where the picture cannot be read."""
+    try:
+        return load(source)
+    except ImageError as error:
+        return without_frames(error)
+
+
+def without_frames(error: ImageError) -> ImageError:
+    """Drop the tracebacks, which would keep half-decoded pictures alive for as long as the error is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def source_name(source: ImageSource) -> AnyPath | None:

@@ -119,12 +119,11 @@ def _match_frames(a: Gray, b: Gray) -> Iterator[Matrix]:
         return
     turned_h, turned_w = a.shape[::-1] if transposed else a.shape
     turn = np.array([[0, 1, 0], [1, 0, 0]], np.float64) if transposed else _IDENTITY
-    x, y = b.shape[1] / turned_w, b.shape[0] / turned_h
     if flip_x:
         turn = compose(_flip(turned_w), turn)
     if flip_y:
         turn = compose(np.array([[1, 0, 0], [0, -1, turned_h - 1]], np.float64), turn)
-    yield compose(np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]]), turn)
+    yield compose(scaling((turned_h, turned_w), b.shape), turn)
 
 
 def refine(matrix: Matrix, source: Gray, target: Gray) -> Matrix:
@@ -155,6 +154,12 @@ def invert(matrix: Matrix) -> Matrix:
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """Return the map that applies ``inner``, then ``outer``."""
     return np.column_stack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]])
+
+
+def scaling(source: tuple[int, ...], target: tuple[int, ...]) -> Matrix:
+    """Return the map from a picture to a smaller or larger version of it, by their shapes, (h, w, ...)."""
+    x, y = target[1] / source[1], target[0] / source[0]
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
 
 
 def map_frame(matrix: Matrix, gray: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from drhn_cli.retrieval.verdict_cache import VerdictCache
 from drhn_cli.retrieval.verify import SAME_FILE, Verdict
 from drhn_cli.search.eight_forms import nearest_pairs
 from drhn_cli.search.hamming import search
+from drhn_cli.search.near_duplicates import join
 
 Like = Literal["file", "pixels", "copy"]
 Keep = Literal["largest", "oldest", "newest", "shortest-path"]
@@ -83,10 +84,10 @@ def find_copies(gallery: FileGallery, options: CopyOptions, progress: Progress =
     """
     _require_copy_codes(gallery.file)
     pictures = find_pictures(gallery, opens=options.opens, progress=progress)
-    finder = _Finder(pictures, gallery.file.n_bits, options, progress)
     cached = options.cache and options.like == "copy" and options.opens
     with VerdictCache.of_user() if cached else VerdictCache(None) as cache:
-        groups = finder.groups(cache)
+        judge = _choose_judge(pictures, options, cache, progress)
+        groups = _Finder(pictures, gallery.file.n_bits, options, judge, progress).groups()
     if options.across:
         groups = [group for group in groups if gallery.spans_folders([copy.picture.row for copy in group])]
     return sorted(groups, key=lambda group: min(copy.picture.row for copy in group))
@@ -101,32 +102,34 @@ def _require_copy_codes(file: CodeFile) -> None:
         )
 
 
+def _choose_judge(pictures: Pictures, options: CopyOptions, cache: VerdictCache, progress: Progress) -> Judge:
+    if not options.opens:
+        return SignJudge(pictures.signs)
+    if options.like == "pixels":
+        return PixelJudge(pictures.contents, progress)
+    return PairJudge(pictures.contents, cache, progress)
+
+
 class _Finder:
     """Groups of pictures of one gallery."""
 
-    def __init__(self, pictures: Pictures, n_bits: int, options: CopyOptions, progress: Progress) -> None:
-        self._pictures, self._n_bits, self._options, self._progress = pictures, n_bits, options, progress
-        folders = {absolute_folder(folder) for folder in options.keep_in}
-        self._is_kept: Callable[[Picture], bool] = lambda picture: any(
-            is_below(path, folders) for path in (picture.path, *picture.aliases)
-        )
-        self._judge: Judge = SignJudge(pictures.signs)
+    def __init__(self, pictures: Pictures, n_bits: int, options: CopyOptions, judge: Judge, progress: Progress) -> None:
+        self._pictures, self._n_bits, self._options = pictures, n_bits, options
+        self._judge, self._progress = judge, progress
+        self._kept_folders = {absolute_folder(folder) for folder in options.keep_in}
 
-    def groups(self, cache: VerdictCache) -> list[list[Copy]]:
+    def groups(self) -> list[list[Copy]]:
         """Return all groups, in no order."""
-        options, pictures = self._options, self._pictures
-        if options.like == "pixels" and options.opens:
-            self._judge = PixelJudge(pictures.contents, self._progress)
-        elif options.opens:
-            self._judge = PairJudge(pictures.contents, cache, self._progress)
-        pairs = [] if options.like == "file" else self._candidates()
+        pictures = self._pictures
+        pairs = [] if self._options.like == "file" else self._candidates()
         self._judge.judge(pairs, "opening pairs")
         verdicts = ((pair, self._judge.verdict(*pair)) for pair in pairs)
         linked = [pair for pair, verdict in verdicts if verdict is not None and verdict.is_copy]
-        of_content = _connect(len(pictures.contents), linked)
+        of_content = np.arange(len(pictures.contents))
+        join(of_content, np.array(linked, np.int64).reshape(-1, 2).T)
         components = defaultdict(list)
         for picture in pictures.files:
-            components[of_content[picture.content]].append(picture)
+            components[int(of_content[picture.content])].append(picture)
         several = [component for component in components.values() if len(component) > 1]
         groups = self._split(several, sorted(linked))
         return [self._describe(still) for group in groups if len(still := self._unchanged(group)) > 1]
@@ -169,9 +172,11 @@ class _Finder:
             self._judge.judge([pair for pair in pairs if pair[0] != pair[1]], "comparing with the one to keep")
             components = []
             for first, *others in ordered:
-                near = [one for one in others if self._options.chain or self._is_copy(first, one)]
+                near: list[Picture] = []
+                far: list[Picture] = []
+                for one in others:
+                    (near if self._options.chain or self._is_copy(first, one) else far).append(one)
                 groups.append([first, *near])
-                far = [one for one in others if one not in near]
                 if len(far) > 1:
                     components.append(far)
         return groups
@@ -212,6 +217,9 @@ class _Finder:
         }
         return (not self._is_kept(picture), *by_choice[options.keep], picture.is_member, picture.path)
 
+    def _is_kept(self, picture: Picture) -> bool:
+        return any(is_below(path, self._kept_folders) for path in (picture.path, *picture.aliases))
+
     def _is_copy(self, first: Picture, one: Picture) -> bool:
         verdict = self._verdict(first, one)
         return verdict is not None and verdict.is_copy
@@ -242,19 +250,3 @@ class _Finder:
         is_finer = 1 / verdict.detail < _MIN_DETAIL and self._options.keep == "largest"
         is_changed = verdict.kind in ("recolored", "edited")
         return not (verdict.lost[1] or is_original or is_finer or is_changed or self._is_kept(picture))
-
-
-def _connect(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return for each of n items the smallest item that it hangs together with."""
-    parents = list(range(n))
-
-    def root(item: int) -> int:
-        while parents[item] != item:
-            parents[item] = parents[parents[item]]
-            item = parents[item]
-        return item
-
-    for first, second in pairs:
-        low, high = sorted((root(first), root(second)))
-        parents[high] = low
-    return [root(item) for item in range(n)]

@@ -40,7 +40,7 @@ def find_duplicates(
             pictures.
     """
     file = gallery.file
-    rows = np.arange(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows)
+    rows = gallery.searched
     codes = file.codes if len(rows) == file.n_items else file.codes[rows]
     radius = near_distance(file.n_bits) if max_distance is None else max_distance
     for members in connected_components(codes, file.n_bits, radius):
@@ -53,8 +53,7 @@ def _one_row_a_file(file: CodeFile, group: NDArray[np.int64]) -> NDArray[np.int6
     """Return the first row of each file: hard links, and paths through linked folders, are no copies of each other."""
     first_rows: dict[object, int] = {}
     for row in group.tolist():
-        stamp = file.entry(row).stamp
-        first_rows.setdefault((stamp.device, stamp.inode) if stamp.device and stamp.inode else row, row)
+        first_rows.setdefault(file.entry(row).stamp.identity or row, row)
     return np.array(list(first_rows.values()), np.int64)
 
 

@@ -64,7 +64,7 @@ class FileGallery:
         manifest: what made the codes.
         folders: (n_items,) int64, which of ``under`` each picture lies in, -1 for none; None without ``under``.
         rows: (n_items,) bool, the pictures that are searched; None for all.
-        probabilities: (n_items,) float64, that each picture shows the words that are wanted; None without any.
+        probabilities: (n_items,) float64, that each picture that is searched shows the wanted words; None without any.
     """
 
     probabilities: NDArray[np.float64] | None = None
@@ -84,6 +84,11 @@ class FileGallery:
     def __len__(self) -> int:
         """Return the number of pictures in the whole code file."""
         return self.file.n_items
+
+    @property
+    def searched(self) -> NDArray[np.int64]:
+        """The numbers of the rows that are searched, ascending."""
+        return np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
 
     def spans_folders(self, rows: Sequence[int] | NDArray[np.int64]) -> bool:
         """Whether some rows lie in several folders: of ``under`` if it has several, else the folders of the files."""
@@ -134,7 +139,9 @@ class FileGallery:
         from drhn_cli.retrieval.words import probabilities
 
         narrowed = copy(self)
-        values = probabilities(layer, self.file.codes, query)
+        rows = slice(None) if self.rows is None else self.rows
+        values = np.zeros(len(self))
+        values[rows] = probabilities(layer, self.file.codes[rows], query)
         narrowed.probabilities = values if query.wanted else None
         shown = values >= min_probability
         narrowed.rows = shown if self.rows is None else self.rows & shown
@@ -149,7 +156,7 @@ class FileGallery:
         from drhn_cli.retrieval.words import ClassLayer
 
         layer, nouns = ClassLayer(model, self.manifest.n_bits), Vocabulary(model.class_names).labels()
-        rows = np.arange(len(self)) if self.rows is None else np.flatnonzero(self.rows)
+        rows = self.searched
         labels = layer.labels(self.file.codes[rows], nouns, top_k=top_k, min_probability=min_probability)
         for row, chosen in zip(rows.tolist(), labels, strict=True):
             for noun, probability in chosen:

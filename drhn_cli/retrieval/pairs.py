@@ -6,14 +6,15 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drhn_cli.errors import DrhnError, ImageError, about
-from drhn_cli.images.source import ImageSource, read_source, source_name
+from drhn_cli.errors import ImageError, about
+from drhn_cli.images.source import ImageSource, or_error, read_source, source_name
 from drhn_cli.progress import SILENT, Progress
 from drhn_cli.retrieval.verdict_cache import VerdictCache
 from drhn_cli.retrieval.verify import (
@@ -130,20 +131,13 @@ class PairJudge:
             if number in self._opened:
                 self._opened.move_to_end(number)
         absent = [number for number in numbers if number not in self._opened and number not in self.unreadable]
-        for number, opened in zip(absent, pool.map(self._try_open, absent), strict=True):
-            if isinstance(opened, DrhnError):
+        sources = [self._contents[number].source for number in absent]
+        for number, opened in zip(absent, pool.map(partial(or_error, open_picture), sources), strict=True):
+            if isinstance(opened, ImageError):
                 self.unreadable.add(number)
                 self._progress.failure(opened)
             else:
                 self._opened[number] = opened
-
-    def _try_open(self, number: int) -> OpenedPicture | ImageError:
-        try:
-            return open_picture(self._contents[number].source)
-        except ImageError as error:
-            # The traceback would keep a half-decoded picture alive.
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
 
     def _judge(self, pair: Pair) -> Verdict:
         sources = self._contents[pair[0]].source, self._contents[pair[1]].source
@@ -169,7 +163,8 @@ class PixelJudge:
         with ThreadPool(n_processors(), "drhn-pixels") as pool:
             for start in range(0, len(numbers), _BATCH):
                 batch = numbers[start : start + _BATCH]
-                for number, digest in zip(batch, pool.map(self._digest, batch), strict=True):
+                sources = [self._contents[number].source for number in batch]
+                for number, digest in zip(batch, pool.map(partial(or_error, _pixel_digest), sources), strict=True):
                     if isinstance(digest, ImageError):
                         self._progress.failure(digest)
                     self._digests[number] = digest if isinstance(digest, bytes) else None
@@ -182,33 +177,33 @@ class PixelJudge:
             return None
         return SAME_PIXELS if a == b else DIFFERENT
 
-    def _digest(self, number: int) -> bytes | ImageError:
-        from drhn_cli.images.decode import decode_image
-
-        try:
-            image = decode_image(self._contents[number].source, rendering=2)
-        except ImageError as error:
-            error.__cause__ = error.__context__ = None  # the traceback would keep a half-decoded picture alive
-            return error.with_traceback(None)
-        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-
 
 class SignJudge:
-    """Decides by DCT signs, (n, 32) uint8, alone."""
+    """Decides by DCT signs, (n, 32) uint8, alone; no picture is opened."""
 
     def __init__(self, signs: NDArray[np.uint8]) -> None:
         self._signs = signs
+        self._verdicts: dict[Pair, Verdict] = {}
 
-    def judge(self, pairs: Sequence[Pair], phase: str) -> None:
-        """Do nothing: no picture is opened."""
+    def judge(self, pairs: Sequence[Pair], phase: str) -> None:  # noqa: ARG002 - it takes no time
+        """Compare the signs of all pairs at once."""
+        firsts, seconds = np.array(pairs, np.int64).reshape(-1, 2).T
+        is_near = form_distances(self._signs[firsts], self._signs[seconds]) <= MAX_NEAR_SIGNS
+        self._verdicts.update(zip(pairs, (NOT_OPENED if near else DIFFERENT for near in is_near.tolist()), strict=True))
 
-    def verdict(self, first: int, second: int) -> Verdict:
-        """Return whether the signs of two contents are near."""
-        (distance,) = form_distances(self._signs[first : first + 1], self._signs[second : second + 1]).tolist()
-        return NOT_OPENED if distance <= MAX_NEAR_SIGNS else DIFFERENT
+    def verdict(self, first: int, second: int) -> Verdict | None:
+        """See ``PairJudge.verdict``."""
+        return self._verdicts.get((first, second)) or self._verdicts.get((second, first))
 
 
 Judge: TypeAlias = PairJudge | PixelJudge | SignJudge
+
+
+def _pixel_digest(source: ImageSource) -> bytes:
+    from drhn_cli.images.decode import decode_image
+
+    image = decode_image(source, rendering=2)
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
 
 def _judge(sources: tuple[ImageSource, ImageSource], opened: tuple[OpenedPicture, OpenedPicture]) -> Verdict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from drhn_cli.codes.entries import Entry
 from drhn_cli.errors import ImageError
 from drhn_cli.files import FileStamp
-from drhn_cli.images.source import archive_of, locate
+from drhn_cli.images.source import archive_of, digest_of, locate
 from drhn_cli.progress import Progress
 from drhn_cli.retrieval.gallery import FileGallery
 from drhn_cli.retrieval.pairs import Content
@@ -108,17 +107,20 @@ def find_pictures(gallery: FileGallery, *, opens: bool, progress: Progress) -> P
 def _paths_by_file(gallery: FileGallery, opens: bool, progress: Progress) -> Iterable[list[_Path]]:
     """Return the paths that lead to each file."""
     file = gallery.file
-    rows = range(file.n_items) if gallery.rows is None else np.flatnonzero(gallery.rows).tolist()
+    rows = gallery.searched.tolist()
     root = os.fsencode(file.root)
     by_file: dict[object, list[_Path]] = defaultdict(list)
     n_unread = n_absent = 0
     for row in rows:
         entry = file.entry(row)
+        if not entry.digest:
+            n_unread += 1
+            continue
         path = os.path.join(root, entry.path)
         identity = _identity(path, entry, opens)
-        n_unread += not entry.digest
-        n_absent += bool(entry.digest) and identity is None
-        if entry.digest and identity is not None:
+        if identity is None:
+            n_absent += 1
+        else:
             by_file[identity].append((row, path, entry))
     if n_unread:
         progress.note(f"{n_unread:,} of {len(rows):,} pictures have no copy codes yet and are left out; run drhn hash")
@@ -131,7 +133,7 @@ def _identity(path: bytes, entry: Entry, opens: bool) -> object:
     """Return a value that all paths to one file share; None if it is gone or has changed."""
     stamp = entry.stamp
     if not opens:
-        return (stamp.device, stamp.inode) if stamp.device and stamp.inode else path
+        return stamp.identity or path
     archive = archive_of(path)
     try:
         status = os.stat(archive or path)
@@ -140,7 +142,7 @@ def _identity(path: bytes, entry: Entry, opens: bool) -> object:
     if archive is not None:
         return (status.st_dev, stamp.inode, b"member") if status.st_mtime_ns == stamp.mtime_ns else None
     now = FileStamp.of(status)
-    return (now.device, now.inode) if now.may_be_same(stamp) else None
+    return (now.identity or path) if now.may_be_same(stamp) else None
 
 
 def is_as_hashed(picture: Picture) -> bool:
@@ -149,6 +151,6 @@ def is_as_hashed(picture: Picture) -> bool:
         file = locate(picture.path)
         if file.stamp.is_same(picture.entry.stamp):
             return True
-        return hashlib.sha256(file.read()).digest()[: len(picture.entry.digest)] == picture.entry.digest
+        return digest_of(file.read()) == picture.entry.digest
     except ImageError:
         return False

@@ -25,6 +25,7 @@ from drhn_cli.retrieval.alignment import (
     invert,
     map_frame,
     refine,
+    scaling,
 )
 from drhn_cli.search.eight_forms import form_distances
 
@@ -98,7 +99,7 @@ class Verdict:
 
     Attributes:
         kind: how one was made of the other, or that neither was.
-        share: of the blocks with structure, how many agree, 0..1; None if the bytes decided.
+        share: of the blocks with structure, how many agree, 0..1; None where none were opened, or few agree.
         inner: 0 or 1, the picture that lies inside of the other one, as its crop or in its frame; None: neither.
         box: where the inner one lies in the other: left, top, right and bottom, 0..1.
         detail: pixels of the second picture for a pixel of the first one, along a line, where they show the same.
@@ -249,7 +250,8 @@ def _are_recolored(a: OpenedPicture, b: OpenedPicture, matrix: Matrix) -> bool:
     """Whether two pictures differ in their colors where both show the same, everywhere or in a part."""
     import cv2
 
-    small = compose(_shrinking(b), compose(matrix, invert(_shrinking(a))))
+    to_small_a, to_small_b = (scaling(each.features.gray.shape, each.color.shape) for each in (a, b))
+    small = compose(to_small_b, compose(matrix, invert(to_small_a)))
     size, part = b.color.shape[1::-1], (_COLOR_PART,) * 2
     laid = cv2.blur(cv2.warpAffine(a.color, small, size, flags=cv2.INTER_LINEAR), part)
     inside = cv2.warpAffine(np.full(a.color.shape[:2], 255, np.uint8), small, size, flags=cv2.INTER_NEAREST)
@@ -258,13 +260,6 @@ def _are_recolored(a: OpenedPicture, b: OpenedPicture, matrix: Matrix) -> bool:
         return False
     change = np.abs(laid.astype(np.int16) - cv2.blur(b.color, part))[inside]  # (pixels, 3)
     return bool(change.mean() > _MAX_COLOR_CHANGE or change.max() > _MAX_PART_CHANGE)
-
-
-def _shrinking(picture: OpenedPicture) -> Matrix:
-    """Return the map from the gray picture to that in colors."""
-    (height, width), gray = picture.color.shape[:2], picture.features.gray
-    x, y = width / gray.shape[1], height / gray.shape[0]
-    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

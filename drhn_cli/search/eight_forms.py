@@ -7,6 +7,8 @@ bits give the distances of all four mirrored forms: a word that a form flips dif
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,18 +57,25 @@ def nearest_pairs(
     straight, transposed = _parity_words(signs)
     n = len(signs)
     nearest = _Nearest(n, top_k)
-    starts = range(0, n, _TILE_ROWS)
     progress.phase("comparing", n)
     with ThreadPool(n_processors(), "drhn-forms") as pool:
-        running: list[Task[list[_Hits]]] = []
-        for start in (*starts, *[None] * n_processors()):  # then wait for what still runs
-            if start is not None:
-                running.append(pool.submit(_strip, straight, transposed, start, max_distance))
-            if len(running) > n_processors() or start is None:
-                for hits in running.pop(0).result() if running else []:
-                    nearest.add(*hits)
-                progress.advance(min(_TILE_ROWS, n))
+        strips = _strips(pool, straight, transposed, max_distance)
+        for start, found in zip(range(0, n, _TILE_ROWS), strips, strict=True):
+            for hits in found:
+                nearest.add(*hits)
+            progress.advance(min(_TILE_ROWS, n - start))
     return nearest.pairs()
+
+
+def _strips(pool: ThreadPool, straight: Words, transposed: Words, max_distance: int) -> Iterator[list[_Hits]]:
+    """Yield what each strip of rows is near to, with only a few strips under way, as their hits wait in memory."""
+    running: deque[Task[list[_Hits]]] = deque()
+    for start in range(0, straight.shape[1], _TILE_ROWS):
+        running.append(pool.submit(_strip, straight, transposed, start, max_distance))
+        if len(running) > n_processors():
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _strip(straight: Words, transposed: Words, start: int, max_distance: int) -> list[_Hits]:

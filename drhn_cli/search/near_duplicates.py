@@ -76,8 +76,13 @@ def connected_components(codes: NDArray[np.uint8], n_bits: int, max_distance: in
     return _group_rows(labels[code_of_row])
 
 
-def _join(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
-    """Join sets of items by pairs of them, (2, p); the label of an item is the smallest item of its set."""
+def join(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+    """Join sets of items, in place, by pairs of items, (2, p).
+
+    Args:
+        labels: (n,) of each item the smallest item of its set: ``arange(n)`` before anything is joined.
+        pairs: items whose sets become one.
+    """
     while True:
         roots = labels[pairs]
         apart = roots[0] != roots[1]
@@ -147,9 +152,9 @@ def _join_within_buckets(words: Words, mask: Words, max_distance: int, labels: N
         pairs.append(order[np.stack([near, near + shift])])
         n_pairs += len(near)
         if n_pairs > max(_MIN_BUFFERED, len(labels)):
-            _join(labels, np.concatenate(pairs, axis=1))
+            join(labels, np.concatenate(pairs, axis=1))
             pairs, n_pairs = pairs[:1], 0
-    _join(labels, np.concatenate(pairs, axis=1))
+    join(labels, np.concatenate(pairs, axis=1))
 
 
 def _group_rows(labels: NDArray[np.int64]) -> Components:

@@ -104,6 +104,22 @@ def test_a_word_beside_a_picture_leaves_others_out(ask, probabilities_of):
     assert 0 < len(found) < len(near)
 
 
+def test_a_word_is_looked_for_in_the_folders_alone_that_are_searched(ask, probabilities_of, monkeypatch):
+    values = probabilities_of("dog")
+    compute, n_computed = ClassLayer.probabilities, []
+
+    def count(layer, codes, nouns):
+        n_computed.append(len(codes))
+        return compute(layer, codes, nouns)
+
+    monkeypatch.setattr(ClassLayer, "probabilities", count)
+    folder = ("--under", "photos/circle", "--json")
+    found = list(map(json.loads, ask(IMAGE, "--word", "dog", "--min-probability", 0, *folder).lines))
+    assert [match["path"] for match in found] == [json.loads(line)["path"] for line in ask(IMAGE, *folder).lines]
+    assert [match["probability"] for match in found] == [round(values[match["path"]], 4) for match in found]
+    assert n_computed == [len(found)] != [len(values)]
+
+
 def test_words_that_are_not_wanted(ask, probabilities_of, monkeypatch):
     values = probabilities_of("dog")
     monkeypatch.setattr(words_module, "POSSIBLE", float(np.median(list(values.values()))))

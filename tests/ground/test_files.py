@@ -22,6 +22,11 @@ def test_a_stamp_is_that_of_the_file(tmp_path):
 STAMP = FileStamp(size=3, mtime_ns=2, inode=7, ctime_ns=9, device=1)
 
 
+def test_a_file_is_known_by_device_and_inode_or_not_at_all():
+    assert STAMP.identity == (1, 7)
+    assert STAMP._replace(inode=0).identity is STAMP._replace(device=0).identity is None
+
+
 @pytest.mark.parametrize(
     ("change", "is_same", "may_be_same"),
     [
